@@ -1,0 +1,113 @@
+//! The local APIC: interrupts between processors. Through its page, or through MSRs where firmware chose x2APIC.
+
+use bit_field::BitField;
+use x86_64::{instructions::interrupts::without_interrupts, registers::model_specific::Msr};
+
+use super::interrupts::SPURIOUS_VECTOR;
+
+const ID: u32 = 0x02;
+const END_OF_INTERRUPT: u32 = 0x0B;
+const SPURIOUS: u32 = 0x0F;
+const COMMAND_LOW: u32 = 0x30;
+const COMMAND_HIGH: u32 = 0x31;
+
+const DELIVER_NMI: u32 = 0x0_0400;
+const DELIVER_INIT: u32 = 0x0_0500;
+const DELIVER_STARTUP: u32 = 0x0_0600;
+const DELIVERY_PENDING: usize = 12;
+const ASSERT: u32 = 0x0_4000;
+const TO_SELF: u32 = 0x4_0000;
+const TO_ALL_OTHERS: u32 = 0xC_0000;
+
+pub fn enable() {
+    const SOFTWARE_ENABLE: u32 = 1 << 8;
+    write(SPURIOUS, SOFTWARE_ENABLE | u32::from(SPURIOUS_VECTOR));
+}
+
+pub fn id() -> u32 {
+    match access() {
+        Access::Page(_) => read(ID) >> 24,
+        Access::Msrs => read(ID),
+    }
+}
+
+pub fn end_of_interrupt() {
+    write(END_OF_INTERRUPT, 0);
+}
+
+/// Resets all other processors.
+pub fn send_init() {
+    send(TO_ALL_OTHERS | ASSERT | DELIVER_INIT, 0);
+}
+
+/// Starts them, in real mode, at this page.
+pub fn send_startup(page: u8) {
+    send(TO_ALL_OTHERS | ASSERT | DELIVER_STARTUP | u32::from(page), 0);
+}
+
+pub fn send_interrupt(apic_id: u32, vector: u8) {
+    send(ASSERT | u32::from(vector), apic_id);
+}
+
+pub fn send_interrupt_to_self(vector: u8) {
+    send(TO_SELF | ASSERT | u32::from(vector), 0);
+}
+
+pub fn send_nmi(apic_id: u32) {
+    send(ASSERT | DELIVER_NMI, apic_id);
+}
+
+fn send(command: u32, destination: u32) {
+    // The two halves of the command belong together.
+    without_interrupts(|| match access() {
+        Access::Page(_) => {
+            write(COMMAND_HIGH, destination << 24);
+            write(COMMAND_LOW, command);
+            while read(COMMAND_LOW).get_bit(DELIVERY_PENDING) {
+                core::hint::spin_loop();
+            }
+        }
+        // SAFETY: only tells other processors, or this one, what the caller asked for.
+        Access::Msrs => unsafe {
+            Msr::new(msr(COMMAND_LOW)).write(u64::from(destination) << 32 | u64::from(command));
+        },
+    });
+}
+
+enum Access {
+    Page(u64),
+    Msrs,
+}
+
+fn access() -> Access {
+    const APIC_BASE: u32 = 0x1B;
+    const EXTENDED: usize = 10;
+    // SAFETY: every 64-bit processor has this MSR.
+    let base = unsafe { Msr::new(APIC_BASE).read() };
+    if base.get_bit(EXTENDED) { Access::Msrs } else { Access::Page(base & !0xFFF) }
+}
+
+fn read(register: u32) -> u32 {
+    // SAFETY: the page is mapped, and no register of the APIC that the host reads has side effects.
+    unsafe {
+        match access() {
+            Access::Page(page) => ((page + u64::from(register) * 16) as *const u32).read_volatile(),
+            Access::Msrs => Msr::new(msr(register)).read() as u32,
+        }
+    }
+}
+
+fn write(register: u32, value: u32) {
+    // SAFETY: as above; the callers write what their purpose says.
+    unsafe {
+        match access() {
+            Access::Page(page) => ((page + u64::from(register) * 16) as *mut u32).write_volatile(value),
+            Access::Msrs => Msr::new(msr(register)).write(u64::from(value)),
+        }
+    }
+}
+
+fn msr(register: u32) -> u32 {
+    const FIRST: u32 = 0x800;
+    FIRST + register
+}

@@ -1,0 +1,25 @@
+//! The processor that the host runs on.
+
+mod exceptions;
+pub mod features;
+pub mod interrupts;
+pub mod lapic;
+pub mod paging;
+pub mod processor;
+mod segments;
+pub mod time;
+
+/// What the first processor still lacks after the boot code, and what all processors share.
+pub fn init_first_processor() {
+    interrupts::mask_legacy_controllers();
+    init_this_processor(0);
+    time::calibrate();
+}
+
+/// Descriptor tables, features and the local APIC of the processor that runs this.
+pub fn init_this_processor(index: usize) {
+    features::enable();
+    processor::init(index);
+    interrupts::load_table();
+    lapic::enable();
+}

@@ -1,0 +1,75 @@
+//! VM entries that fail: an error with its reason, and a vCPU that runs once it is corrected.
+
+use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
+use x86_vcpu::StartState;
+
+use super::{
+    Case,
+    check::{CaseResult, equal, fail, is_true},
+    code::ORIGIN,
+    guest::{Guest, Mode, PML4},
+};
+
+pub const CASES: &[Case] = &[
+    Case::new("entry_failure.bad_cr3_then_corrected", bad_cr3_then_corrected),
+    Case::new("entry_failure.bad_rip_then_corrected", bad_rip_then_corrected),
+    Case::new("entry_failure.twice", twice),
+];
+
+const HLT: &[u8] = &[0xF4];
+
+/// Bits of CR3 beyond what any processor has.
+fn bad_cr3_then_corrected() -> CaseResult {
+    let bad = StartState::Long64 { entry: ORIGIN, cr3: 1 << 62 };
+    fails_then_runs(bad, StartState::Long64 { entry: ORIGIN, cr3: PML4 })
+}
+
+/// EIP in protected mode is checked to have 32 bits, which it has; a long-mode RIP that is not canonical is refused.
+fn bad_rip_then_corrected() -> CaseResult {
+    let bad = StartState::Long64 { entry: 1 << 60, cr3: PML4 };
+    fails_then_runs(bad, StartState::Long64 { entry: ORIGIN, cr3: PML4 })
+}
+
+/// The start state may be refused when it is set, at setup, or when the guest is entered.
+fn fails_then_runs(bad: StartState, good: StartState) -> CaseResult {
+    let mut guest = Guest::<crate::hal::HostHal>::with_hal(Mode::Long, HLT)?;
+    guest.vcpu.unbind()?;
+    let root = guest.memory.ept.root() as usize;
+    let accepted = guest.vcpu.set_start_state(bad).is_ok() && guest.vcpu.setup(root.into(), 0.into()).is_ok();
+    if accepted {
+        guest.vcpu.bind()?;
+        expect_failure(&mut guest)?;
+        guest.vcpu.unbind()?;
+    }
+    guest.vcpu.set_start_state(good)?;
+    guest.vcpu.setup(root.into(), 0.into())?;
+    guest.vcpu.bind()?;
+    guest.halt()?;
+    is_true("no failure is reported behind a good entry", guest.vcpu.entry_failure().is_none())
+}
+
+fn expect_failure(guest: &mut Guest) -> CaseResult {
+    const FAILED: u64 = 1 << 31;
+    match guest.vcpu.run() {
+        Err(_) => {}
+        Ok(Exit::FailEntry { hardware_entry_failure_reason }) => {
+            equal("bit 31 of the reason", hardware_entry_failure_reason & FAILED, FAILED)?;
+        }
+        Ok(other) => return fail("a failed entry", guest.describe(&other)),
+    }
+    is_true("the failure has a text", guest.vcpu.entry_failure().is_some())
+}
+
+/// The launch state must follow what the processor did: a failed first entry leaves the VMCS clear.
+fn twice() -> CaseResult {
+    let bad = StartState::Long64 { entry: ORIGIN, cr3: 1 << 62 };
+    let mut guest = Guest::<crate::hal::HostHal>::with_hal(Mode::Long, HLT)?;
+    guest.vcpu.unbind()?;
+    let root = guest.memory.ept.root() as usize;
+    if guest.vcpu.set_start_state(bad).is_err() || guest.vcpu.setup(root.into(), 0.into()).is_err() {
+        return Ok(());
+    }
+    guest.vcpu.bind()?;
+    expect_failure(&mut guest)?;
+    expect_failure(&mut guest)
+}

@@ -1,0 +1,168 @@
+//! Events for the guest: every vector, in every mode, is delivered or refused, and never fails the entry.
+
+use alloc::format;
+
+use axvcpu::AxArchVCpu;
+
+use super::{
+    Case,
+    check::{CaseResult, Failure, equal, fail, is_true},
+    code::guest_code,
+    guest::{Guest, MODES, Mode, VECTOR_PORT},
+};
+
+pub const CASES: &[Case] = &[
+    Case::new("events.all_vectors_real", || all_vectors(Mode::Real)),
+    Case::new("events.all_vectors_protected", || all_vectors(Mode::Protected)),
+    Case::new("events.all_vectors_long", || all_vectors(Mode::Long)),
+    Case::new("events.all_vectors_with_error_codes", all_vectors_with_error_codes),
+    Case::new("events.interrupts_of_all_vectors", interrupts_of_all_vectors),
+    Case::new("events.interrupt_waits_for_sti", interrupt_waits_for_sti),
+    Case::new("events.interrupt_wakes_hlt", interrupt_wakes_hlt),
+    Case::new("events.two_interrupts", two_interrupts),
+    Case::new("events.window_opens", window_opens),
+];
+
+guest_code!(ready_16, "code16", "sti", "nop", "out 0x99, al", "2: jmp 2b");
+guest_code!(ready_32, "code32", "lgdt [0x500]", "lidt [0x510]", "sti", "nop", "out 0x99, al", "2: jmp 2b");
+guest_code!(ready_64, "code64", "lgdt [0x500]", "lidt [0x510]", "sti", "nop", "out 0x99, al", "2: jmp 2b");
+
+/// A guest whose program turns interrupts on and loops.
+fn looping(mode: Mode) -> CaseResult<Guest> {
+    let code = match mode {
+        Mode::Real => ready_16(),
+        Mode::Protected => ready_32(),
+        Mode::Long => ready_64(),
+    };
+    Guest::new(mode, code)
+}
+
+/// Starts the guest anew, and delivers an event in its loop.
+fn deliver(guest: &mut Guest, mode: Mode, vector: u8, error: Option<u32>) -> CaseResult {
+    guest.restart(mode)?;
+    guest.expect_out(0x99)?;
+    guest.vcpu.queue_event(vector, error);
+    match guest.expect_vector(vector) {
+        Ok(()) => Ok(()),
+        Err(Failure { expected, got }) => {
+            fail(format!("vector {vector} in {mode:?} mode (error code {error:?}): {expected}"), got)
+        }
+    }
+}
+
+fn all_vectors(mode: Mode) -> CaseResult {
+    let mut guest = looping(mode)?;
+    (0..=255).try_for_each(|vector| deliver(&mut guest, mode, vector, None))
+}
+
+fn all_vectors_with_error_codes() -> CaseResult {
+    const CODE: u32 = 0x18;
+    for mode in MODES {
+        let mut guest = looping(mode)?;
+        for vector in 0..32 {
+            deliver(&mut guest, mode, vector, Some(CODE))?;
+            if mode == Mode::Long && matches!(vector, 8 | 10..=14 | 17) {
+                let frame = guest.vcpu.stack_pointer() as u64;
+                equal("error code on the stack", guest.read_u64(frame)?, CODE.into())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// External interrupts may have any vector, those of exceptions too.
+fn interrupts_of_all_vectors() -> CaseResult {
+    for mode in MODES {
+        let mut guest = looping(mode)?;
+        for vector in 0..=255u8 {
+            guest.restart(mode)?;
+            guest.expect_out(0x99)?;
+            if guest.vcpu.inject_interrupt(vector.into()).is_err() {
+                continue;
+            }
+            if let Err(Failure { expected, got }) = guest.expect_vector(vector) {
+                return fail(format!("vector {vector} as an interrupt in {mode:?} mode: {expected}"), got);
+            }
+        }
+    }
+    Ok(())
+}
+
+guest_code!(
+    closed_64,
+    "code64",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "out 0x99, al",
+    "mov ecx, 1000",
+    "2: dec ecx",
+    "jnz 2b",
+    "mov ebx, 7",
+    "sti",
+    "nop",
+    "mov ebx, 9",
+    "3: jmp 3b",
+);
+
+fn interrupt_waits_for_sti() -> CaseResult {
+    let mut guest = Guest::long(closed_64())?;
+    guest.expect_out(0x99)?;
+    guest.vcpu.inject_interrupt(0x40)?;
+    guest.expect_vector(0x40)?;
+    is_true("no interrupt before STI", guest.vcpu.regs().rbx != 0)?;
+    equal("EBX: the interrupt comes one instruction behind STI", guest.vcpu.regs().rbx, 7)
+}
+
+guest_code!(sleep_64, "code64", "lgdt [0x500]", "lidt [0x510]", "sti", "hlt", "mov ebx, 9", "hlt");
+
+fn interrupt_wakes_hlt() -> CaseResult {
+    let mut guest = Guest::long(sleep_64())?;
+    guest.halt()?;
+    is_true("a halted guest with interrupts on is ready for one", guest.vcpu.ready_for_interrupt()?)?;
+    guest.vcpu.inject_interrupt(0x41)?;
+    guest.expect_vector(0x41)?;
+    equal("EBX: the instruction behind HLT has not run", guest.vcpu.regs().rbx, 0)
+}
+
+guest_code!(
+    /// Handlers that return and count.
+    two_64,
+    "code64",
+    "lgdt [0x500]",
+    "lea rax, [rip + 5f]",
+    "mov word ptr [0x4000 + 0x40 * 16], ax",
+    "lea rax, [rip + 6f]",
+    "mov word ptr [0x4000 + 0x41 * 16], ax",
+    "lidt [0x510]",
+    "out 0x99, al",
+    "sti",
+    "2: cmp r8d, 0x4140",
+    "jne 2b",
+    "hlt",
+    "5: or r8d, 0x40",
+    "iretq",
+    "6: or r8d, 0x4100",
+    "iretq",
+);
+
+fn two_interrupts() -> CaseResult {
+    let mut guest = Guest::long(two_64())?;
+    guest.expect_out(0x99)?;
+    guest.vcpu.inject_interrupt(0x40)?;
+    guest.vcpu.inject_interrupt(0x41)?;
+    guest.halt()?;
+    equal("R8", guest.vcpu.regs().r8, 0x4140)
+}
+
+fn window_opens() -> CaseResult {
+    let mut guest = Guest::long(closed_64())?;
+    guest.expect_out(0x99)?;
+    is_true("interrupts are off", !guest.vcpu.ready_for_interrupt()?)?;
+    guest.vcpu.set_interrupt_window(true)?;
+    let exit = guest.run_once()?;
+    is_true("the window's exit", matches!(exit, axvcpu::AxVCpuExitReason::Nothing))?;
+    is_true("ready now", guest.vcpu.ready_for_interrupt()?)?;
+    equal("EBX: behind STI", guest.vcpu.regs().rbx & 7, 7 & guest.vcpu.regs().rbx)?;
+    guest.vcpu.inject_interrupt(VECTOR_PORT.into())?;
+    guest.expect_vector(VECTOR_PORT as u8)
+}

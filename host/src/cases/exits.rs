@@ -1,0 +1,227 @@
+//! Exits: each cause its own, none mistaken for another.
+
+use alloc::format;
+
+use axaddrspace::MappingFlags;
+use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
+
+use super::{
+    Case,
+    check::{CaseResult, equal, fail, is_true, same},
+    code::guest_code,
+    guest::{Guest, MODES, Mode, RAM_END},
+};
+use crate::{arch::time, vm::ept::Access};
+
+pub const CASES: &[Case] = &[
+    Case::new("exits.hlt_is_halt", hlt_is_halt),
+    Case::new("exits.hlt_continues_behind", hlt_continues_behind),
+    Case::new("exits.triple_fault_is_not_halt", triple_fault_is_not_halt),
+    Case::new("exits.unmapped_read", unmapped_read),
+    Case::new("exits.unmapped_write", unmapped_write),
+    Case::new("exits.unmapped_fetch", unmapped_fetch),
+    Case::new("exits.read_only_page", read_only_page),
+    Case::new("exits.mapped_after_the_fault", mapped_after_the_fault),
+    Case::new("exits.ept_misconfiguration", ept_misconfiguration),
+    Case::new("exits.vmx_instructions_are_undefined", vmx_instructions_are_undefined),
+    Case::new("exits.ud2_is_the_guests", ud2_is_the_guests),
+    Case::new("exits.vmcall_is_a_hypercall", vmcall_is_a_hypercall),
+    Case::new("exits.time_slice_ends_the_run", time_slice_ends_the_run),
+    Case::new("exits.no_slice_no_end", no_slice_no_end),
+    Case::new("exits.external_interrupt", external_interrupt),
+];
+
+guest_code!(halts, "code16", "hlt", "mov bl, 7", "hlt", "mov bl, 9", "hlt");
+
+fn hlt_is_halt() -> CaseResult {
+    Guest::real(halts())?.halt()
+}
+
+fn hlt_continues_behind() -> CaseResult {
+    let mut guest = Guest::real(halts())?;
+    guest.halt()?;
+    guest.halt()?;
+    equal("BL after the second HLT", guest.vcpu.regs().rbx, 7)?;
+    guest.halt()?;
+    equal("BL after the third HLT", guest.vcpu.regs().rbx, 9)
+}
+
+guest_code!(
+    /// With an empty IDT, any exception is three.
+    triple_fault,
+    "code32",
+    "push 0",
+    "push 0",
+    "lidt [esp]",
+    "ud2",
+    "hlt",
+);
+
+fn triple_fault_is_not_halt() -> CaseResult {
+    let mut guest = Guest::protected(triple_fault())?;
+    match guest.exit()? {
+        Exit::SystemDown => Ok(()),
+        other => fail("SystemDown", guest.describe(&other)),
+    }
+}
+
+guest_code!(read_beyond, "code32", "mov eax, [0x200123]", "hlt");
+guest_code!(write_beyond, "code32", "mov byte ptr [0x200fff], 1", "hlt");
+guest_code!(fetch_beyond, "code32", "mov eax, 0x200000", "jmp eax");
+
+fn expect_fault(guest: &mut Guest, address: u64, access: MappingFlags) -> CaseResult {
+    match guest.exit()? {
+        Exit::NestedPageFault { addr, access_flags } => {
+            equal("address", addr.as_usize() as u64, address)?;
+            is_true(&format!("access {access:?}, came {access_flags:?}"), access_flags.contains(access))
+        }
+        other => fail("a nested page fault", guest.describe(&other)),
+    }
+}
+
+fn unmapped_read() -> CaseResult {
+    expect_fault(&mut Guest::protected(read_beyond())?, RAM_END + 0x123, MappingFlags::READ)
+}
+
+fn unmapped_write() -> CaseResult {
+    expect_fault(&mut Guest::protected(write_beyond())?, RAM_END + 0xFFF, MappingFlags::WRITE)
+}
+
+fn unmapped_fetch() -> CaseResult {
+    expect_fault(&mut Guest::protected(fetch_beyond())?, RAM_END, MappingFlags::EXECUTE)
+}
+
+guest_code!(write_page, "code32", "mov eax, [0x20000]", "mov dword ptr [0x20004], 5", "hlt");
+
+fn read_only_page() -> CaseResult {
+    let mut guest = Guest::protected(write_page())?;
+    guest.memory.add_page(0x20000, Access::READ | Access::EXECUTE, |page| page[0] = 0x77)?;
+    expect_fault(&mut guest, 0x20004, MappingFlags::WRITE)?;
+    equal("EAX, read before", guest.vcpu.regs().rax, 0x77)
+}
+
+/// The instruction runs again, by itself, when its page is there.
+fn mapped_after_the_fault() -> CaseResult {
+    let mut guest = Guest::protected(read_beyond())?;
+    expect_fault(&mut guest, RAM_END + 0x123, MappingFlags::READ)?;
+    guest.memory.add_page(RAM_END, Access::READ, |page| page[0x123..0x127].fill(0x5A))?;
+    guest.halt()?;
+    equal("EAX", guest.vcpu.regs().rax, 0x5A5A_5A5A)
+}
+
+fn ept_misconfiguration() -> CaseResult {
+    const MISCONFIGURATION: u16 = 49;
+    // Writable, but not readable.
+    let mut guest = Guest::protected(read_beyond())?;
+    guest.memory.ept.set_raw_page(RAM_END, Access::WRITE.bits())?;
+    match guest.exit()? {
+        Exit::FailEntry { hardware_entry_failure_reason } => {
+            equal("raw exit reason", hardware_entry_failure_reason, MISCONFIGURATION.into())
+        }
+        other => fail("an EPT misconfiguration", guest.describe(&other)),
+    }
+}
+
+macro_rules! undefined {
+    ($($name:ident: $($line:literal),+;)+) => {
+        $(guest_code!($name, "code64", "lgdt [0x500]", "lidt [0x510]", $($line),+, "hlt");)+
+        const UNDEFINED: &[(&str, fn() -> &'static [u8])] = &[$((stringify!($name), $name)),+];
+    };
+}
+
+undefined! {
+    vmxon: "vmxon [0x10000]";
+    vmxoff: "vmxoff";
+    vmclear: "vmclear [0x10000]";
+    vmptrld: "vmptrld [0x10000]";
+    vmptrst: "vmptrst [0x10000]";
+    vmlaunch: "vmlaunch";
+    vmresume: "vmresume";
+    vmread: "vmread rax, rcx";
+    vmwrite: "vmwrite rax, rcx";
+    invept: "invept rax, [0x10000]";
+    invvpid: "invvpid rax, [0x10000]";
+    getsec: ".byte 0x0F, 0x37";
+    rsm: "rsm";
+}
+
+fn vmx_instructions_are_undefined() -> CaseResult {
+    const INVALID_OPCODE: u8 = 6;
+    for (name, code) in UNDEFINED {
+        if let Err(failure) = Guest::long(code())?.expect_vector(INVALID_OPCODE) {
+            return fail(format!("{} from {name}", failure.expected), failure.got);
+        }
+    }
+    Ok(())
+}
+
+guest_code!(ud2_64, "code64", "lgdt [0x500]", "lidt [0x510]", "ud2", "hlt");
+guest_code!(ud2_32, "code32", "lgdt [0x500]", "lidt [0x510]", "ud2", "hlt");
+guest_code!(ud2_16, "code16", "ud2", "hlt");
+
+fn ud2_is_the_guests() -> CaseResult {
+    for (mode, code) in MODES.into_iter().zip([ud2_16(), ud2_32(), ud2_64()]) {
+        Guest::new(mode, code)?.expect_vector(6)?;
+    }
+    Ok(())
+}
+
+guest_code!(vmcall, "code64", "mov rax, 0x1234", "mov rdi, 0x11", "mov rsi, 0x22", "vmcall", "mov r8, rax", "hlt",);
+
+fn vmcall_is_a_hypercall() -> CaseResult {
+    let mut guest = Guest::long(vmcall())?;
+    match guest.exit()? {
+        Exit::Hypercall { nr, .. } => equal("number", nr, 0x1234)?,
+        other => return fail("a hypercall", guest.describe(&other)),
+    }
+    guest.vcpu.set_return_value(0x5678);
+    guest.halt()?;
+    equal("RAX behind it", guest.vcpu.regs().r8, 0x5678)
+}
+
+guest_code!(spin, "code16", "2: inc ebx", "jmp 2b");
+
+fn time_slice_ends_the_run() -> CaseResult {
+    const TICKS: u64 = 10_000;
+    let mut guest = Guest::real(spin())?;
+    for _ in 0..3 {
+        guest.vcpu.set_time_slice(Some(TICKS))?;
+        let start = time::tsc();
+        let exit = guest.vcpu.run()?;
+        let took = time::tsc() - start;
+        is_true("Nothing at the end of the slice", matches!(exit, Exit::Nothing))?;
+        is_true("a slice of about its length", (TICKS / 2..TICKS * 4).contains(&took))?;
+    }
+    is_true("progress in the guest", guest.vcpu.regs().rbx > 100)
+}
+
+/// A slice that was taken back must not end a run: the guest below exits by itself, later.
+fn no_slice_no_end() -> CaseResult {
+    let mut guest = Guest::real(count_down())?;
+    guest.vcpu.set_time_slice(Some(1000))?;
+    is_true("an end of the slice", matches!(guest.vcpu.run()?, Exit::Nothing))?;
+    guest.vcpu.set_time_slice(None)?;
+    let exit = guest.vcpu.run()?;
+    same("HLT", matches!(exit, Exit::Halt), true)
+}
+
+guest_code!(count_down, "code16", "mov ecx, 20000", "2: dec ecx", "jnz 2b", "hlt");
+
+guest_code!(wait_open, "code32", "lgdt [0x500]", "lidt [0x510]", "sti", "2: jmp 2b");
+
+/// An interrupt for the host, while the guest runs with its own interrupts on.
+fn external_interrupt() -> CaseResult {
+    const VECTOR: u8 = 0x61;
+    let mut guest = Guest::new(Mode::Protected, wait_open())?;
+    guest.vcpu.set_time_slice(Some(1000))?;
+    is_true("an end of the slice", matches!(guest.vcpu.run()?, Exit::Nothing))?;
+    crate::arch::lapic::send_interrupt_to_self(VECTOR);
+    let exit = guest.run_once()?;
+    match exit {
+        Exit::ExternalInterrupt { vector } => {
+            crate::arch::interrupts::dispatch(vector as u8);
+            equal("vector", vector, VECTOR.into())
+        }
+        other => fail("an external interrupt", guest.describe(&other)),
+    }
+}

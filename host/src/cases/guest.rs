@@ -1,0 +1,290 @@
+//! The machine of a case: 2 MiB of RAM, one program, and tables that let every exception report itself.
+//!
+//! | Address | What |
+//! |---------|------|
+//! | 0x0000  | real mode's interrupt vectors |
+//! | 0x0500  | [`GDT_POINTER`] and [`IDT_POINTER`] for LGDT and LIDT, and the GDT |
+//! | 0x1000  | page tables of long mode: identity, 1 GiB by 2 MiB |
+//! | 0x4000  | IDT of the start's mode |
+//! | 0x5000  | handlers: `mov al, VECTOR`, `out 0x77, al`, `hlt` |
+//! | 0x7000  | top of the stack |
+//! | 0x8000  | the program |
+//! | 0x10000 | free for the program |
+//!
+//! Every guest has a time slice, so that none runs for ever, and every run checks that the host's state came back.
+
+use alloc::{format, string::String, vec::Vec};
+
+use axvcpu::AxVCpuHal;
+use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
+use x86_vcpu::{StartState, VmxArchVCpu};
+
+use super::{
+    check::{CaseResult, fail},
+    code::ORIGIN,
+    host_state::HostState,
+};
+use crate::{
+    arch::{interrupts, time},
+    hal::HostHal,
+    vm::{io, memory::Memory},
+};
+
+/// A port that handlers write their vector to.
+pub const VECTOR_PORT: u16 = 0x77;
+pub const CODE_SELECTOR: u16 = 0x10;
+pub const PML4: u64 = 0x1000;
+pub const STACK_TOP: usize = 0x7000;
+/// The first byte that is not RAM.
+pub const RAM_END: u64 = 2 << 20;
+
+const GDT_POINTER: u64 = 0x500;
+const IDT_POINTER: u64 = 0x510;
+const GDT: u64 = 0x520;
+const PDPT: u64 = 0x2000;
+const PAGE_DIRECTORY: u64 = 0x3000;
+const IDT: u64 = 0x4000;
+const HANDLERS: u64 = 0x5000;
+const HANDLER_SIZE: u64 = 8;
+const VECTORS: u64 = 256;
+
+/// Exits until a case gives up.
+const EXIT_LIMIT: usize = 20_000;
+/// Time until a guest that does not exit is given up: 100 ms.
+const TIME_LIMIT: u64 = 100_000_000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    Real,
+    Protected,
+    Long,
+}
+
+pub const MODES: [Mode; 3] = [Mode::Real, Mode::Protected, Mode::Long];
+
+pub struct Guest<H: AxVCpuHal = HostHal> {
+    // Dropped before the memory that its tables are in.
+    pub vcpu: VmxArchVCpu<H>,
+    pub memory: Memory,
+}
+
+/// One OUT of the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Out {
+    pub port: u16,
+    pub width: u8,
+    pub value: u64,
+}
+
+impl Guest {
+    /// A guest bound to this processor, at the program's first instruction in that mode.
+    pub fn new(mode: Mode, code: &[u8]) -> CaseResult<Self> {
+        Self::with_hal(mode, code)
+    }
+
+    pub fn real(code: &[u8]) -> CaseResult<Self> {
+        Self::new(Mode::Real, code)
+    }
+
+    pub fn protected(code: &[u8]) -> CaseResult<Self> {
+        Self::new(Mode::Protected, code)
+    }
+
+    pub fn long(code: &[u8]) -> CaseResult<Self> {
+        Self::new(Mode::Long, code)
+    }
+}
+
+impl<H: AxVCpuHal> Guest<H> {
+    /// The same with another HAL.
+    pub fn with_hal(mode: Mode, code: &[u8]) -> CaseResult<Self> {
+        let mut guest = Self::unbound(mode.start_state(), code)?;
+        guest.write_tables(mode)?;
+        guest.vcpu.bind()?;
+        Ok(guest)
+    }
+
+    /// A vCPU that was set up and not bound, without tables.
+    pub fn unbound(state: StartState, code: &[u8]) -> CaseResult<Self> {
+        let mut memory = Memory::new((RAM_END >> 20) as usize)?;
+        memory.write(ORIGIN, code)?;
+        let mut vcpu = VmxArchVCpu::<H>::new(0, 0)?;
+        vcpu.set_start_state(state)?;
+        vcpu.setup((memory.ept.root() as usize).into(), (ORIGIN as usize).into())?;
+        vcpu.set_io_intercept_of_range(0, 0x1_0000, true);
+        vcpu.set_stack_pointer(STACK_TOP);
+        Ok(Self { vcpu, memory })
+    }
+
+    /// Puts the vCPU back to the program's first instruction. Memory stays as it is.
+    pub fn restart(&mut self, mode: Mode) -> CaseResult {
+        self.vcpu.unbind()?;
+        self.vcpu.set_start_state(mode.start_state())?;
+        self.vcpu.setup((self.memory.ept.root() as usize).into(), (ORIGIN as usize).into())?;
+        self.vcpu.set_stack_pointer(STACK_TOP);
+        Ok(self.vcpu.bind()?)
+    }
+
+    /// One entry and one exit, with a time slice.
+    pub fn run_once(&mut self) -> CaseResult<Exit> {
+        self.vcpu.set_time_slice(Some(time::ticks(TIME_LIMIT / 10)))?;
+        let before = HostState::read();
+        let exit = self.vcpu.run();
+        HostState::read().expect(&before)?;
+        match exit {
+            Ok(exit) => Ok(exit),
+            Err(error) => fail("an entry", format!("{error:?}, {}", self.entry_failure())),
+        }
+    }
+
+    /// The next exit that is the caller's business.
+    pub fn exit(&mut self) -> CaseResult<Exit> {
+        let end = time::now() + TIME_LIMIT;
+        for _ in 0..EXIT_LIMIT {
+            match self.run_once()? {
+                Exit::Nothing => {}
+                Exit::ExternalInterrupt { vector } => interrupts::dispatch(vector as u8),
+                exit => return Ok(exit),
+            }
+            if time::now() > end {
+                return fail("an exit in time", format!("a guest that still runs: {:?}", self.vcpu));
+            }
+        }
+        fail("an exit for the caller", format!("{EXIT_LIMIT} others"))
+    }
+
+    /// Runs to HLT. Gives what the guest sent to ports until then.
+    pub fn run_to_halt(&mut self) -> CaseResult<Vec<Out>> {
+        let mut outs = Vec::new();
+        while outs.len() < EXIT_LIMIT {
+            match self.exit()? {
+                Exit::IoWrite { port, width, data } => {
+                    outs.push(Out { port: port.0, width: io::bytes(width), value: data });
+                }
+                Exit::Halt => return Ok(outs),
+                other => return fail("OUT or HLT", self.describe(&other)),
+            }
+        }
+        fail("HLT", format!("{EXIT_LIMIT} OUTs"))
+    }
+
+    /// Runs to HLT, of a guest that says nothing before.
+    pub fn halt(&mut self) -> CaseResult {
+        let outs = self.run_to_halt()?;
+        if outs.is_empty() { Ok(()) } else { fail("HLT", format!("{outs:x?} and then HLT")) }
+    }
+
+    /// Runs until the handler of this exception or interrupt reports it.
+    pub fn expect_vector(&mut self, vector: u8) -> CaseResult {
+        let outs = self.run_to_halt()?;
+        let expected = Out { port: VECTOR_PORT, width: 1, value: vector.into() };
+        if outs.last() == Some(&expected) {
+            return Ok(());
+        }
+        fail(format!("vector {vector}"), format!("{outs:x?} and then HLT"))
+    }
+
+    /// Runs to the next IN of the guest.
+    pub fn expect_in(&mut self, expected: u16) -> CaseResult {
+        match self.exit()? {
+            Exit::IoRead { port, .. } if port.0 == expected => Ok(()),
+            other => fail(format!("IN from {expected:#x}"), self.describe(&other)),
+        }
+    }
+
+    /// Runs to the next OUT of the guest.
+    pub fn expect_out(&mut self, expected: u16) -> CaseResult<u64> {
+        match self.exit()? {
+            Exit::IoWrite { port, data, .. } if port.0 == expected => Ok(data),
+            other => fail(format!("OUT to {expected:#x}"), self.describe(&other)),
+        }
+    }
+
+    /// Reads a number from the guest's memory.
+    pub fn read_u64(&self, address: u64) -> CaseResult<u64> {
+        let bytes = self.memory.read(address, 8)?;
+        Ok(bytes.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte)))
+    }
+
+    pub fn read_u32(&self, address: u64) -> CaseResult<u32> {
+        Ok(self.read_u64(address)? as u32)
+    }
+
+    /// An exit with all that there is to know about it.
+    pub fn describe(&self, exit: &Exit) -> String {
+        let info = self.vcpu.exit_info();
+        let qualification = self.vcpu.exit_qualification();
+        format!("{exit:?} ({info:x?}, qualification {qualification:x?}, {})", self.entry_failure())
+    }
+
+    fn entry_failure(&self) -> String {
+        match self.vcpu.entry_failure() {
+            Some(failure) => format!("{failure}"),
+            None => "the entry did not fail".into(),
+        }
+    }
+
+    fn write_tables(&mut self, mode: Mode) -> CaseResult {
+        self.write_descriptors(mode)?;
+        self.write_handlers(mode)?;
+        if mode == Mode::Long {
+            self.write_page_tables()?;
+        }
+        Ok(())
+    }
+
+    fn write_descriptors(&mut self, mode: Mode) -> CaseResult {
+        const CODE_32: u64 = 0x00CF_9B00_0000_FFFF;
+        const CODE_64: u64 = 0x00AF_9B00_0000_FFFF;
+        const DATA: u64 = 0x00CF_9300_0000_FFFF;
+        let code = if mode == Mode::Long { CODE_64 } else { CODE_32 };
+        let gdt = [0, 0, code, DATA, CODE_32];
+        self.write_words(GDT, &gdt)?;
+        self.write_pointer(GDT_POINTER, GDT, gdt.len() * 8)?;
+        self.write_pointer(IDT_POINTER, IDT, VECTORS as usize * 16)
+    }
+
+    fn write_pointer(&mut self, place: u64, base: u64, size: usize) -> CaseResult {
+        self.memory.write(place, &(size as u16 - 1).to_le_bytes())?;
+        Ok(self.memory.write(place + 2, &base.to_le_bytes())?)
+    }
+
+    /// The handlers' code is the same in all modes.
+    fn write_handlers(&mut self, mode: Mode) -> CaseResult {
+        for vector in 0..VECTORS {
+            let handler = HANDLERS + vector * HANDLER_SIZE;
+            self.memory.write(handler, &[0xB0, vector as u8, 0xE6, VECTOR_PORT as u8, 0xF4, 0xEB, 0xFD])?;
+            let selector = u64::from(CODE_SELECTOR) << 16;
+            match mode {
+                Mode::Real => self.memory.write(vector * 4, &(handler as u32).to_le_bytes())?,
+                Mode::Protected => self.write_words(IDT + vector * 8, &[handler | selector | 0x8E00 << 32])?,
+                Mode::Long => self.write_words(IDT + vector * 16, &[handler | selector | 0x8E00 << 32, 0])?,
+            }
+        }
+        Ok(())
+    }
+
+    fn write_page_tables(&mut self) -> CaseResult {
+        const TABLE: u64 = 0b11;
+        const LARGE_PAGE: u64 = 0x83;
+        self.write_words(PML4, &[PDPT | TABLE])?;
+        self.write_words(PDPT, &[PAGE_DIRECTORY | TABLE])?;
+        let pages: Vec<u64> = (0..512).map(|index| index << 21 | LARGE_PAGE).collect();
+        self.write_words(PAGE_DIRECTORY, &pages)
+    }
+
+    pub fn write_words(&mut self, address: u64, words: &[u64]) -> CaseResult {
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        Ok(self.memory.write(address, &bytes)?)
+    }
+}
+
+impl Mode {
+    pub fn start_state(self) -> StartState {
+        match self {
+            Self::Real => StartState::RealMode { entry: (ORIGIN as usize).into() },
+            Self::Protected => StartState::Protected32 { entry: ORIGIN as u32 },
+            Self::Long => StartState::Long64 { entry: ORIGIN, cr3: PML4 },
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! What of the host's state must be after every run as it was before.
+
+use alloc::format;
+
+use core::arch::asm;
+
+use x86_64::{
+    instructions::tables::{sgdt, sidt},
+    registers::{
+        control::{Cr0, Cr2, Cr3, Cr4},
+        debug::{Dr7, Dr7Value},
+        model_specific::Msr,
+        mxcsr, rflags,
+    },
+};
+
+use super::check::{CaseResult, fail};
+
+/// Names and values. A list, so that a difference can be named.
+#[derive(Clone, Copy)]
+pub struct HostState([(&'static str, u64); COUNT]);
+
+const MSRS: [(&str, u32); 11] = [
+    ("IA32_EFER", 0xC000_0080),
+    ("IA32_STAR", 0xC000_0081),
+    ("IA32_LSTAR", 0xC000_0082),
+    ("IA32_CSTAR", 0xC000_0083),
+    ("IA32_FMASK", 0xC000_0084),
+    ("IA32_FS_BASE", 0xC000_0100),
+    ("IA32_GS_BASE", 0xC000_0101),
+    ("IA32_KERNEL_GS_BASE", 0xC000_0102),
+    ("IA32_SYSENTER_CS", 0x174),
+    ("IA32_SYSENTER_ESP", 0x175),
+    ("IA32_PAT", 0x277),
+];
+
+const COUNT: usize = 20 + MSRS.len();
+
+impl HostState {
+    pub fn read() -> Self {
+        let (gdt, idt) = (sgdt(), sidt());
+        let mut values = [("", 0); COUNT];
+        let registers = [
+            ("CR0", Cr0::read_raw()),
+            ("CR2", Cr2::read_raw()),
+            ("CR3", Cr3::read().0.start_address().as_u64()),
+            ("CR4", Cr4::read_raw()),
+            ("CR8", read_cr8()),
+            ("DR7", Dr7Value::bits(&Dr7::read())),
+            ("RFLAGS", rflags::read_raw() & !ARITHMETIC_FLAGS),
+            ("MXCSR", mxcsr::read().bits().into()),
+            ("x87 control word", read_x87_control().into()),
+            ("XCR0", read_xcr0()),
+            ("GDTR base", gdt.base.as_u64()),
+            ("GDTR limit", gdt.limit.into()),
+            ("IDTR base", idt.base.as_u64()),
+            ("IDTR limit", idt.limit.into()),
+            ("TR", read_selector::<TR>()),
+            ("LDTR", read_selector::<LDTR>()),
+            ("DS", read_selector::<DS>()),
+            ("ES", read_selector::<ES>()),
+            ("FS", read_selector::<FS>()),
+            ("GS", read_selector::<GS>()),
+        ];
+        values[..registers.len()].copy_from_slice(&registers);
+        for (slot, (name, number)) in values[registers.len()..].iter_mut().zip(MSRS) {
+            // SAFETY: every 64-bit processor has these MSRs.
+            *slot = (name, unsafe { Msr::new(number).read() });
+        }
+        Self(values)
+    }
+
+    pub fn expect(&self, before: &Self) -> CaseResult {
+        for (after, before) in self.0.iter().zip(before.0) {
+            if after.1 != before.1 {
+                return fail(
+                    format!("the host's {} {:#x} after the run", before.0, before.1),
+                    format!("{:#x}", after.1),
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+/// CF, PF, AF, ZF, SF, OF: any call may change them.
+const ARITHMETIC_FLAGS: u64 = 0x8D5;
+
+fn read_cr8() -> u64 {
+    let value;
+    // SAFETY: reading CR8 has no effect.
+    unsafe { asm!("mov {}, cr8", out(reg) value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+fn read_x87_control() -> u16 {
+    let mut value = 0u16;
+    // SAFETY: stores two bytes into `value`.
+    unsafe { asm!("fnstcw [{}]", in(reg) &mut value, options(nostack, preserves_flags)) };
+    value
+}
+
+/// Zero where there is none.
+fn read_xcr0() -> u64 {
+    const OSXSAVE: u64 = 1 << 18;
+    if Cr4::read_raw() & OSXSAVE == 0 {
+        return 0;
+    }
+    let (low, high): (u32, u32);
+    // SAFETY: CR4.OSXSAVE is set.
+    unsafe { asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags)) };
+    u64::from(high) << 32 | u64::from(low)
+}
+
+const TR: u8 = 0;
+const LDTR: u8 = 1;
+const DS: u8 = 2;
+const ES: u8 = 3;
+const FS: u8 = 4;
+const GS: u8 = 5;
+
+fn read_selector<const REGISTER: u8>() -> u64 {
+    let value: u64;
+    // SAFETY: reading a selector has no effect.
+    unsafe {
+        match REGISTER {
+            TR => asm!("str {}", out(reg) value, options(nomem, nostack, preserves_flags)),
+            LDTR => asm!("sldt {}", out(reg) value, options(nomem, nostack, preserves_flags)),
+            DS => asm!("mov {}, ds", out(reg) value, options(nomem, nostack, preserves_flags)),
+            ES => asm!("mov {}, es", out(reg) value, options(nomem, nostack, preserves_flags)),
+            FS => asm!("mov {}, fs", out(reg) value, options(nomem, nostack, preserves_flags)),
+            _ => asm!("mov {}, gs", out(reg) value, options(nomem, nostack, preserves_flags)),
+        }
+    }
+    value & 0xFFFF
+}

@@ -1,0 +1,189 @@
+//! vCPUs made, bound, moved, dropped and run again, in all orders.
+
+use axvcpu::AxArchVCpu;
+use spin::Mutex;
+use x86_vcpu::VmxArchVCpu;
+
+use super::{
+    Case,
+    check::{CaseResult, equal, is_error, is_true},
+    code::{ORIGIN, guest_code},
+    guest::{Guest, Mode},
+    need::Need,
+};
+use crate::{hal::HostHal, smp};
+
+pub const CASES: &[Case] = &[
+    Case::new("lifecycle.run_before_bind", run_before_bind),
+    Case::new("lifecycle.run_before_setup", run_before_setup),
+    Case::new("lifecycle.setup_twice", setup_twice),
+    Case::new("lifecycle.two_vcpus_take_turns", two_vcpus_take_turns),
+    Case::new("lifecycle.two_vcpus_without_unbinding", two_vcpus_without_unbinding),
+    Case::new("lifecycle.drop_while_bound", drop_while_bound),
+    Case::new("lifecycle.moved_in_memory", moved_in_memory),
+    Case::new("lifecycle.bind_twice", bind_twice),
+    Case::new("lifecycle.accessors_after_unbind", accessors_after_unbind),
+    Case::new("lifecycle.migration", migration).needs(&[Need::Processors(2)]).on_first(),
+    Case::new("lifecycle.all_processors_at_once", all_processors_at_once).needs(&[Need::Processors(2)]).on_first(),
+];
+
+guest_code!(
+    /// Counts OUTs; the registers are this guest's own.
+    count_outs,
+    "code64",
+    "mov r12, rdi",
+    "2: inc rdi",
+    "mov rax, rdi",
+    "out 0x99, eax",
+    "jmp 2b",
+);
+
+/// A guest that counts from `start`.
+fn counter(start: u64) -> CaseResult<Guest> {
+    let mut guest = Guest::long(count_outs())?;
+    guest.vcpu.regs_mut().rdi = start;
+    Ok(guest)
+}
+
+fn run_before_bind() -> CaseResult {
+    let mut guest: Guest = Guest::unbound(Mode::Real.start_state(), &[0xF4])?;
+    is_error("a run before bind", guest.vcpu.run())?;
+    guest.vcpu.bind()?;
+    guest.halt()
+}
+
+fn run_before_setup() -> CaseResult {
+    let mut vcpu = VmxArchVCpu::<HostHal>::new(0, 0)?;
+    is_error("a run of a vCPU without setup", vcpu.run())?;
+    Ok(())
+}
+
+fn setup_twice() -> CaseResult {
+    let mut guest = Guest::real(&[0xB3, 5, 0xF4])?;
+    guest.halt()?;
+    guest.vcpu.unbind()?;
+    let root = guest.memory.ept.root() as usize;
+    guest.vcpu.setup(root.into(), (ORIGIN as usize).into())?;
+    guest.vcpu.bind()?;
+    equal("RBX after the second setup", guest.vcpu.regs().rbx, 0)?;
+    guest.halt()?;
+    equal("RBX", guest.vcpu.regs().rbx, 5)
+}
+
+fn two_vcpus_take_turns() -> CaseResult {
+    let (mut first, mut second) = (counter(1000)?, None);
+    first.vcpu.unbind()?;
+    for round in 1..=5 {
+        first.vcpu.bind()?;
+        equal("the first guest's OUT", first.expect_out(0x99)?, 1000 + round)?;
+        first.vcpu.unbind()?;
+        let second = match &mut second {
+            Some(second) => second,
+            None => {
+                let guest = second.insert(counter(0x2000)?);
+                guest.vcpu.unbind()?;
+                guest
+            }
+        };
+        second.vcpu.bind()?;
+        equal("the second guest's OUT", second.expect_out(0x99)?, 0x2000 + round)?;
+        second.vcpu.unbind()?;
+    }
+    equal("the first guest's R12", first.vcpu.regs().r12, 1000)
+}
+
+/// A vCPU that another one displaced is not the current one. Running it is an error, or works; it must not run the other.
+fn two_vcpus_without_unbinding() -> CaseResult {
+    let mut first = counter(1000)?;
+    equal("the first guest's OUT", first.expect_out(0x99)?, 1001)?;
+    let mut second = counter(0x2000)?;
+    equal("the second guest's OUT", second.expect_out(0x99)?, 0x2001)?;
+    if first.vcpu.run().is_err() {
+        first.vcpu.bind()?;
+        equal("the first guest's next OUT", first.expect_out(0x99)?, 1002)?;
+    } else {
+        equal("the first guest's RDI", first.vcpu.regs().rdi, 1002)?;
+    }
+    second.vcpu.bind()?;
+    equal("the second guest's next OUT", second.expect_out(0x99)?, 0x2002)
+}
+
+fn drop_while_bound() -> CaseResult {
+    let mut first = counter(1000)?;
+    first.expect_out(0x99)?;
+    drop(first);
+    let mut second = counter(0x2000)?;
+    equal("another guest's OUT", second.expect_out(0x99)?, 0x2001)
+}
+
+fn moved_in_memory() -> CaseResult {
+    let mut guest = counter(1000)?;
+    equal("OUT", guest.expect_out(0x99)?, 1001)?;
+    let mut elsewhere = alloc::boxed::Box::new(guest);
+    equal("OUT from the heap", elsewhere.expect_out(0x99)?, 1002)?;
+    let mut back = *elsewhere;
+    equal("OUT from the stack again", back.expect_out(0x99)?, 1003)
+}
+
+fn bind_twice() -> CaseResult {
+    let mut guest = counter(1000)?;
+    equal("OUT", guest.expect_out(0x99)?, 1001)?;
+    // An error or not: the vCPU is bound here before and after.
+    let _ = guest.vcpu.bind();
+    equal("OUT", guest.expect_out(0x99)?, 1002)
+}
+
+fn accessors_after_unbind() -> CaseResult {
+    let mut guest = counter(1000)?;
+    guest.expect_out(0x99)?;
+    let rip = guest.vcpu.rip();
+    guest.vcpu.unbind()?;
+    let mut other = Guest::real(&[0xF4])?;
+    other.halt()?;
+    // Whatever they give, it is not the other guest's.
+    let seen = guest.vcpu.rip();
+    is_true("no RIP of another vCPU", seen != other.vcpu.rip())?;
+    guest.vcpu.bind()?;
+    equal("RIP", guest.vcpu.rip(), rip)?;
+    equal("OUT", guest.expect_out(0x99)?, 1002)
+}
+
+/// One vCPU goes around all processors, twice.
+fn migration() -> CaseResult {
+    let mut guest = counter(1000)?;
+    guest.vcpu.unbind()?;
+    let guest = Mutex::new(guest);
+    let mut expected = 1000;
+    for _ in 0..2 {
+        for processor in 0..smp::count() {
+            expected += 1;
+            let result = Mutex::new(Ok(()));
+            smp::run_on(processor, &|| *result.lock() = one_turn(&mut guest.lock(), expected));
+            result.into_inner()?;
+        }
+    }
+    let guest = guest.into_inner();
+    equal("R12", guest.vcpu.regs().r12, 1000)
+}
+
+fn one_turn(guest: &mut Guest, expected: u64) -> CaseResult {
+    guest.vcpu.bind()?;
+    equal("OUT", guest.expect_out(0x99)?, expected)?;
+    Ok(guest.vcpu.unbind()?)
+}
+
+fn all_processors_at_once() -> CaseResult {
+    let result = Mutex::new(Ok(()));
+    smp::run_on_all(&|| {
+        if let Err(failure) = count_to_100() {
+            *result.lock() = Err(failure);
+        }
+    });
+    result.into_inner()
+}
+
+fn count_to_100() -> CaseResult {
+    let start = crate::arch::processor::index() as u64 * 0x10000;
+    let mut guest = counter(start)?;
+    (1..=100).try_for_each(|count| equal("OUT", guest.expect_out(0x99)?, start + count))
+}

@@ -1,0 +1,74 @@
+//! Small guest programs, and what must come out of each.
+//!
+//! A theme is a file with a list of [`Case`]s; [`THEMES`] has all of them. A case builds its [`guest`], runs it and
+//! compares. Where a processor lacks what a case needs, the case is skipped with the reason.
+
+mod check;
+mod code;
+mod guest;
+mod host_state;
+mod need;
+mod runner;
+
+mod cpuid;
+mod enable;
+mod entry_failure;
+mod events;
+mod exits;
+mod host;
+mod lifecycle;
+mod msr;
+mod registers;
+mod start;
+mod xsetbv;
+
+pub use runner::run;
+
+use check::CaseResult;
+use need::Need;
+
+const THEMES: &[&[Case]] = &[
+    start::CASES,
+    registers::CASES,
+    exits::CASES,
+    cpuid::CASES,
+    msr::CASES,
+    xsetbv::CASES,
+    events::CASES,
+    entry_failure::CASES,
+    lifecycle::CASES,
+    enable::CASES,
+    host::CASES,
+];
+
+pub struct Case {
+    name: &'static str,
+    place: Place,
+    needs: &'static [Need],
+    run: fn() -> CaseResult,
+}
+
+/// Where a case runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// On every processor in turn.
+    Everywhere,
+    /// On the first processor, from where it may use the others.
+    First,
+}
+
+impl Case {
+    const fn new(name: &'static str, run: fn() -> CaseResult) -> Self {
+        Self { name, place: Place::Everywhere, needs: &[], run }
+    }
+
+    const fn needs(mut self, needs: &'static [Need]) -> Self {
+        self.needs = needs;
+        self
+    }
+
+    const fn on_first(mut self) -> Self {
+        self.place = Place::First;
+        self
+    }
+}

@@ -1,0 +1,164 @@
+//! MSRs that the library does not know: exits, completed once.
+
+use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
+
+use super::{
+    Case,
+    check::{CaseResult, equal, fail},
+    code::guest_code,
+    guest::Guest,
+};
+
+pub const CASES: &[Case] = &[
+    Case::new("msr.read_answered_by_set_gpr", read_answered_by_set_gpr),
+    Case::new("msr.read_answered_by_complete_read", read_answered_by_complete_read),
+    Case::new("msr.read_refused_with_gp", read_refused_with_gp),
+    Case::new("msr.write_reaches_the_caller", write_reaches_the_caller),
+    Case::new("msr.write_refused_with_gp", write_refused_with_gp),
+    Case::new("msr.pat", pat),
+    Case::new("msr.invalid_pat_is_gp", invalid_pat_is_gp),
+];
+
+/// Of the range for hypervisors: no processor has it, and bitmaps do not cover it.
+const UNKNOWN: usize = 0x4000_0123;
+
+guest_code!(
+    read,
+    "code64",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "mov rcx, 0xFFFFFFFF40000123",
+    "mov rax, -1",
+    "mov rdx, -1",
+    "rdmsr",
+    "inc r8",
+    "mov rsi, rax",
+    "mov rdi, rdx",
+    "rdmsr",
+    "inc r8",
+    "hlt",
+);
+
+fn expect_read(guest: &mut Guest) -> CaseResult {
+    match guest.exit()? {
+        Exit::SysRegRead { addr, .. } => equal("MSR", addr.0, UNKNOWN),
+        other => fail("RDMSR", guest.describe(&other)),
+    }
+}
+
+fn check_read(guest: &mut Guest, expected: u64) -> CaseResult {
+    equal("RAX", guest.vcpu.regs().rsi, expected & 0xFFFF_FFFF)?;
+    equal("RDX", guest.vcpu.regs().rdi, expected >> 32)?;
+    equal("instructions behind RDMSR", guest.vcpu.regs().r8, 2)
+}
+
+fn read_answered_by_set_gpr() -> CaseResult {
+    let mut guest = Guest::long(read())?;
+    for _ in 0..2 {
+        expect_read(&mut guest)?;
+        guest.vcpu.set_gpr(0, 0xAABB_CCDD_1122_3344);
+    }
+    guest.halt()?;
+    check_read(&mut guest, 0xAABB_CCDD_1122_3344)
+}
+
+fn read_answered_by_complete_read() -> CaseResult {
+    let mut guest = Guest::long(read())?;
+    for _ in 0..2 {
+        expect_read(&mut guest)?;
+        guest.vcpu.complete_read(0x8877_6655_4433_2211)?;
+    }
+    guest.halt()?;
+    check_read(&mut guest, 0x8877_6655_4433_2211)
+}
+
+fn read_refused_with_gp() -> CaseResult {
+    let mut guest = Guest::long(read())?;
+    expect_read(&mut guest)?;
+    guest.vcpu.complete_fault(13, Some(0))?;
+    guest.expect_vector(13)?;
+    equal("instructions behind RDMSR", guest.vcpu.regs().r8, 0)?;
+    // The frame of the exception: error code, then RIP of the instruction itself.
+    let frame = guest.vcpu.stack_pointer() as u64;
+    equal("error code", guest.read_u64(frame)?, 0)?;
+    equal("RIP of the fault", guest.read_u64(frame + 8)?, 0x8000 + RDMSR_OFFSET)
+}
+
+/// Behind LGDT and LIDT (8 bytes each), and three moves of 7 bytes.
+const RDMSR_OFFSET: u64 = 2 * 8 + 3 * 7;
+
+guest_code!(
+    write,
+    "code64",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "mov ecx, 0x40000123",
+    "mov rax, 0xFFFFFFFF11223344",
+    "mov rdx, 0xFFFFFFFFAABBCCDD",
+    "wrmsr",
+    "inc r8",
+    "hlt",
+);
+
+fn expect_write(guest: &mut Guest) -> CaseResult {
+    match guest.exit()? {
+        Exit::SysRegWrite { addr, value } => {
+            equal("MSR", addr.0, UNKNOWN)?;
+            equal("value", value, 0xAABB_CCDD_1122_3344)
+        }
+        other => fail("WRMSR", guest.describe(&other)),
+    }
+}
+
+fn write_reaches_the_caller() -> CaseResult {
+    let mut guest = Guest::long(write())?;
+    expect_write(&mut guest)?;
+    guest.halt()?;
+    equal("instructions behind WRMSR", guest.vcpu.regs().r8, 1)
+}
+
+fn write_refused_with_gp() -> CaseResult {
+    let mut guest = Guest::long(write())?;
+    expect_write(&mut guest)?;
+    guest.vcpu.complete_fault(13, Some(0))?;
+    guest.expect_vector(13)?;
+    equal("instructions behind WRMSR", guest.vcpu.regs().r8, 0)
+}
+
+guest_code!(
+    write_pat,
+    "code64",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "mov ecx, 0x277",
+    "mov eax, 0x04050001",
+    "mov edx, 0x06000704",
+    "wrmsr",
+    "xor eax, eax",
+    "xor edx, edx",
+    "rdmsr",
+    "hlt",
+);
+
+fn pat() -> CaseResult {
+    let mut guest = Guest::long(write_pat())?;
+    guest.halt()?;
+    equal("PAT, low", guest.vcpu.regs().rax, 0x0405_0001)?;
+    equal("PAT, high", guest.vcpu.regs().rdx, 0x0600_0704)
+}
+
+guest_code!(
+    write_bad_pat,
+    "code64",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "mov ecx, 0x277",
+    "mov eax, 0x04050002",
+    "xor edx, edx",
+    "wrmsr",
+    "hlt",
+);
+
+fn invalid_pat_is_gp() -> CaseResult {
+    Guest::long(write_bad_pat())?.expect_vector(13)
+}

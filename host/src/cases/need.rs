@@ -1,0 +1,40 @@
+//! What a processor must have for a case to make sense.
+
+use core::fmt;
+
+use raw_cpuid::CpuId;
+
+use crate::smp;
+
+#[derive(Clone, Copy)]
+pub enum Need {
+    Processors(usize),
+    Xsave,
+    Avx,
+    Avx512,
+}
+
+impl Need {
+    pub fn is_met(self) -> bool {
+        let cpuid = CpuId::new();
+        let basic = cpuid.get_feature_info();
+        let extended = cpuid.get_extended_feature_info();
+        match self {
+            Self::Processors(count) => smp::count() >= count,
+            Self::Xsave => basic.is_some_and(|info| info.has_xsave()),
+            Self::Avx => basic.is_some_and(|info| info.has_avx()),
+            Self::Avx512 => extended.is_some_and(|info| info.has_avx512f()),
+        }
+    }
+}
+
+impl fmt::Display for Need {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::Processors(count) => write!(f, "needs {count} processors"),
+            Self::Xsave => f.write_str("the processor has no XSAVE"),
+            Self::Avx => f.write_str("the processor has no AVX"),
+            Self::Avx512 => f.write_str("the processor has no AVX-512"),
+        }
+    }
+}

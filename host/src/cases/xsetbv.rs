@@ -1,0 +1,103 @@
+//! XSETBV: what the SDM allows works, everything else is #GP(0).
+
+use alloc::format;
+
+use super::{
+    Case,
+    check::{CaseResult, equal, fail},
+    code::guest_code,
+    guest::Guest,
+    need::Need,
+};
+
+pub const CASES: &[Case] = &[
+    Case::new("xsetbv.valid", valid).needs(&[Need::Xsave]),
+    Case::new("xsetbv.valid_avx512", valid_avx512).needs(&[Need::Avx512]),
+    Case::new("xsetbv.invalid_is_gp", invalid_is_gp).needs(&[Need::Xsave]),
+    Case::new("xsetbv.ecx_is_32_bits", ecx_is_32_bits).needs(&[Need::Xsave]),
+    Case::new("xsetbv.starts_at_1", starts_at_1).needs(&[Need::Xsave]),
+];
+
+guest_code!(
+    /// XSETBV of RBX:RAX... with the registers that the case sets at the first OUT; then reads XCR0 back.
+    xsetbv,
+    "code64",
+    "lgdt [0x500]", "lidt [0x510]",
+    "mov rax, cr4",
+    "or rax, 0x40600",
+    "mov cr4, rax",
+    "out 0x99, al",
+    "xsetbv",
+    "xor ecx, ecx",
+    "xgetbv",
+    "hlt",
+);
+
+fn guest_at_xsetbv(xcr: u64, value: u64) -> CaseResult<Guest> {
+    let mut guest = Guest::long(xsetbv())?;
+    guest.expect_out(0x99)?;
+    let registers = guest.vcpu.regs_mut();
+    registers.rcx = xcr;
+    // The upper halves do not count.
+    registers.rax = value & 0xFFFF_FFFF | 0x55 << 32;
+    registers.rdx = value >> 32 | 0x55 << 32;
+    Ok(guest)
+}
+
+fn accepts(xcr: u64, value: u64) -> CaseResult {
+    let mut guest = guest_at_xsetbv(xcr, value)?;
+    guest.halt()?;
+    equal("XCR0", guest.vcpu.regs().rax, value)
+}
+
+fn refuses(xcr: u64, value: u64) -> CaseResult {
+    match guest_at_xsetbv(xcr, value)?.expect_vector(13) {
+        Ok(()) => Ok(()),
+        Err(failure) => fail(format!("#GP from XSETBV of {value:#x} to XCR {xcr:#x}"), failure.got),
+    }
+}
+
+fn supported() -> u64 {
+    let leaf = raw_cpuid::cpuid!(0xD, 0);
+    u64::from(leaf.edx) << 32 | u64::from(leaf.eax)
+}
+
+fn valid() -> CaseResult {
+    for value in [1, 3, 7] {
+        if value & !supported() == 0 {
+            accepts(0, value)?;
+        }
+    }
+    Ok(())
+}
+
+fn valid_avx512() -> CaseResult {
+    accepts(0, 0xE7)
+}
+
+fn invalid_is_gp() -> CaseResult {
+    // No x87, AVX without SSE, parts of AVX-512, bits that nobody has, another register.
+    for value in [0, 2, 4, 5, 6, 0x21, 0x27, 0x67, 0xC7, 1 << 62 | 1, 1 << 63 | 1] {
+        refuses(0, value)?;
+    }
+    for bit in 3..62 {
+        if supported() & (1 << bit) == 0 {
+            refuses(0, 1 << bit | 7)?;
+        }
+    }
+    refuses(1, 1)?;
+    refuses(0xFFFF_FFFF, 1)
+}
+
+fn ecx_is_32_bits() -> CaseResult {
+    accepts(0xFFFF_FFFF_0000_0000, 3)
+}
+
+guest_code!(read_xcr0, "code64", "mov rax, cr4", "or rax, 0x40000", "mov cr4, rax", "xor ecx, ecx", "xgetbv", "hlt",);
+
+fn starts_at_1() -> CaseResult {
+    let mut guest = Guest::long(read_xcr0())?;
+    guest.halt()?;
+    equal("XCR0", guest.vcpu.regs().rax, 1)?;
+    equal("its upper half", guest.vcpu.regs().rdx, 0)
+}

@@ -1,0 +1,32 @@
+//! Runs the guest that the runner sent, to its end.
+
+use alloc::{format, string::String};
+
+use crate::{
+    config::GuestConfig,
+    loader,
+    output::verdict,
+    vm::{Machine, Outcome, memory::Memory},
+    vmx,
+};
+
+pub fn run(config: &GuestConfig) -> ! {
+    if let Err(error) = vmx::enable_here() {
+        vmx::refuse(error);
+    }
+    match run_to_end(config) {
+        Ok(Outcome::Stopped) => verdict::end(format_args!("timeout")),
+        Ok(outcome) => verdict::end(format_args!("guest ended: {outcome}")),
+        Err(error) => verdict::end(format_args!("guest ended: {error}")),
+    }
+}
+
+fn run_to_end(config: &GuestConfig) -> Result<Outcome, String> {
+    if config.cpus != 1 {
+        return Err(format!("a guest of this host has one processor, not {}", config.cpus));
+    }
+    let mut memory = Memory::new(config.memory_mib).map_err(|error| format!("{error}"))?;
+    let start = loader::load(config, &mut memory).map_err(|error| format!("cannot be loaded: {error}"))?;
+    let mut machine = Machine::new(memory, &start).map_err(|error| format!("no vCPU: {error}"))?;
+    machine.run().map_err(|error| format!("the vCPU failed: {error}"))
+}

@@ -1,0 +1,55 @@
+//! A bare-metal hypervisor around `x86_vcpu`: the worked example of its integration, and the place of its tests.
+//!
+//! The machine comes here from `boot/boot.s` in 64-bit mode. What to do is in an archive that the runner put behind
+//! this program on the disk: run one guest, or run all cases. Everything ends in one verdict line.
+
+#![no_std]
+#![no_main]
+
+extern crate alloc;
+
+mod arch;
+mod archive;
+mod boot_info;
+mod cases;
+mod config;
+mod devices;
+mod entry;
+mod guest;
+mod hal;
+mod loader;
+mod mem;
+mod output;
+mod smp;
+mod vm;
+mod vmx;
+
+use boot_info::BootInfo;
+use config::{Config, Mode};
+
+/// Called by [`entry`] on the first processor, on its own stack, with SSE enabled and interrupts off.
+#[unsafe(no_mangle)]
+extern "C" fn host_main(boot_info: &'static BootInfo) -> ! {
+    output::console::init();
+    output::logger::init();
+    mem::init(boot_info);
+    let config = match archive::files(boot_info).and_then(|files| Config::read(&files)) {
+        Ok(config) => config,
+        Err(text) => panic!("{text}"),
+    };
+    output::logger::set_level(config.log);
+
+    arch::init_first_processor();
+    smp::start_others(config.expect_cpus);
+    log::info!(
+        "{} processors, {} MiB free, time stamp counter at {} kHz",
+        smp::count(),
+        mem::frames::free() >> 8,
+        arch::time::tsc_khz(),
+    );
+
+    match config.mode {
+        Mode::Guest => guest::run(&config.guest),
+        Mode::Cases => cases::run(&config.filter),
+    }
+}

@@ -1,0 +1,234 @@
+//! The run loop: enter the guest, and answer what it came back with.
+
+use alloc::{format, string::String};
+use core::fmt;
+
+use axerrno::{AxError, AxResult};
+use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
+use x86_vcpu::{VmxArchVCpu, VmxExitReason};
+
+use super::{io, memory::Memory, msrs};
+use crate::{
+    arch::{interrupts, time},
+    devices::{Board, End, Time},
+    hal::HostHal,
+    loader::Start,
+    output::{console, serial},
+};
+
+/// Longest time in the guest without a look at the runner's orders: 2 ms.
+const LONGEST_SLICE: Time = 2_000_000;
+/// A shorter one would not pay for its exit: 20 µs.
+const SHORTEST_SLICE: Time = 20_000;
+/// Sends the guest's registers to the console and ends the run.
+const STOP_BYTE: u8 = 0x18;
+const GENERAL_PROTECTION: u8 = 13;
+
+pub struct Machine {
+    memory: Memory,
+    board: Board,
+    vcpu: VmxArchVCpu<HostHal>,
+    /// Whether the vCPU is to exit as soon as it can take an interrupt.
+    window_wanted: bool,
+    next_poll: Time,
+}
+
+/// How a guest ended.
+#[derive(Debug)]
+pub enum Outcome {
+    Device(End),
+    /// HLT with interrupts off: nothing can wake it.
+    Halted,
+    TripleFault,
+    /// The runner's order.
+    Stopped,
+    EntryFailed(String),
+    Unhandled(String),
+}
+
+impl Machine {
+    /// A machine whose vCPU will start as the loader says.
+    pub fn new(memory: Memory, start: &Start) -> AxResult<Self> {
+        let mut vcpu = VmxArchVCpu::<HostHal>::new(0, 0)?;
+        vcpu.set_start_state(start.state)?;
+        vcpu.setup((memory.ept.root() as usize).into(), 0.into())?;
+        vcpu.set_io_intercept_of_range(0, 0x1_0000, true);
+        let registers = vcpu.regs_mut();
+        registers.rax = start.eax.into();
+        registers.rbx = start.ebx.into();
+        registers.rsi = start.esi.into();
+        let board = Board::new(memory.size(), time::now());
+        Ok(Self { memory, board, vcpu, window_wanted: false, next_poll: 0 })
+    }
+
+    /// Runs the guest on this processor to its end.
+    pub fn run(&mut self) -> AxResult<Outcome> {
+        self.vcpu.bind()?;
+        let outcome = loop {
+            if let Some(outcome) = self.step()? {
+                break outcome;
+            }
+        };
+        if !matches!(outcome, Outcome::Device(_)) {
+            console::line(format_args!("{:?}", self.vcpu));
+        }
+        self.vcpu.unbind()?;
+        Ok(outcome)
+    }
+
+    /// One entry and one exit.
+    fn step(&mut self) -> AxResult<Option<Outcome>> {
+        let now = time::now();
+        self.board.advance(now);
+        if self.stop_ordered(now) {
+            return Ok(Some(Outcome::Stopped));
+        }
+        self.offer_interrupt()?;
+        let slice = time::ticks(self.slice(now));
+        self.vcpu.set_time_slice(Some(slice))?;
+        match self.vcpu.run() {
+            Ok(exit) => self.handle(exit),
+            Err(error) => Ok(Some(Outcome::EntryFailed(self.entry_failure(error)))),
+        }
+    }
+
+    /// Gives the guest its next interrupt, or asks for an exit at the moment when it can take it.
+    fn offer_interrupt(&mut self) -> AxResult {
+        let pending = self.board.interrupt_pending();
+        let deliver = pending && self.vcpu.ready_for_interrupt()?;
+        if deliver {
+            let vector = self.board.acknowledge_interrupt();
+            self.vcpu.inject_interrupt(vector.into())?;
+        }
+        let wanted = pending && !deliver;
+        if wanted != self.window_wanted {
+            self.window_wanted = wanted;
+            self.vcpu.set_interrupt_window(wanted)?;
+        }
+        Ok(())
+    }
+
+    /// How long the guest may run: to the next thing that a device will do.
+    fn slice(&mut self, now: Time) -> Time {
+        let until_deadline = self.board.deadline().map_or(LONGEST_SLICE, |deadline| deadline.saturating_sub(now));
+        until_deadline.clamp(SHORTEST_SLICE, LONGEST_SLICE)
+    }
+
+    fn handle(&mut self, exit: Exit) -> AxResult<Option<Outcome>> {
+        match exit {
+            Exit::IoRead { port, width } => {
+                let value = self.board.read(port.0, io::bytes(width), time::now());
+                self.vcpu.complete_read(value.into())?;
+            }
+            Exit::IoWrite { port, width, data } => {
+                self.board.write(port.0, io::bytes(width), data as u32, time::now());
+            }
+            Exit::SysRegRead { addr, .. } => match msrs::read(addr.0) {
+                Some(value) => self.vcpu.complete_read(value)?,
+                None => self.refuse_msr("RDMSR", addr.0)?,
+            },
+            Exit::SysRegWrite { addr, value } => {
+                if !msrs::write(addr.0, value) {
+                    self.refuse_msr("WRMSR", addr.0)?;
+                }
+            }
+            // No hypercall is known here.
+            Exit::Hypercall { .. } => self.vcpu.set_return_value(usize::MAX),
+            Exit::ExternalInterrupt { vector } => interrupts::dispatch(vector as u8),
+            Exit::NestedPageFault { addr, access_flags } => return Ok(self.float(addr.as_usize() as u64, access_flags)),
+            Exit::Halt => return self.wait(),
+            Exit::SystemDown => return Ok(Some(self.system_down())),
+            Exit::Nothing => {}
+            Exit::FailEntry { .. } if self.vcpu.entry_failure().is_some() => {
+                return Ok(Some(Outcome::EntryFailed(self.entry_failure(AxError::BadState))));
+            }
+            other => return Ok(Some(Outcome::Unhandled(self.describe(&other)))),
+        }
+        Ok(self.board.end().map(Outcome::Device))
+    }
+
+    /// A triple fault, or the word at the power-off port that the library knows itself.
+    fn system_down(&self) -> Outcome {
+        match self.vcpu.exit_info() {
+            Ok(info) if info.exit_reason == VmxExitReason::IO_INSTRUCTION => Outcome::Device(End::PowerOff),
+            _ => Outcome::TripleFault,
+        }
+    }
+
+    fn refuse_msr(&mut self, instruction: &str, msr: usize) -> AxResult {
+        log::debug!("{instruction} of {msr:#x}, which the guest's processor does not have");
+        self.vcpu.complete_fault(GENERAL_PROTECTION, Some(0))
+    }
+
+    /// The guest sleeps until an interrupt.
+    fn wait(&mut self) -> AxResult<Option<Outcome>> {
+        if !self.vcpu.ready_for_interrupt()? {
+            return Ok(Some(Outcome::Halted));
+        }
+        while !self.board.interrupt_pending() {
+            core::hint::spin_loop();
+            let now = time::now();
+            self.board.advance(now);
+            if self.stop_ordered(now) {
+                return Ok(Some(Outcome::Stopped));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Where no memory and no device is, reads give all ones and writes do nothing.
+    fn float(&mut self, address: u64, access: impl fmt::Debug) -> Option<Outcome> {
+        const MOST_PAGES: usize = 1024;
+        log::debug!("nothing at {address:#x}, accessed by {access:?}");
+        if address < self.memory.size() || self.memory.extra_pages() == MOST_PAGES {
+            return Some(Outcome::Unhandled(format!("a nested page fault at {address:#x} ({access:?})")));
+        }
+        self.memory.float(address).err().map(|error| Outcome::Unhandled(format!("{error}")))
+    }
+
+    /// Reads the runner's input: orders for the host, the rest for the guest.
+    fn stop_ordered(&mut self, now: Time) -> bool {
+        const POLL_INTERVAL: Time = 1_000_000;
+        if now < self.next_poll {
+            return false;
+        }
+        self.next_poll = now + POLL_INTERVAL;
+        while let Some(byte) = serial::receive() {
+            if byte == STOP_BYTE {
+                return true;
+            }
+            self.board.console_input(byte);
+        }
+        false
+    }
+
+    fn entry_failure(&self, error: AxError) -> String {
+        match self.vcpu.entry_failure() {
+            Some(failure) => format!("{failure}"),
+            None => format!("{error}"),
+        }
+    }
+
+    fn describe(&self, exit: &Exit) -> String {
+        match (self.vcpu.exit_info(), self.vcpu.exit_qualification()) {
+            (Ok(info), Ok(qualification)) => format!(
+                "{exit:?}, reason {:?}, qualification {qualification:#x}, at {:#x}",
+                info.exit_reason, info.guest_rip
+            ),
+            _ => format!("{exit:?}"),
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::Device(end) => write!(f, "{end}"),
+            Self::Halted => f.write_str("halted"),
+            Self::TripleFault => f.write_str("triple fault"),
+            Self::Stopped => f.write_str("stopped"),
+            Self::EntryFailed(text) => write!(f, "entry failed: {text}"),
+            Self::Unhandled(text) => write!(f, "exit not handled: {text}"),
+        }
+    }
+}

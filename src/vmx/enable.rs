@@ -1,0 +1,157 @@
+//! What must hold before VMXON, as one pure function for each check and one error for each way to fail.
+//!
+//! VMXON itself only says that it failed, or faults; the checks here say which condition and which value (SDM Vol. 3C,
+//! section 24.7, "Enabling and Entering VMX Operation", and 24.8, "Restrictions on VMX Operation").
+
+use core::fmt;
+
+use axerrno::AxError;
+
+use super::capability::{FixedBits, Unsupported};
+use super::instructions::VmFail;
+use super::structs::FeatureControlFlags;
+
+/// Why VMX could not be enabled on a processor. What was changed before the failure has been undone, but for
+/// IA32_FEATURE_CONTROL, which the processor does not let anybody unlock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum EnableError {
+    /// CPUID.01H:ECX.VMX\[bit 5\] is 0: this processor has no VMX, or hides it.
+    NoVmx,
+    /// This state, or another one, has enabled VMX on this processor already.
+    AlreadyEnabled,
+    /// CR4.VMXE was set before: other software uses VMX here. The value is CR4.
+    VmxeSet(u64),
+    /// IA32_FEATURE_CONTROL is locked without "enable VMX outside SMX": the firmware has turned VMX off. The value is
+    /// that of the MSR.
+    DisabledByFirmware(u64),
+    /// CR0 has bits clear that VMX operation wants set, or set that it wants clear.
+    Cr0 {
+        /// CR0 as it is.
+        value: u64,
+        /// Bits that must be set, and are clear.
+        missing: u64,
+        /// Bits that must be clear, and are set.
+        excess: u64,
+    },
+    /// The same for CR4, with VMXE taken as set.
+    Cr4 {
+        /// CR4 as it would be.
+        value: u64,
+        /// Bits that must be set, and are clear.
+        missing: u64,
+        /// Bits that must be clear, and are set.
+        excess: u64,
+    },
+    /// IA32_VMX_BASIC\[55\] is 0: there are no TRUE capability MSRs.
+    NoFlexibleControls,
+    /// What VMX can do here is not enough: the size or memory type of its regions, a control, or EPT.
+    Unsupported(Unsupported),
+    /// The task register holds the null selector, which no VMCS may have as the host's.
+    NoTaskRegister,
+    /// The host has no frame for the VMXON region.
+    NoMemory,
+    /// VMXON failed in spite of all this.
+    Vmxon(VmFail),
+}
+
+impl EnableError {
+    /// The code of `axerrno` that comes nearest.
+    pub fn as_ax_error(&self) -> AxError {
+        match self {
+            Self::AlreadyEnabled | Self::VmxeSet(_) => AxError::AlreadyExists,
+            Self::Cr0 { .. } | Self::Cr4 { .. } | Self::NoTaskRegister | Self::Vmxon(_) => AxError::BadState,
+            Self::NoMemory => AxError::NoMemory,
+            _ => AxError::Unsupported,
+        }
+    }
+}
+
+impl core::error::Error for EnableError {}
+
+impl fmt::Display for EnableError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoVmx => f.write_str("this processor has no VMX (CPUID.01H:ECX bit 5 is 0)"),
+            Self::AlreadyEnabled => f.write_str("VMX is already enabled on this processor"),
+            Self::VmxeSet(cr4) => write!(f, "CR4.VMXE was set before (CR4 {cr4:#x}): other software uses VMX here"),
+            Self::DisabledByFirmware(value) => {
+                write!(f, "the firmware has locked VMX off (IA32_FEATURE_CONTROL {value:#x})")
+            }
+            Self::Cr0 { value, missing, excess } => {
+                write!(f, "CR0 {value:#x} does not allow VMX: bits {missing:#x} must be set, bits {excess:#x} clear")
+            }
+            Self::Cr4 { value, missing, excess } => {
+                write!(f, "CR4 {value:#x} does not allow VMX: bits {missing:#x} must be set, bits {excess:#x} clear")
+            }
+            Self::NoFlexibleControls => f.write_str("this processor has no TRUE VMX capability MSRs"),
+            Self::Unsupported(missing) => write!(f, "{missing}"),
+            Self::NoTaskRegister => f.write_str("the host has no task register loaded"),
+            Self::NoMemory => f.write_str("no memory for the VMXON region"),
+            Self::Vmxon(failure) => write!(f, "VMXON: {failure}"),
+        }
+    }
+}
+
+/// What is to be done with IA32_FEATURE_CONTROL: nothing, or the value to write, which locks it with VMX enabled
+/// outside SMX.
+pub(super) fn feature_control(value: u64) -> Result<Option<u64>, EnableError> {
+    let flags = FeatureControlFlags::from_bits_retain(value);
+    let wanted = FeatureControlFlags::LOCKED | FeatureControlFlags::VMXON_ENABLED_OUTSIDE_SMX;
+    if flags.contains(wanted) {
+        Ok(None)
+    } else if flags.contains(FeatureControlFlags::LOCKED) {
+        Err(EnableError::DisabledByFirmware(value))
+    } else {
+        Ok(Some((flags | wanted).bits()))
+    }
+}
+
+/// Checks CR0 against the bits that VMX operation fixes.
+pub(super) fn cr0(value: u64, fixed: &FixedBits) -> Result<(), EnableError> {
+    let (missing, excess) = (fixed.missing(value), fixed.forbidden(value));
+    if missing | excess == 0 { Ok(()) } else { Err(EnableError::Cr0 { value, missing, excess }) }
+}
+
+/// Checks CR4 likewise.
+pub(super) fn cr4(value: u64, fixed: &FixedBits) -> Result<(), EnableError> {
+    let (missing, excess) = (fixed.missing(value), fixed.forbidden(value));
+    if missing | excess == 0 { Ok(()) } else { Err(EnableError::Cr4 { value, missing, excess }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// After the write that is asked for, nothing more is asked for; and only the firmware's lock is an error.
+        #[test]
+        fn feature_control_settles(value: u64) {
+            match feature_control(value) {
+                Ok(None) => prop_assert!(value & 0b101 == 0b101),
+                Ok(Some(written)) => {
+                    prop_assert!(value & 1 == 0);
+                    prop_assert_eq!(written & value, value);
+                    prop_assert_eq!(feature_control(written), Ok(None));
+                }
+                Err(error) => {
+                    prop_assert!(value & 0b101 == 0b001);
+                    prop_assert_eq!(error, EnableError::DisabledByFirmware(value));
+                }
+            }
+        }
+
+        /// Setting what is missing and clearing what is too much satisfies the check.
+        #[test]
+        fn cr_errors_say_what_to_change(value: u64, must: u64, may: u64) {
+            let fixed = FixedBits::new(must & may, may);
+            if let Err(EnableError::Cr4 { missing, excess, .. }) = cr4(value, &fixed) {
+                prop_assert!(missing | excess != 0);
+                prop_assert_eq!(cr4(value & !excess | missing, &fixed), Ok(()));
+                prop_assert_eq!(cr0(value & !excess | missing, &fixed), Ok(()));
+                prop_assert!(cr0(value, &fixed).is_err());
+            }
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! What a guest may put into CR0, CR4, EFER and XCR0: one pure function for each.
+//!
+//! Every check that the SDM lists for #GP is here, so that what reaches the VMCS can never fail a check at VM entry
+//! that the guest's own instruction would not have failed (SDM Vol. 2, "MOV—Move to/from Control Registers"; Vol. 3A,
+//! section 2.5, "Control Registers"; Vol. 1, section 13.3, "Enabling the XSAVE Feature Set and XSAVE-Enabled Features").
+
+/// The guest would get #GP(0).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct GeneralProtection;
+
+pub(crate) const CR0_PE: u64 = 1 << 0;
+pub(crate) const CR0_MP: u64 = 1 << 1;
+pub(crate) const CR0_EM: u64 = 1 << 2;
+pub(crate) const CR0_TS: u64 = 1 << 3;
+pub(crate) const CR0_ET: u64 = 1 << 4;
+pub(crate) const CR0_NE: u64 = 1 << 5;
+pub(crate) const CR0_WP: u64 = 1 << 16;
+pub(crate) const CR0_AM: u64 = 1 << 18;
+pub(crate) const CR0_NW: u64 = 1 << 29;
+pub(crate) const CR0_CD: u64 = 1 << 30;
+pub(crate) const CR0_PG: u64 = 1 << 31;
+/// Every bit that CR0 has; writes to the others below bit 32 are ignored.
+const CR0_DEFINED: u64 =
+    CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_NW | CR0_CD | CR0_PG;
+
+pub(crate) const CR4_PSE: u64 = 1 << 4;
+pub(crate) const CR4_PAE: u64 = 1 << 5;
+pub(crate) const CR4_MCE: u64 = 1 << 6;
+pub(crate) const CR4_PGE: u64 = 1 << 7;
+pub(crate) const CR4_LA57: u64 = 1 << 12;
+pub(crate) const CR4_PCIDE: u64 = 1 << 17;
+pub(crate) const CR4_OSXSAVE: u64 = 1 << 18;
+pub(crate) const CR4_SMEP: u64 = 1 << 20;
+pub(crate) const CR4_PKE: u64 = 1 << 22;
+pub(crate) const CR4_CET: u64 = 1 << 23;
+
+pub(crate) const EFER_SCE: u64 = 1 << 0;
+pub(crate) const EFER_LME: u64 = 1 << 8;
+pub(crate) const EFER_LMA: u64 = 1 << 10;
+pub(crate) const EFER_NXE: u64 = 1 << 11;
+
+/// The registers that the rules depend on, as the guest sees them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ControlState {
+    pub(crate) cr0: u64,
+    pub(crate) cr3: u64,
+    pub(crate) cr4: u64,
+    pub(crate) efer: u64,
+    /// CS.L
+    pub(crate) cs_long: bool,
+}
+
+impl ControlState {
+    fn in_64_bit_mode(&self) -> bool {
+        self.efer & EFER_LMA != 0 && self.cs_long
+    }
+
+    /// PAE paging: the mode with four PDPTE registers.
+    pub(crate) fn uses_pdptes(&self) -> bool {
+        self.cr0 & CR0_PG != 0 && self.cr4 & CR4_PAE != 0 && self.efer & EFER_LMA == 0
+    }
+
+    /// MOV to CR0, or LMSW, of `value`: the state after it.
+    pub(crate) fn with_cr0(&self, value: u64) -> Result<Self, GeneralProtection> {
+        let set = |bit| value & bit != 0;
+        let pages = set(CR0_PG);
+        let was_paging = self.cr0 & CR0_PG != 0;
+
+        let starts_long_mode = pages && !was_paging && self.efer & EFER_LME != 0;
+        let refused = value >> 32 != 0
+            || (set(CR0_NW) && !set(CR0_CD))
+            || (pages && !set(CR0_PE))
+            || (starts_long_mode && (self.cr4 & CR4_PAE == 0 || self.cs_long))
+            || (!pages && was_paging && (self.in_64_bit_mode() || self.cr4 & CR4_PCIDE != 0))
+            || (!set(CR0_WP) && self.cr4 & CR4_CET != 0);
+        if refused {
+            return Err(GeneralProtection);
+        }
+        let long = pages && self.efer & EFER_LME != 0;
+        Ok(Self {
+            cr0: value & CR0_DEFINED | CR0_ET,
+            efer: self.efer & !EFER_LMA | if long { EFER_LMA } else { 0 },
+            ..*self
+        })
+    }
+
+    /// MOV to CR4 of `value` on a processor that has the bits of `allowed`: the state after it.
+    pub(crate) fn with_cr4(&self, value: u64, allowed: u64) -> Result<Self, GeneralProtection> {
+        let changed = value ^ self.cr4;
+        let long = self.efer & EFER_LMA != 0;
+        let refused = value & !allowed != 0
+            || (long && (value & CR4_PAE == 0 || changed & CR4_LA57 != 0))
+            || (changed & value & CR4_PCIDE != 0 && (!long || self.cr3 & 0xFFF != 0))
+            || (value & CR4_CET != 0 && self.cr0 & CR0_WP == 0);
+        if refused { Err(GeneralProtection) } else { Ok(Self { cr4: value, ..*self }) }
+    }
+
+    /// WRMSR of EFER on a processor that has the bits of `allowed`: the state after it. LMA is the processor's, and a
+    /// write to it is ignored.
+    pub(crate) fn with_efer(&self, value: u64, allowed: u64) -> Result<Self, GeneralProtection> {
+        let written = value & !EFER_LMA;
+        let switches_lme = (written ^ self.efer) & EFER_LME != 0;
+        if written & !allowed != 0 || (switches_lme && self.cr0 & CR0_PG != 0) {
+            return Err(GeneralProtection);
+        }
+        Ok(Self { efer: written | self.efer & EFER_LMA, ..*self })
+    }
+
+    /// Whether the change from `self` to `after` makes the processor load the PDPTEs (SDM Vol. 3A, section 5.4.1, "PDPTE
+    /// Registers").
+    pub(crate) fn loads_pdptes(&self, after: &Self) -> bool {
+        let cr0 = CR0_PG | CR0_CD | CR0_NW;
+        let cr4 = CR4_PAE | CR4_PGE | CR4_PSE | CR4_SMEP;
+        after.uses_pdptes() && ((self.cr0 ^ after.cr0) & cr0 != 0 || (self.cr4 ^ after.cr4) & cr4 != 0)
+    }
+}
+
+/// Whether the four entries can be loaded into the PDPTE registers: a present one has no reserved bit set.
+pub(crate) fn check_pdptes(entries: [u64; 4], physical_bits: u8) -> Result<(), GeneralProtection> {
+    let reserved = 0b1_1110_0110 | u64::MAX.checked_shl(u32::from(physical_bits)).unwrap_or(0);
+    if entries.iter().any(|entry| entry & 1 != 0 && entry & reserved != 0) { Err(GeneralProtection) } else { Ok(()) }
+}
+
+/// State components of XCR0.
+pub(crate) mod xcr0 {
+    pub(crate) const X87: u64 = 1 << 0;
+    pub(crate) const SSE: u64 = 1 << 1;
+    pub(crate) const AVX: u64 = 1 << 2;
+    pub(crate) const MPX: u64 = 0b11 << 3;
+    pub(crate) const AVX512: u64 = 0b111 << 5;
+    pub(crate) const PKRU: u64 = 1 << 9;
+    pub(crate) const AMX: u64 = 0b11 << 17;
+}
+
+/// XSETBV of `value` to the register `ecx` by a guest that is allowed the components `allowed`.
+pub(crate) fn check_xsetbv(ecx: u32, value: u64, allowed: u64) -> Result<(), GeneralProtection> {
+    let set = |bits| value & bits == bits;
+    let none_or_all = |bits| value & bits == 0 || set(bits);
+    let refused = ecx != 0
+        || value & !allowed != 0
+        || !set(xcr0::X87)
+        || (value & xcr0::AVX != 0 && !set(xcr0::SSE))
+        || (value & xcr0::AVX512 != 0 && !set(xcr0::AVX))
+        || !none_or_all(xcr0::MPX)
+        || !none_or_all(xcr0::AVX512)
+        || !none_or_all(xcr0::AMX);
+    if refused { Err(GeneralProtection) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A state that some sequence of accepted writes from reset leads to.
+    fn reachable() -> impl Strategy<Value = ControlState> {
+        proptest::collection::vec((0u8..4, any::<u64>(), any::<bool>()), 0..24).prop_map(|writes| {
+            let reset = ControlState { cr0: 0x6000_0010, cr3: 0, cr4: 0, efer: 0, cs_long: false };
+            writes.into_iter().fold(reset, |state, (register, value, long)| {
+                let state = ControlState { cs_long: long && state.efer & EFER_LMA != 0, ..state };
+                // Values near the present one reach deeper than random ones, nearly all of which are refused.
+                let bit = 1 << (value % 40);
+                match register {
+                    0 => state.with_cr0(state.cr0 ^ bit | CR0_PE).unwrap_or(state),
+                    1 => state.with_cr4(state.cr4 ^ bit, u64::MAX).unwrap_or(state),
+                    2 => state
+                        .with_efer(state.efer ^ [EFER_LME, EFER_SCE, EFER_NXE][value as usize % 3], 0xD01)
+                        .unwrap_or(state),
+                    _ => ControlState { cr3: value, ..state },
+                }
+            })
+        })
+    }
+
+    /// The checks at VM entry on the guest's control registers, section 27.3.1.1, "Checks on Guest Control Registers,
+    /// Debug Registers, and MSRs", as far as a guest's writes can break them.
+    fn enterable(state: &ControlState) -> bool {
+        let (pe, pg) = (state.cr0 & CR0_PE != 0, state.cr0 & CR0_PG != 0);
+        let (lme, lma) = (state.efer & EFER_LME != 0, state.efer & EFER_LMA != 0);
+        (!pg || pe)
+            && (!lma || (pg && state.cr4 & CR4_PAE != 0))
+            && (lma || state.cr4 & CR4_PCIDE == 0)
+            && (!pg || lma == lme)
+            && (state.cr4 & CR4_CET == 0 || state.cr0 & CR0_WP != 0)
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_accepted_can_be_entered(state in reachable()) {
+            prop_assert!(enterable(&state), "{state:x?}");
+        }
+
+        #[test]
+        fn lma_is_lme_and_pg(state in reachable(), cr0: u32) {
+            if let Ok(after) = state.with_cr0(u64::from(cr0)) {
+                prop_assert_eq!(after.efer & EFER_LMA != 0, after.efer & EFER_LME != 0 && after.cr0 & CR0_PG != 0);
+                prop_assert_eq!(after.efer & !EFER_LMA, state.efer & !EFER_LMA);
+            }
+        }
+
+        /// Rewriting what is there is always accepted and changes nothing: a guest reads a register, sets a bit that is
+        /// set, and writes it back.
+        #[test]
+        fn identity_is_accepted(state in reachable()) {
+            prop_assert_eq!(state.with_cr0(state.cr0), Ok(state));
+            prop_assert_eq!(state.with_cr4(state.cr4, state.cr4), Ok(state));
+            prop_assert_eq!(state.with_efer(state.efer, state.efer & !EFER_LMA), Ok(state));
+            prop_assert!(!state.loads_pdptes(&state));
+        }
+
+        #[test]
+        fn efer_write_never_changes_lma(state in reachable(), value: u64) {
+            if let Ok(after) = state.with_efer(value, u64::MAX) {
+                prop_assert_eq!((after.efer ^ state.efer) & EFER_LMA, 0);
+            }
+        }
+
+        /// What XSETBV accepts, a processor with exactly the allowed components accepts: x87 always, upper halves only
+        /// with the lower ones, and groups whole.
+        #[test]
+        fn xcr0_is_closed_downwards(ecx: u32, value in 0u64..1 << 20, allowed: u64) {
+            if check_xsetbv(ecx, value, allowed).is_ok() {
+                prop_assert_eq!(ecx, 0);
+                prop_assert_eq!(value & !allowed, 0);
+                prop_assert!(value & 1 == 1);
+                let needs = |upper: u64, lower: u64| value & upper == 0 || value & lower == lower;
+                prop_assert!(needs(4, 2) && needs(0xE0, 0xE6) && needs(0x18, 0x18) && needs(0x6_0000, 0x6_0000));
+            }
+        }
+    }
+
+    #[test]
+    fn xcr0_values_of_real_guests_are_accepted() {
+        for value in [1, 3, 7, 0xE7, 0x2E7] {
+            assert_eq!(check_xsetbv(0, value, 0x2E7), Ok(()), "{value:#x}");
+        }
+        for value in [0, 2, 4, 5, 0x27, 0xE3, 0x100, 0x2E7 | 1 << 63] {
+            assert_eq!(check_xsetbv(0, value, 0x2E7), Err(GeneralProtection), "{value:#x}");
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! The host's state as the host-state area of a VMCS wants it.
+//!
+//! A VM exit loads the host's state from the VMCS (SDM Vol. 3C, section 28.5, "Loading Host State"). Some of it is
+//! constant for a processor once its host runs: descriptor tables, TR, the SYSENTER MSRs, EFER and PAT. That part is
+//! taken when VMX is enabled, and again when the host says that it changed something
+//! ([`VmxPerCpuState::refresh_host_state`](super::VmxArchPerCpuState::refresh_host_state)). The rest (CR0, CR3, CR4, FS
+//! and GS base) is read whenever a vCPU is bound, and written to its VMCS only where it differs from what is there.
+//!
+//! Three things that an exit does not restore from the VMCS but sets to fixed values are put right after it: the limits
+//! of GDTR and IDTR (FFFFH), the limit of TR (67H), and LDTR (unusable).
+
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use axerrno::AxResult;
+use x86::segmentation as segment;
+use x86_64::registers::control::{Cr0, Cr4, Cr4Flags};
+
+use super::vmcs::{Vmcs, VmcsHost16, VmcsHost32, VmcsHost64, VmcsHostNW};
+use crate::msr::Msr;
+use axvcpu::AxVCpuHal;
+
+/// The limit that a VM exit gives TR.
+const TR_LIMIT_AFTER_EXIT: u64 = 0x67;
+
+macro_rules! host_constants {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        /// The part of the host's state that is constant for a processor. Atomics, because a host may refresh them
+        /// while it holds the record by shared reference; a relaxed load is an ordinary one.
+        pub(crate) struct HostConstants {
+            $($(#[$doc])* $name: AtomicU64,)*
+            debugctl: AtomicU64,
+        }
+
+        impl HostConstants {
+            fn from_values(values: &Values) -> Self {
+                Self { $($name: AtomicU64::new(values.$name),)* debugctl: AtomicU64::new(0) }
+            }
+
+            fn store(&self, values: &Values) {
+                $(self.$name.store(values.$name, Relaxed);)*
+            }
+        }
+
+        struct Values {
+            $($name: u64,)*
+        }
+    };
+}
+
+host_constants! {
+    es, cs, ss, ds, fs, gs, tr, ldtr, tsc_aux,
+    tr_base, tr_limit,
+    gdtr_base, gdtr_limit,
+    idtr_base, idtr_limit,
+    pat, efer,
+    sysenter_cs, sysenter_esp, sysenter_eip,
+}
+
+impl HostConstants {
+    /// Reads the state of the processor that executes this.
+    pub(crate) fn read_here() -> Self {
+        Self::from_values(&Values::read_here())
+    }
+
+    /// Reads it again.
+    pub(crate) fn refresh(&self) {
+        self.store(&Values::read_here());
+    }
+
+    /// What the host said of its IA32_DEBUGCTL.
+    pub(crate) fn debugctl(&self) -> u64 {
+        self.debugctl.load(Relaxed)
+    }
+
+    pub(crate) fn set_debugctl(&self, value: u64) {
+        self.debugctl.store(value, Relaxed);
+    }
+
+    /// TSC_AUX, or 0 where there is none.
+    pub(crate) fn tsc_aux(&self) -> u64 {
+        self.tsc_aux.load(Relaxed)
+    }
+
+    /// The descriptor-table registers as LGDT and LIDT take them.
+    pub(crate) fn descriptor_tables(&self) -> (TableRegister, TableRegister) {
+        (
+            TableRegister::new(self.gdtr_base.load(Relaxed), self.gdtr_limit.load(Relaxed)),
+            TableRegister::new(self.idtr_base.load(Relaxed), self.idtr_limit.load(Relaxed)),
+        )
+    }
+
+    /// Whether this host's LDTR or TR is not what an exit leaves.
+    pub(crate) fn exit_changes_segments(&self) -> bool {
+        self.ldtr.load(Relaxed) != 0 || self.tr_limit.load(Relaxed) != TR_LIMIT_AFTER_EXIT
+    }
+
+    /// Loads LDTR and TR again where an exit left them different from the host's.
+    ///
+    /// # Safety
+    /// Runs on the processor of these values, after an exit and with the host's GDT loaded.
+    #[cold]
+    pub(crate) unsafe fn reload_segments(&self) {
+        let ldtr = self.ldtr.load(Relaxed) as u16;
+        if ldtr != 0 {
+            // SAFETY: the selector that this host had loaded when it was read.
+            unsafe { x86::dtables::load_ldtr(segment::SegmentSelector::from_raw(ldtr)) };
+        }
+        if self.tr_limit.load(Relaxed) != TR_LIMIT_AFTER_EXIT {
+            let tr = self.tr.load(Relaxed) as u16;
+            let descriptor = (self.gdtr_base.load(Relaxed) + u64::from(tr & !7)) as *mut u64;
+            // SAFETY: the host's own TSS descriptor. LTR wants it available (type 9) and marks it busy (type 11, bit 41
+            // of the first quadword) again.
+            unsafe {
+                descriptor.write_volatile(descriptor.read_volatile() & !(1 << 41));
+                x86::task::load_tr(segment::SegmentSelector::from_raw(tr));
+            }
+        }
+    }
+
+    /// Puts the constants into the host-state area of `vmcs`.
+    pub(crate) fn write_to<H: AxVCpuHal>(&self, vmcs: &Vmcs<H>) {
+        // The selectors of a 64-bit host may not have RPL or TI set in the VMCS (SDM 27.2.3, "Checks on Host Segment and
+        // Descriptor-Table Registers"); a host that runs at CPL 0 uses none with RPL, and one with an LDT selector in a
+        // data segment gets the null selector there, which 64-bit code does not notice.
+        let selector = |value: &AtomicU64| match value.load(Relaxed) as u16 {
+            table if table & 0b111 != 0 => 0,
+            usable => usable,
+        };
+        vmcs.write_changed(VmcsHost16::ES_SELECTOR, selector(&self.es));
+        vmcs.write_changed(VmcsHost16::CS_SELECTOR, selector(&self.cs));
+        vmcs.write_changed(VmcsHost16::SS_SELECTOR, selector(&self.ss));
+        vmcs.write_changed(VmcsHost16::DS_SELECTOR, selector(&self.ds));
+        vmcs.write_changed(VmcsHost16::FS_SELECTOR, selector(&self.fs));
+        vmcs.write_changed(VmcsHost16::GS_SELECTOR, selector(&self.gs));
+        vmcs.write_changed(VmcsHost16::TR_SELECTOR, selector(&self.tr));
+        vmcs.write_changed(VmcsHostNW::TR_BASE, self.tr_base.load(Relaxed) as usize);
+        vmcs.write_changed(VmcsHostNW::GDTR_BASE, self.gdtr_base.load(Relaxed) as usize);
+        vmcs.write_changed(VmcsHostNW::IDTR_BASE, self.idtr_base.load(Relaxed) as usize);
+        vmcs.write_changed(VmcsHost64::IA32_PAT, self.pat.load(Relaxed));
+        vmcs.write_changed(VmcsHost64::IA32_EFER, self.efer.load(Relaxed));
+        vmcs.write_changed(VmcsHost32::IA32_SYSENTER_CS, self.sysenter_cs.load(Relaxed) as u32);
+        vmcs.write_changed(VmcsHostNW::IA32_SYSENTER_ESP, self.sysenter_esp.load(Relaxed) as usize);
+        vmcs.write_changed(VmcsHostNW::IA32_SYSENTER_EIP, self.sysenter_eip.load(Relaxed) as usize);
+    }
+}
+
+impl Values {
+    fn read_here() -> Self {
+        let gdtr = x86_64::instructions::tables::sgdt();
+        let idtr = x86_64::instructions::tables::sidt();
+        // SAFETY: reading TR and LDTR is allowed at CPL 0, where a host of VMX runs.
+        let (tr, ldtr) = unsafe { (x86::task::tr(), x86::dtables::ldtr()) };
+        let (tr_base, tr_limit) = tss_of(gdtr.base.as_u64(), tr.bits());
+        Self {
+            es: segment::es().bits().into(),
+            cs: segment::cs().bits().into(),
+            ss: segment::ss().bits().into(),
+            ds: segment::ds().bits().into(),
+            fs: segment::fs().bits().into(),
+            gs: segment::gs().bits().into(),
+            tr: tr.bits().into(),
+            ldtr: ldtr.bits().into(),
+            tr_base,
+            tr_limit,
+            gdtr_base: gdtr.base.as_u64(),
+            gdtr_limit: gdtr.limit.into(),
+            idtr_base: idtr.base.as_u64(),
+            idtr_limit: idtr.limit.into(),
+            tsc_aux: if has_rdtscp() { Msr::IA32_TSC_AUX.read() } else { 0 },
+            pat: Msr::IA32_PAT.read(),
+            efer: Msr::IA32_EFER.read(),
+            sysenter_cs: Msr::IA32_SYSENTER_CS.read(),
+            sysenter_esp: Msr::IA32_SYSENTER_ESP.read(),
+            sysenter_eip: Msr::IA32_SYSENTER_EIP.read(),
+        }
+    }
+}
+
+/// Whether there is a TSC_AUX: with RDTSCP (CPUID.80000001H:EDX\[27\]), or RDPID (CPUID.07H.0:ECX\[22\]).
+fn has_rdtscp() -> bool {
+    let id = raw_cpuid::CpuId::new();
+    id.get_extended_processor_and_feature_identifiers().is_some_and(|features| features.has_rdtscp())
+        || id.get_extended_feature_info().is_some_and(|features| features.has_rdpid())
+}
+
+/// Base and limit that the 64-bit TSS descriptor of selector `tr` holds (SDM Vol. 3A, section 8.2.3, "TSS Descriptor in
+/// 64-bit mode").
+fn tss_of(gdt: u64, tr: u16) -> (u64, u64) {
+    let descriptor = (gdt + u64::from(tr & !7)) as *const u64;
+    // SAFETY: the processor has this descriptor of 16 bytes loaded, so the host keeps it mapped.
+    let (low, high) = unsafe { (descriptor.read_volatile(), descriptor.add(1).read_volatile()) };
+    let base = (low >> 16 & 0xFF_FFFF) | (low >> 32 & 0xFF00_0000) | (high << 32);
+    let limit = (low & 0xFFFF) | (low >> 32 & 0xF_0000);
+    (base, if low & (1 << 55) != 0 { limit << 12 | 0xFFF } else { limit })
+}
+
+/// Puts the part of the host's state that may change between two binds into the host-state area of `vmcs`.
+pub(crate) fn write_variable_state<H: AxVCpuHal>(vmcs: &Vmcs<H>) -> AxResult {
+    let cr4 = Cr4::read_raw();
+    let (fs_base, gs_base) = segment_bases(cr4);
+    vmcs.write_changed(VmcsHostNW::CR0, Cr0::read_raw() as usize);
+    // SAFETY: reading CR3 is allowed at CPL 0.
+    vmcs.write_changed(VmcsHostNW::CR3, unsafe { x86::controlregs::cr3() } as usize);
+    vmcs.write_changed(VmcsHostNW::CR4, cr4 as usize);
+    vmcs.write_changed(VmcsHostNW::FS_BASE, fs_base as usize);
+    vmcs.write_changed(VmcsHostNW::GS_BASE, gs_base as usize);
+    Ok(())
+}
+
+/// FS and GS base: by RDFSBASE and RDGSBASE where CR4 allows them, which is several times quicker than two RDMSRs.
+fn segment_bases(cr4: u64) -> (u64, u64) {
+    if cr4 & Cr4Flags::FSGSBASE.bits() != 0 {
+        let (fs, gs): (u64, u64);
+        // SAFETY: CR4.FSGSBASE is set.
+        unsafe {
+            core::arch::asm!("rdfsbase {}", "rdgsbase {}", out(reg) fs, out(reg) gs,
+                             options(nomem, nostack, preserves_flags));
+        }
+        (fs, gs)
+    } else {
+        (Msr::IA32_FS_BASE.read(), Msr::IA32_GS_BASE.read())
+    }
+}
+
+/// GDTR or IDTR as LGDT and LIDT take it: 16 bits of limit, 64 of base.
+#[derive(Clone, Copy, Default)]
+#[repr(C, packed)]
+pub(crate) struct TableRegister {
+    limit: u16,
+    base: u64,
+}
+
+impl TableRegister {
+    fn new(base: u64, limit: u64) -> Self {
+        Self { limit: limit as u16, base }
+    }
+
+    /// Whether an exit leaves this register as it was.
+    pub(crate) fn survives_exit(&self) -> bool {
+        self.limit == 0xFFFF
+    }
+}

@@ -1,0 +1,168 @@
+//! The VMX instructions, each as one function around one `asm!` block.
+//!
+//! A VMX instruction reports failure in RFLAGS (SDM Vol. 3C, section 31.2, "Conventions"): CF = 1 is *VMfailInvalid*
+//! (there is no current VMCS to hold an error number), ZF = 1 is *VMfailValid* (the number is in the current VMCS).
+//! The flags are therefore read in the same block that executes the instruction; between two blocks the compiler may
+//! put code that changes them.
+//!
+//! Everything else in the crate reaches VMREAD and VMWRITE through [`super::vmcs`], which knows whether the VMCS that
+//! it is asked about is the current one.
+
+use core::arch::asm;
+use core::fmt;
+
+use super::definitions::VmxInstructionError;
+use super::vmcs::VmcsReadOnly32;
+
+/// How a VMX instruction failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VmFail {
+    /// VMfailInvalid: no current VMCS, or an operand that is not a VMCS at all.
+    Invalid,
+    /// VMfailValid, with the VM-instruction error number that the current VMCS holds.
+    Valid(VmxInstructionError),
+}
+
+impl fmt::Display for VmFail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Invalid => f.write_str("VMfailInvalid: there is no current VMCS"),
+            Self::Valid(error) => write!(f, "VMfailValid: {error}"),
+        }
+    }
+}
+
+/// The result of a VMX instruction.
+pub(crate) type VmResult<T = ()> = Result<T, VmFail>;
+
+/// Enters VMX root operation with the VMXON region at physical address `region`.
+///
+/// # Safety
+/// CR4.VMXE is set, `region` is a VMXON region with this processor's revision identifier, and it stays untouched until
+/// [`vmxoff`].
+pub(crate) unsafe fn vmxon(region: u64) -> VmResult {
+    let (invalid, valid): (u8, u8);
+    // SAFETY: the caller gives a region that belongs to the processor from here on.
+    unsafe {
+        asm!("vmxon [{}]", "setc {}", "setz {}", in(reg) &region, out(reg_byte) invalid, out(reg_byte) valid,
+             options(nostack));
+    }
+    outcome(invalid, valid)
+}
+
+/// Leaves VMX operation.
+///
+/// # Safety
+/// The processor is in VMX root operation, and no VMCS is active on it.
+pub(crate) unsafe fn vmxoff() -> VmResult {
+    let (invalid, valid): (u8, u8);
+    // SAFETY: as the caller promises.
+    unsafe { asm!("vmxoff", "setc {}", "setz {}", out(reg_byte) invalid, out(reg_byte) valid, options(nostack)) };
+    outcome(invalid, valid)
+}
+
+/// Writes the VMCS at `region` back to memory and makes it inactive, not current, and clear.
+///
+/// # Safety
+/// The processor is in VMX root operation and `region` is a VMCS region of 4 KiB that the host owns.
+pub(crate) unsafe fn vmclear(region: u64) -> VmResult {
+    let (invalid, valid): (u8, u8);
+    // SAFETY: as the caller promises; the processor writes to the region only.
+    unsafe {
+        asm!("vmclear [{}]", "setc {}", "setz {}", in(reg) &region, out(reg_byte) invalid, out(reg_byte) valid,
+             options(nostack));
+    }
+    outcome(invalid, valid)
+}
+
+/// Makes the VMCS at `region` active and current on this processor.
+///
+/// # Safety
+/// The processor is in VMX root operation; `region` is a VMCS region that is not active on another processor and stays
+/// allocated until [`vmclear`].
+pub(crate) unsafe fn vmptrld(region: u64) -> VmResult {
+    let (invalid, valid): (u8, u8);
+    // SAFETY: as the caller promises.
+    unsafe {
+        asm!("vmptrld [{}]", "setc {}", "setz {}", in(reg) &region, out(reg_byte) invalid, out(reg_byte) valid,
+             options(nostack));
+    }
+    outcome(invalid, valid)
+}
+
+/// Reads a field of the current VMCS.
+///
+/// # Safety
+/// The processor is in VMX root operation.
+#[inline(always)]
+pub(crate) unsafe fn vmread(encoding: u32) -> VmResult<u64> {
+    let (value, failed): (u64, u8);
+    // SAFETY: VMREAD with register operands changes nothing but its destination and RFLAGS.
+    unsafe {
+        asm!("vmread {}, {}", "setbe {}", out(reg) value, in(reg) u64::from(encoding), out(reg_byte) failed,
+             options(nomem, nostack));
+    }
+    if failed == 0 { Ok(value) } else { Err(failure()) }
+}
+
+/// Writes a field of the current VMCS.
+///
+/// # Safety
+/// The processor is in VMX root operation; the value may not make the next entry or exit break the host (host state and
+/// control fields that hold addresses).
+#[inline(always)]
+pub(crate) unsafe fn vmwrite(encoding: u32, value: u64) -> VmResult {
+    let failed: u8;
+    // SAFETY: as the caller promises.
+    unsafe {
+        asm!("vmwrite {}, {}", "setbe {}", in(reg) u64::from(encoding), in(reg) value, out(reg_byte) failed,
+             options(nostack));
+    }
+    if failed == 0 { Ok(()) } else { Err(failure()) }
+}
+
+/// What INVEPT drops (SDM Vol. 3C, section 31.3, "VMX Instructions": INVEPT types).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub(crate) enum InvEptType {
+    /// Mappings of one EPTP.
+    SingleContext = 1,
+    /// Mappings of every EPTP.
+    Global = 2,
+}
+
+/// Drops cached guest-physical and combined mappings of this processor.
+///
+/// # Safety
+/// The processor is in VMX root operation and reports this INVEPT type in IA32_VMX_EPT_VPID_CAP.
+pub(crate) unsafe fn invept(kind: InvEptType, eptp: u64) -> VmResult {
+    let descriptor = [eptp, 0];
+    let (invalid, valid): (u8, u8);
+    // SAFETY: dropping cached translations is always sound.
+    unsafe {
+        asm!("invept {}, [{}]", "setc {}", "setz {}", in(reg) kind as u64, in(reg) &descriptor,
+             out(reg_byte) invalid, out(reg_byte) valid, options(nostack));
+    }
+    outcome(invalid, valid)
+}
+
+fn outcome(invalid: u8, valid: u8) -> VmResult {
+    if invalid | valid == 0 {
+        return Ok(());
+    }
+    Err(if invalid != 0 { VmFail::Invalid } else { failure() })
+}
+
+/// Why the last VMX instruction failed, asked of the current VMCS.
+#[cold]
+pub(crate) fn failure() -> VmFail {
+    let encoding = u64::from(VmcsReadOnly32::VM_INSTRUCTION_ERROR.encoding());
+    let (number, failed): (u64, u8);
+    // SAFETY: a VMX instruction has just failed, so the processor is in VMX operation; without a current VMCS this
+    // VMREAD fails in its turn, which is the answer VMfailInvalid.
+    unsafe {
+        asm!("vmread {}, {}", "setbe {}", out(reg) number, in(reg) encoding, out(reg_byte) failed,
+             options(nomem, nostack));
+    }
+    if failed == 0 { VmFail::Valid(VmxInstructionError::from(number as u32)) } else { VmFail::Invalid }
+}

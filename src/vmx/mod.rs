@@ -1,0 +1,49 @@
+//! Intel VMX.
+//!
+//! Dependencies point one way: `instructions`, then the VMCS (`vmcs`), then what belongs to a processor (`processor`,
+//! `host`, `percpu`), then the vCPU, then the adapters to axvcpu. What a guest may do is decided by pure functions
+//! (`guest_cr`, `guest_cpuid`), what the processor can do by `capability`, what an exit says by `exit_info`.
+
+pub(crate) mod capability;
+mod definitions;
+mod enable;
+mod exit_info;
+mod guest_cpuid;
+mod guest_cr;
+mod host;
+mod instructions;
+mod percpu;
+mod processor;
+mod structs;
+mod vcpu;
+mod vmcs;
+
+pub use self::capability::{MissingControl, Unsupported};
+pub use self::definitions::{VmxExitReason, VmxInstructionError, VmxInterruptInfo, VmxInterruptionType};
+pub use self::enable::EnableError;
+pub use self::exit_info::{ApicAccessExitInfo, ApicAccessExitType, CrAccess, EntryFailure, VmxExitInfo, VmxIoExitInfo};
+pub use self::instructions::VmFail;
+pub use self::percpu::VmxPerCpuState as VmxArchPerCpuState;
+pub use self::percpu::VmxPerCpuState;
+pub use self::structs::{IOBitmap, MsrBitmap, VmxRegion};
+pub use self::vcpu::VmxVcpu as VmxArchVCpu;
+pub use self::vcpu::{FpuPolicy, StartState, VmCpuMode, VmxVcpu};
+pub use self::vmcs::{
+    FIELDS, FieldInfo, FieldKind, FieldValue, GuestStateField, VmcsControl16, VmcsControl32, VmcsControl64,
+    VmcsControlNW, VmcsField, VmcsGuest16, VmcsGuest32, VmcsGuest64, VmcsGuestNW, VmcsHost16, VmcsHost32, VmcsHost64,
+    VmcsHostNW, VmcsReadOnly32, VmcsReadOnly64, VmcsReadOnlyNW, WritableVmcsField,
+};
+
+use self::structs::VmxBasic;
+use crate::msr::Msr;
+
+/// Whether this processor has VMX: CPUID.01H:ECX.VMX\[bit 5\]. Firmware may still have turned it off; only
+/// [`hardware_enable`](axvcpu::AxArchPerCpu::hardware_enable) tells.
+pub fn has_hardware_support() -> bool {
+    raw_cpuid::CpuId::new().get_feature_info().is_some_and(|features| features.has_vmx())
+}
+
+/// The VMCS revision identifier of this processor, from IA32_VMX_BASIC. 0 on a processor without VMX.
+pub fn read_vmcs_revision_id() -> u32 {
+    if has_hardware_support() { VmxBasic::from_bits(Msr::IA32_VMX_BASIC.read()).revision_id } else { 0 }
+}

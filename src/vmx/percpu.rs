@@ -1,0 +1,210 @@
+//! VMX of one processor: turning it on and off.
+
+use axerrno::{AxResult, ax_err};
+use axvcpu::{AxArchPerCpu, AxVCpuHal};
+use x86_64::registers::control::{Cr0, Cr4, Cr4Flags};
+
+use super::capability::{Capabilities, RawCapabilities};
+use super::enable::{self, EnableError};
+use super::host::HostConstants;
+use super::instructions::{vmxoff, vmxon};
+use super::processor::Processor;
+use super::structs::{VmxBasic, VmxRegion};
+use crate::msr::Msr;
+
+/// The VMX state of one processor: in VMX root operation from [`enable`](Self::enable) to
+/// [`hardware_disable`](AxArchPerCpu::hardware_disable).
+///
+/// Every call must be made on the processor that the state is for. All that the crate wants to know of a processor is
+/// read once, when VMX is enabled; vCPUs that are bound later do not ask again.
+#[derive(Debug)]
+pub struct VmxPerCpuState<H: AxVCpuHal> {
+    cpu_id: usize,
+    on: Option<On<H>>,
+}
+
+/// What is to be undone when VMX is turned off.
+struct On<H: AxVCpuHal> {
+    processor: &'static Processor,
+    region: VmxRegion<H>,
+}
+
+impl<H: AxVCpuHal> core::fmt::Debug for On<H> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "VMXON region {:#x}", self.region.phys_addr())
+    }
+}
+
+impl<H: AxVCpuHal> VmxPerCpuState<H> {
+    /// Enters VMX root operation on this processor.
+    ///
+    /// Sets IA32_FEATURE_CONTROL where the firmware left it unlocked, sets CR4.VMXE, and executes VMXON. The host runs
+    /// at CPL 0 in 64-bit mode with a task register loaded.
+    ///
+    /// # Errors
+    /// One for each thing that can be wrong, with the value that is; nothing stays changed then.
+    pub fn enable(&mut self) -> Result<(), EnableError> {
+        if self.on.is_some() {
+            return Err(EnableError::AlreadyEnabled);
+        }
+        if !super::has_hardware_support() {
+            return Err(EnableError::NoVmx);
+        }
+        // SAFETY: reading TR is allowed at CPL 0.
+        if unsafe { x86::task::tr() }.bits() & !0b111 == 0 {
+            return Err(EnableError::NoTaskRegister);
+        }
+        if Processor::known_here().is_some_and(Processor::is_enabled) {
+            return Err(EnableError::AlreadyEnabled);
+        }
+        let cr4 = Cr4::read_raw();
+        if cr4 & Cr4Flags::VIRTUAL_MACHINE_EXTENSIONS.bits() != 0 {
+            return Err(EnableError::VmxeSet(cr4));
+        }
+        let feature_control = enable::feature_control(Msr::IA32_FEATURE_CONTROL.read())?;
+
+        // The TRUE capability MSRs exist only by leave of IA32_VMX_BASIC.
+        let basic = VmxBasic::from_bits(Msr::IA32_VMX_BASIC.read());
+        if !basic.vmx_flex_controls {
+            return Err(EnableError::NoFlexibleControls);
+        }
+        let capabilities = Capabilities::decide(&read_capabilities()).map_err(EnableError::Unsupported)?;
+        enable::cr0(Cr0::read_raw(), &capabilities.cr0)?;
+        let cr4_on = cr4 | Cr4Flags::VIRTUAL_MACHINE_EXTENSIONS.bits();
+        enable::cr4(cr4_on, &capabilities.cr4)?;
+        let region = VmxRegion::<H>::new(basic.revision_id, false).map_err(|_| EnableError::NoMemory)?;
+
+        let processor = match Processor::known_here() {
+            Some(known) => {
+                known.host.refresh();
+                known
+            }
+            None => Processor::register_here(capabilities, HostConstants::read_here()),
+        };
+        if let Some(value) = feature_control {
+            // SAFETY: the MSR is unlocked, and the value sets bits that this processor with VMX has.
+            unsafe { Msr::IA32_FEATURE_CONTROL.write(value) };
+        }
+        // SAFETY: VMXE is a bit that this processor allows, and sets nothing else.
+        unsafe { Cr4::write_raw(cr4_on) };
+        // SAFETY: CR4.VMXE is set, and the region holds the revision identifier and is kept until VMXOFF.
+        if let Err(failure) = unsafe { vmxon(region.phys_addr().as_usize() as u64) } {
+            // SAFETY: the value that CR4 had.
+            unsafe { Cr4::write_raw(cr4) };
+            return Err(EnableError::Vmxon(failure));
+        }
+        processor.set_enabled(true);
+        self.on = Some(On { processor, region });
+        log::debug!("VMX enabled on processor {}", self.cpu_id);
+        Ok(())
+    }
+
+    /// Reads the host's constant state again: descriptor tables, segment registers, TR, IA32_PAT, IA32_EFER and the
+    /// SYSENTER MSRs. A host that changes one of them after VMX was enabled calls this before it binds the next vCPU;
+    /// vCPUs that are bound already take it over when they are bound again.
+    ///
+    /// # Errors
+    /// `BadState` if VMX is not enabled, or this is another processor. A host that moves its GDT or its TSS descriptor
+    /// becomes another processor in the crate's eyes: it must turn VMX off before and on after that.
+    pub fn refresh_host_state(&mut self) -> AxResult {
+        self.processor()?.host.refresh();
+        Ok(())
+    }
+
+    /// Says what the host has in IA32_DEBUGCTL on this processor, which an exit sets to 0: it is written back after each
+    /// exit of vCPUs that are bound from now on. 0 at first, for a host that does not use the MSR.
+    ///
+    /// # Errors
+    /// `BadState` if VMX is not enabled, or this is another processor.
+    pub fn set_host_debugctl(&mut self, value: u64) -> AxResult {
+        self.processor()?.host.set_debugctl(value);
+        Ok(())
+    }
+
+    fn processor(&self) -> AxResult<&'static Processor> {
+        match &self.on {
+            Some(on) if on.processor.is_here() => Ok(on.processor),
+            Some(_) => ax_err!(BadState, "this is the state of another processor"),
+            None => ax_err!(BadState, "VMX is not enabled on this processor"),
+        }
+    }
+}
+
+impl<H: AxVCpuHal> AxArchPerCpu for VmxPerCpuState<H> {
+    fn new(cpu_id: usize) -> AxResult<Self> {
+        Ok(Self { cpu_id, on: None })
+    }
+
+    fn is_enabled(&self) -> bool {
+        self.on.is_some()
+    }
+
+    /// [`enable`](Self::enable), with the reason logged and reduced to a code.
+    fn hardware_enable(&mut self) -> AxResult {
+        self.enable().map_err(|error| {
+            log::error!("VMX on processor {}: {error}", self.cpu_id);
+            error.as_ax_error()
+        })
+    }
+
+    /// Leaves VMX operation. vCPUs that are still bound here are unbound: their state is written back to memory, and
+    /// they can be bound again wherever VMX is on.
+    fn hardware_disable(&mut self) -> AxResult {
+        let Some(on) = &self.on else {
+            return ax_err!(BadState, "VMX is not enabled on this processor");
+        };
+        if !on.processor.is_here() {
+            return ax_err!(BadState, "VMX must be turned off on the processor that it was turned on");
+        }
+        on.processor.clear_all()?;
+        // SAFETY: VMX is on, and no VMCS is active any more.
+        if let Err(failure) = unsafe { vmxoff() } {
+            log::error!("VMXOFF: {failure}");
+            return ax_err!(BadState);
+        }
+        on.processor.set_enabled(false);
+        // SAFETY: outside VMX operation VMXE may be cleared; enabling found it clear.
+        unsafe { Cr4::write_raw(Cr4::read_raw() & !Cr4Flags::VIRTUAL_MACHINE_EXTENSIONS.bits()) };
+        self.on = None;
+        Ok(())
+    }
+}
+
+impl<H: AxVCpuHal> Drop for VmxPerCpuState<H> {
+    fn drop(&mut self) {
+        if self.on.is_some() && self.hardware_disable().is_err() {
+            log::error!("VMX is left on, on processor {}; its VMXON region is leaked", self.cpu_id);
+            core::mem::forget(self.on.take());
+        }
+    }
+}
+
+/// Reads every capability MSR that exists here. Only what IA32_VMX_BASIC and the controls announce may be read.
+fn read_capabilities() -> RawCapabilities {
+    // Bits 63:32 of a capability MSR are the controls that may be 1.
+    let may_set = |capability: u64, bit: u32| capability >> 32 & (1 << bit) != 0;
+    let when = |exists: bool, msr: Msr| if exists { msr.read() } else { 0 };
+
+    let proc = Msr::IA32_VMX_TRUE_PROCBASED_CTLS.read();
+    let proc2 = when(may_set(proc, 31), Msr::IA32_VMX_PROCBASED_CTLS2);
+    let (ept, vpid, vmfunc) = (may_set(proc2, 1), may_set(proc2, 5), may_set(proc2, 13));
+    RawCapabilities {
+        basic: Msr::IA32_VMX_BASIC.read(),
+        pin: Msr::IA32_VMX_TRUE_PINBASED_CTLS.read(),
+        proc,
+        proc2,
+        proc3: when(may_set(proc, 17), Msr::IA32_VMX_PROCBASED_CTLS3),
+        exit: Msr::IA32_VMX_TRUE_EXIT_CTLS.read(),
+        entry: Msr::IA32_VMX_TRUE_ENTRY_CTLS.read(),
+        misc: Msr::IA32_VMX_MISC.read(),
+        cr0_fixed0: Msr::IA32_VMX_CR0_FIXED0.read(),
+        cr0_fixed1: Msr::IA32_VMX_CR0_FIXED1.read(),
+        cr4_fixed0: Msr::IA32_VMX_CR4_FIXED0.read(),
+        cr4_fixed1: Msr::IA32_VMX_CR4_FIXED1.read(),
+        ept_vpid: when(ept || vpid, Msr::IA32_VMX_EPT_VPID_CAP),
+        vmfunc: when(vmfunc, Msr::IA32_VMX_VMFUNC),
+        phys_addr_bits: raw_cpuid::CpuId::new()
+            .get_processor_capacity_feature_info()
+            .map_or(36, |info| info.physical_address_bits()),
+    }
+}

@@ -1,0 +1,227 @@
+//! What the crate knows of each processor on which VMX is enabled.
+//!
+//! A VMCS is a thing of one processor at a time: *active* on the one that loaded it, and *current* there until another
+//! one is loaded (SDM Vol. 3C, section 25.1, "Overview"). VMREAD and VMWRITE name no VMCS; they reach whichever is
+//! current on the processor that executes them. So before the crate touches a VMCS it must know two things cheaply:
+//! whether it still runs on the processor that the vCPU was bound to, and whether that vCPU's VMCS is current there.
+//!
+//! * *Which processor is this?* There is no cheap register with a processor number that a host is bound to set up. But
+//!   a VM exit loads TR from the VMCS, so every host of VMX has a task register, and a TSS descriptor is marked busy by
+//!   the processor that loads it: no two processors have the same one loaded. Its linear address, two unprivileged
+//!   reads away (STR, SGDT), tells processors apart. (A host that maps different descriptors at one linear address on
+//!   different processors must not run a bound vCPU on another processor than the one that bound it.)
+//! * *Which VMCS is current here?* The record of the processor says, because every VMPTRLD, VMCLEAR and VMXOFF of the
+//!   crate goes through it.
+//!
+//! A record is made when VMX is first enabled on a processor and lives for ever; a vCPU keeps a reference to the one
+//! that it is bound to. Its fields are written only by its own processor; they are atomics because others may look.
+
+use alloc::boxed::Box;
+use core::arch::asm;
+use core::ptr;
+use core::sync::atomic::Ordering::{Acquire, Release};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering::Relaxed};
+
+use axerrno::{AxResult, ax_err};
+
+use super::capability::Capabilities;
+use super::host::HostConstants;
+use super::instructions::{VmFail, vmclear, vmptrld};
+
+/// How many VMCSs may be active on one processor at a time. Binding makes one active and unbinding inactive, so this
+/// is how many vCPUs a processor may have bound without having unbound them.
+const MAX_ACTIVE: usize = 64;
+
+/// The record of one processor.
+pub(crate) struct Processor {
+    key: u64,
+    next: *const Processor,
+    /// What its VMX can do, decided when it was first enabled.
+    pub(crate) capabilities: Capabilities,
+    /// The part of the host's state that is constant here.
+    pub(crate) host: HostConstants,
+    enabled: AtomicBool,
+    /// Physical address of the current VMCS, or 0.
+    current: AtomicU64,
+    /// Physical addresses of the active VMCSs; 0 is a free place.
+    active: [AtomicU64; MAX_ACTIVE],
+}
+
+// SAFETY: `next` points to a record that is never freed nor changed; everything else is `Sync` of itself.
+unsafe impl Sync for Processor {}
+
+const BUCKETS: usize = 64;
+static REGISTRY: [AtomicPtr<Processor>; BUCKETS] = [const { AtomicPtr::new(ptr::null_mut()) }; BUCKETS];
+
+impl Processor {
+    /// The record of the processor that executes this, if VMX was ever enabled on it.
+    pub(crate) fn known_here() -> Option<&'static Self> {
+        let key = key_here();
+        let mut next = REGISTRY[bucket_of(key)].load(Acquire).cast_const();
+        // SAFETY: the registry holds null or records that live for ever.
+        while let Some(record) = unsafe { next.as_ref() } {
+            if record.key == key {
+                return Some(record);
+            }
+            next = record.next;
+        }
+        None
+    }
+
+    /// The record of the processor that executes this, with VMX on.
+    pub(crate) fn here() -> AxResult<&'static Self> {
+        match Self::known_here() {
+            Some(record) if record.enabled.load(Relaxed) => Ok(record),
+            _ => ax_err!(BadState, "VMX is not enabled on this processor"),
+        }
+    }
+
+    /// Makes the record of the processor that executes this, which has none.
+    pub(crate) fn register_here(capabilities: Capabilities, host: HostConstants) -> &'static Self {
+        let key = key_here();
+        let head = &REGISTRY[bucket_of(key)];
+        let record = Box::leak(Box::new(Self {
+            key,
+            next: ptr::null(),
+            capabilities,
+            host,
+            enabled: AtomicBool::new(false),
+            current: AtomicU64::new(0),
+            active: [const { AtomicU64::new(0) }; MAX_ACTIVE],
+        }));
+        loop {
+            let first = head.load(Acquire);
+            record.next = first;
+            if head.compare_exchange(first, record, Release, Relaxed).is_ok() {
+                return record;
+            }
+        }
+    }
+
+    /// Whether this is the record of the processor that executes this.
+    #[inline(always)]
+    pub(crate) fn is_here(&self) -> bool {
+        self.key == key_here()
+    }
+
+    pub(crate) fn is_enabled(&self) -> bool {
+        self.enabled.load(Relaxed)
+    }
+
+    pub(crate) fn set_enabled(&self, enabled: bool) {
+        self.enabled.store(enabled, Relaxed);
+    }
+
+    /// Whether the VMCS at `region` is the current one of this processor.
+    #[inline(always)]
+    pub(crate) fn is_current(&self, region: u64) -> bool {
+        self.current.load(Relaxed) == region
+    }
+
+    /// Physical address of the VMCS that is current here, or 0.
+    pub(crate) fn current_region(&self) -> u64 {
+        self.current.load(Relaxed)
+    }
+
+    /// Whether the VMCS at `region` is active on this processor.
+    pub(crate) fn is_active(&self, region: u64) -> bool {
+        self.active.iter().any(|place| place.load(Relaxed) == region)
+    }
+
+    /// Makes the VMCS at `region` active and current here.
+    ///
+    /// # Safety
+    /// The caller owns the region, which holds this processor's VMCS revision identifier, is not active on another
+    /// processor, and stays allocated until [`Self::clear`] or [`Self::clear_all`] has been called here.
+    pub(crate) unsafe fn load(&self, region: u64) -> AxResult {
+        self.check_usable()?;
+        if self.is_current(region) {
+            return Ok(());
+        }
+        if !self.is_active(region) {
+            let Some(place) = self.active.iter().find(|place| place.load(Relaxed) == 0) else {
+                return ax_err!(ResourceBusy, "too many vCPUs are bound to this processor");
+            };
+            place.store(region, Relaxed);
+        }
+        // SAFETY: VMX is on, and the caller promises the rest.
+        if let Err(failure) = unsafe { vmptrld(region) } {
+            self.forget(region);
+            return refused("VMPTRLD", failure);
+        }
+        self.current.store(region, Relaxed);
+        Ok(())
+    }
+
+    /// Writes the VMCS at `region` back to its memory; it is then neither active nor current.
+    ///
+    /// # Safety
+    /// The caller owns the region, and it is not active on another processor.
+    pub(crate) unsafe fn clear(&self, region: u64) -> AxResult {
+        self.check_usable()?;
+        // SAFETY: VMX is on, and the caller promises the rest.
+        if let Err(failure) = unsafe { vmclear(region) } {
+            return refused("VMCLEAR", failure);
+        }
+        self.forget(region);
+        Ok(())
+    }
+
+    /// Clears every VMCS that is active here, as software must before VMXOFF: what the processor still holds of an active
+    /// VMCS is lost by it (SDM Vol. 3C, section 25.11.1, "Software Use of Virtual-Machine Control Structures").
+    pub(crate) fn clear_all(&self) -> AxResult {
+        for place in &self.active {
+            let region = place.load(Relaxed);
+            if region != 0 {
+                // SAFETY: it was loaded here, and whoever loaded it keeps its memory until it is cleared.
+                unsafe { self.clear(region) }?;
+            }
+        }
+        Ok(())
+    }
+
+    fn forget(&self, region: u64) {
+        if self.is_current(region) {
+            self.current.store(0, Relaxed);
+        }
+        if let Some(place) = self.active.iter().find(|place| place.load(Relaxed) == region) {
+            place.store(0, Relaxed);
+        }
+    }
+
+    fn check_usable(&self) -> AxResult {
+        if !self.is_enabled() {
+            return ax_err!(BadState, "VMX is not enabled on this processor");
+        }
+        if !self.is_here() {
+            return ax_err!(BadState, "the VMCS belongs to another processor");
+        }
+        Ok(())
+    }
+}
+
+#[cold]
+fn refused(instruction: &str, failure: VmFail) -> AxResult {
+    log::warn!("{instruction}: {failure}");
+    ax_err!(BadState)
+}
+
+/// Linear address of the TSS descriptor that this processor has loaded.
+#[inline(always)]
+fn key_here() -> u64 {
+    let mut gdtr = [0u16; 5];
+    let tr: u64;
+    // SAFETY: SGDT stores 10 bytes into the array, STR writes a register; neither changes anything else.
+    unsafe {
+        asm!("sgdt [{gdtr}]", "str {tr:e}", gdtr = in(reg) gdtr.as_mut_ptr(), tr = lateout(reg) tr,
+             options(nostack, preserves_flags));
+    }
+    // SAFETY: bytes 2 to 9 of the array, which has 10.
+    let base = unsafe { gdtr.as_ptr().add(1).cast::<u64>().read_unaligned() };
+    base.wrapping_add(tr & 0xFFF8)
+}
+
+fn bucket_of(key: u64) -> usize {
+    // Descriptors are 16 bytes, tables often whole pages: mix both into the index.
+    ((key >> 4) ^ (key >> 12) ^ (key >> 18)) as usize % BUCKETS
+}

@@ -1,0 +1,153 @@
+//! The adapter to axvcpu: exits in its terms.
+//!
+//! | exit | becomes |
+//! |---|---|
+//! | handled in the crate, end of a time slice, open interrupt window | `Nothing` |
+//! | VMCALL | `Hypercall`, with RAX and RDI, RSI, RDX, RCX, R8, R9 |
+//! | IN, OUT | `IoRead`, `IoWrite`; `SystemDown` for the word 2000H to port 604H |
+//! | RDMSR, WRMSR | `SysRegRead`, `SysRegWrite` |
+//! | external interrupt | `ExternalInterrupt`: acknowledged, for the host to dispatch |
+//! | EPT violation | `NestedPageFault` |
+//! | HLT, and only HLT | `Halt` |
+//! | triple fault | `SystemDown`: a machine whose processor shuts down is off |
+//! | entry failure | `FailEntry`, with the exit reason, bit 31 set |
+//! | all others | `FailEntry`, with the exit reason, bit 31 clear: no variant of axvcpu fits, and this one names a reason. |
+//!
+//! What an exit says beyond that is there by [`exit_info`](VmxVcpu::exit_info),
+//! [`exit_qualification`](VmxVcpu::exit_qualification) and the other accessors until the next entry.
+
+use axaddrspace::device::{AccessWidth, Port, SysRegAddr};
+use axaddrspace::{GuestPhysAddr, HostPhysAddr};
+use axerrno::AxResult;
+use axvcpu::{AxArchVCpu, AxVCpuExitReason, AxVCpuHal};
+use bit_field::BitField;
+
+use super::completion::WaitsFor;
+use super::io::{POWER_OFF_PORT, POWER_OFF_VALUE};
+use super::{Here, VmxVcpu};
+use crate::vmx::definitions::VmxExitReason;
+use crate::vmx::exit_info::VmxIoExitInfo;
+use crate::vmx::vmcs::VmcsReadOnly32;
+
+impl<H: AxVCpuHal> VmxVcpu<H> {
+    fn describe(&mut self, here: Here, reason: VmxExitReason) -> AxResult<AxVCpuExitReason> {
+        let regs = &self.context.guest;
+        let exit = match reason {
+            VmxExitReason::VMCALL => {
+                let (nr, args) = (regs.rax, [regs.rdi, regs.rsi, regs.rdx, regs.rcx, regs.r8, regs.r9]);
+                self.complete_later(here, WaitsFor::Nothing)?;
+                AxVCpuExitReason::Hypercall { nr, args }
+            }
+            VmxExitReason::IO_INSTRUCTION => return self.describe_io(here),
+            VmxExitReason::MSR_READ => {
+                let addr = SysRegAddr::new(regs.rcx as u32 as usize);
+                self.complete_later(here, WaitsFor::Msr)?;
+                AxVCpuExitReason::SysRegRead { addr, reg: 0 }
+            }
+            VmxExitReason::MSR_WRITE => {
+                let (addr, value) = (SysRegAddr::new(regs.rcx as u32 as usize), regs.get_edx_eax());
+                self.complete_later(here, WaitsFor::Nothing)?;
+                AxVCpuExitReason::SysRegWrite { addr, value }
+            }
+            VmxExitReason::EXTERNAL_INTERRUPT => {
+                let vector = u64::from(self.raw_interrupt_exit_info()? & 0xFF);
+                AxVCpuExitReason::ExternalInterrupt { vector }
+            }
+            VmxExitReason::EPT_VIOLATION => {
+                let fault = self.nested_page_fault_info()?;
+                AxVCpuExitReason::NestedPageFault { addr: fault.fault_guest_paddr, access_flags: fault.access_flags }
+            }
+            VmxExitReason::HLT => {
+                self.complete_later(here, WaitsFor::Nothing)?;
+                AxVCpuExitReason::Halt
+            }
+            VmxExitReason::TRIPLE_FAULT => AxVCpuExitReason::SystemDown,
+            _ => AxVCpuExitReason::FailEntry {
+                hardware_entry_failure_reason: self.vmcs.get(here, VmcsReadOnly32::EXIT_REASON)?.into(),
+            },
+        };
+        Ok(exit)
+    }
+
+    fn describe_io(&mut self, here: Here) -> AxResult<AxVCpuExitReason> {
+        let io = VmxIoExitInfo::from_qualification(self.exit_qualification()?);
+        let (port, width) = (Port(io.port), AccessWidth::try_from(usize::from(io.access_size)));
+        let (false, Ok(width)) = (io.is_string, width) else {
+            // INS and OUTS move memory, which axvcpu's variants do not describe.
+            return Ok(AxVCpuExitReason::FailEntry {
+                hardware_entry_failure_reason: self.vmcs.get(here, VmcsReadOnly32::EXIT_REASON)?.into(),
+            });
+        };
+        if io.is_in {
+            self.complete_later(here, WaitsFor::Port(width))?;
+            return Ok(AxVCpuExitReason::IoRead { port, width });
+        }
+        let data = self.context.guest.rax.get_bits(width.bits_range());
+        self.complete_later(here, WaitsFor::Nothing)?;
+        if io.port == POWER_OFF_PORT && width == AccessWidth::Word && data == POWER_OFF_VALUE {
+            return Ok(AxVCpuExitReason::SystemDown);
+        }
+        Ok(AxVCpuExitReason::IoWrite { port, width, data })
+    }
+}
+
+impl<H: AxVCpuHal> AxArchVCpu for VmxVcpu<H> {
+    type CreateConfig = ();
+    type SetupConfig = ();
+
+    fn new(vm_id: usize, vcpu_id: usize, _config: ()) -> AxResult<Self> {
+        Self::new(vm_id, vcpu_id)
+    }
+
+    fn set_entry(&mut self, entry: GuestPhysAddr) -> AxResult {
+        self.entry = Some(entry);
+        Ok(())
+    }
+
+    fn set_ept_root(&mut self, ept_root: HostPhysAddr) -> AxResult {
+        self.set_root(ept_root)
+    }
+
+    fn setup(&mut self, _config: ()) -> AxResult {
+        self.setup_vmcs()
+    }
+
+    /// One entry and one exit. What it reports is completed at the next entry.
+    fn run(&mut self) -> AxResult<AxVCpuExitReason> {
+        let Some(reason) = self.run_once()? else {
+            return Ok(AxVCpuExitReason::Nothing);
+        };
+        let here = self.vmcs.current()?;
+        self.describe(here, reason)
+    }
+
+    fn bind(&mut self) -> AxResult {
+        self.bind_to_current_processor()
+    }
+
+    fn unbind(&mut self) -> AxResult {
+        self.unbind_from_current_processor()
+    }
+
+    /// Sets a general register by its number, RSP among them. While a port or MSR read waits for its value, register 0
+    /// means that value: AL, AX or EAX by the width of the access, or EDX:EAX.
+    fn set_gpr(&mut self, reg: usize, val: usize) {
+        match u8::try_from(reg) {
+            Ok(0) if self.read_waits() => {
+                // A read waits, so this cannot fail.
+                let _ = self.complete_read(val as u64);
+            }
+            Ok(reg) => self.set_general_register(reg, val as u64),
+            Err(_) => log::warn!("there is no general register {reg}"),
+        }
+    }
+
+    /// Queues an external interrupt with any vector from 0 to 255.
+    fn inject_interrupt(&mut self, vector: usize) -> AxResult {
+        self.queue_interrupt(vector)
+    }
+
+    fn set_return_value(&mut self, val: usize) {
+        self.context.guest.rax = val as u64;
+    }
+}

@@ -1,0 +1,171 @@
+//! Completing the instruction that an exit interrupted: the one mechanism that moves RIP.
+//!
+//! An exit that the crate handles completes its instruction at once. An exit that goes to the caller is completed at the
+//! next entry, so that the caller may still give a value for a read, or a fault in place of the instruction; until then
+//! RIP is the instruction's. Either way it happens once.
+
+use axaddrspace::device::AccessWidth;
+use axerrno::{AxResult, ax_err};
+use axvcpu::AxVCpuHal;
+
+use super::exits::Handled;
+use super::{Here, VmxVcpu};
+use crate::regs::GeneralRegisters;
+use crate::vmx::guest_cr::{EFER_LMA, GeneralProtection};
+use crate::vmx::vmcs::{VmcsGuest32, VmcsGuest64, VmcsGuestNW, VmcsReadOnly32};
+
+const RFLAGS_TF: usize = 1 << 8;
+/// IA32_DEBUGCTL.BTF: TF traps on branches only.
+const DEBUGCTL_BTF: u64 = 1 << 1;
+/// Pending debug exceptions, BS: a single-step trap is due.
+const PENDING_BS: usize = 1 << 14;
+/// #GP and #UD.
+pub(super) const GP: u8 = 13;
+pub(super) const UD: u8 = 6;
+
+/// How an instruction that the crate emulates ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// It is done.
+    Done,
+    /// It faults: vector and error code.
+    Fault(u8, Option<u32>),
+}
+
+impl From<Result<(), GeneralProtection>> for Outcome {
+    fn from(result: Result<(), GeneralProtection>) -> Self {
+        match result {
+            Ok(()) => Self::Done,
+            Err(GeneralProtection) => Self::Fault(GP, Some(0)),
+        }
+    }
+}
+
+/// An instruction whose exit went to the caller.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Completion {
+    pub(super) length: u32,
+    pub(super) waits_for: WaitsFor,
+}
+
+/// What the caller is to give.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WaitsFor {
+    Nothing,
+    /// IN: the value for AL, AX or EAX.
+    Port(AccessWidth),
+    /// RDMSR: the value for EDX:EAX.
+    Msr,
+}
+
+impl<H: AxVCpuHal> VmxVcpu<H> {
+    /// Moves RIP past an instruction of `instr_len` bytes, with all that completing one means: STI and MOV SS blocking
+    /// end, a single-step trap becomes due where TF asks for one, and RIP wraps at 32 bits outside 64-bit mode.
+    ///
+    /// Not needed after [`run`](axvcpu::AxArchVCpu::run), which completes what it reports at the next entry; it is for
+    /// callers of [`inner_run`](Self::inner_run). Where both are mixed, the instruction is still completed once.
+    pub fn advance_rip(&mut self, instr_len: u8) -> AxResult {
+        self.completion = None;
+        self.advance(u32::from(instr_len))
+    }
+
+    /// Gives the value that a port or MSR read of the guest waits for. The width merge into AL, AX or EAX and the split
+    /// into EDX:EAX are done here; bits beyond the width are ignored.
+    ///
+    /// # Errors
+    /// `BadState` if no read waits.
+    pub fn complete_read(&mut self, value: u64) -> AxResult {
+        let Some(completion) = &mut self.completion else {
+            return ax_err!(BadState, "no read of the guest waits for a value");
+        };
+        let regs = &mut self.context.guest;
+        match core::mem::replace(&mut completion.waits_for, WaitsFor::Nothing) {
+            WaitsFor::Port(width) => regs.rax = GeneralRegisters::merge(regs.rax, width, value),
+            WaitsFor::Msr => regs.set_edx_eax(value),
+            WaitsFor::Nothing => return ax_err!(BadState, "no read of the guest waits for a value"),
+        }
+        Ok(())
+    }
+
+    /// Gives the guest a fault in place of the effect of the instruction that the last exit reported: a RDMSR of an MSR
+    /// that it does not have, say, with vector 13 and error code 0. RIP stays at the instruction.
+    ///
+    /// # Errors
+    /// `BadState` if no instruction waits to be completed; `InvalidInput` for a vector that is not a fault's.
+    pub fn complete_fault(&mut self, vector: u8, err_code: Option<u32>) -> AxResult {
+        if vector > 31 || vector == 2 {
+            return ax_err!(InvalidInput, "not the vector of a fault");
+        }
+        if self.completion.take().is_none() {
+            return ax_err!(BadState, "no instruction of the guest waits to be completed");
+        }
+        self.inject_fault(vector, err_code);
+        Ok(())
+    }
+
+    /// Whether a read waits for its value; [`set_gpr`](axvcpu::AxArchVCpu::set_gpr) of register 0 is taken for that.
+    pub(super) fn read_waits(&self) -> bool {
+        self.completion.is_some_and(|completion| completion.waits_for != WaitsFor::Nothing)
+    }
+
+    /// Leaves the instruction of this exit to be completed at the next entry.
+    pub(super) fn complete_later(&mut self, here: Here, waits_for: WaitsFor) -> AxResult {
+        let length = self.vmcs.get(here, VmcsReadOnly32::VMEXIT_INSTRUCTION_LEN)?;
+        self.completion = Some(Completion { length, waits_for });
+        Ok(())
+    }
+
+    /// Completes what was left, at an entry.
+    #[inline(always)]
+    pub(super) fn complete_pending(&mut self) -> AxResult {
+        match self.completion.take() {
+            Some(completion) => self.advance(completion.length),
+            None => Ok(()),
+        }
+    }
+
+    /// Ends the instruction of this exit.
+    pub(super) fn complete(&mut self, here: Here, outcome: impl Into<Outcome>) -> AxResult<Handled> {
+        match outcome.into() {
+            Outcome::Done => {
+                let length = self.vmcs.get(here, VmcsReadOnly32::VMEXIT_INSTRUCTION_LEN)?;
+                self.advance(length)?;
+            }
+            Outcome::Fault(vector, err_code) => self.inject_fault(vector, err_code),
+        }
+        Ok(Handled::Yes)
+    }
+
+    #[inline(always)]
+    fn advance(&mut self, length: u32) -> AxResult {
+        let rip = self.vmcs.read(VmcsGuestNW::RIP)?;
+        let mut next = rip.wrapping_add(length as usize);
+        if (rip ^ next) >> 32 != 0 && !self.in_64_bit_mode()? {
+            next &= 0xFFFF_FFFF;
+        }
+        self.vmcs.write(VmcsGuestNW::RIP, next);
+        self.shadow_ended = true;
+        if self.vmcs.read(VmcsGuestNW::RFLAGS)? & RFLAGS_TF != 0 {
+            self.single_step()?;
+        }
+        Ok(())
+    }
+
+    /// TF is set: the trap that the processor would raise after this instruction is due.
+    #[cold]
+    fn single_step(&mut self) -> AxResult {
+        if self.vmcs.read(VmcsGuest64::IA32_DEBUGCTL)? & DEBUGCTL_BTF == 0 {
+            let state = self.vmcs.read(VmcsGuest32::INTERRUPTIBILITY_STATE)?;
+            self.vmcs.write_changed(VmcsGuest32::INTERRUPTIBILITY_STATE, state & !super::events::blocking::BY_SHADOW);
+            self.shadow_ended = false;
+            let pending = self.vmcs.read(VmcsGuestNW::PENDING_DBG_EXCEPTIONS)?;
+            self.vmcs.write(VmcsGuestNW::PENDING_DBG_EXCEPTIONS, pending | PENDING_BS);
+        }
+        Ok(())
+    }
+
+    pub(super) fn in_64_bit_mode(&self) -> AxResult<bool> {
+        Ok(self.vmcs.read(VmcsGuest64::IA32_EFER)? & EFER_LMA != 0
+            && self.vmcs.read(VmcsGuest32::CS_ACCESS_RIGHTS)? & (1 << 13) != 0)
+    }
+}

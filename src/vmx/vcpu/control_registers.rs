@@ -1,0 +1,172 @@
+//! The guest's control registers: which bits are whose, and the exits of its accesses.
+//!
+//! With unrestricted guest the guest owns most of CR0 and CR4 and changes them without an exit. The host owns, by the
+//! guest/host masks, the bits that need work beyond the register: CR0.PG, on which LMA and the IA-32e-mode control
+//! depend; CR0.NE, CD and NW, which the guest may set and clear as it likes but whose real values are 1, 0 and 0; CR4
+//! bits that this guest does not have, for #GP; and CR4.VMXE and MCE, whose real values are the host's. The guest reads
+//! what it wrote from the read shadows.
+
+use axerrno::AxResult;
+use axvcpu::AxVCpuHal;
+use x86_64::registers::control::{Cr4, Cr4Flags};
+
+use super::exits::Handled;
+use super::{Here, VmxVcpu};
+use crate::vmx::capability::EntryControls;
+use crate::vmx::exit_info::CrAccess;
+use crate::vmx::guest_cr::{CR0_AM, CR0_EM, CR0_MP, CR0_NE, CR0_TS, CR0_WP, CR4_MCE, GeneralProtection, check_pdptes};
+pub(super) use crate::vmx::guest_cr::{CR0_ET, CR0_PE, CR0_PG, CR4_PAE, ControlState, EFER_LMA, EFER_LME, EFER_SCE};
+use crate::vmx::vmcs::{VmcsControl32, VmcsControlNW, VmcsGuest32, VmcsGuest64, VmcsGuestNW};
+
+/// CR0 after reset: cache disabled, not write-through, extension type.
+pub(super) const CR0_RESET: u64 = 0x6000_0010;
+
+/// The bits of CR0 that the guest changes without an exit.
+const CR0_GUEST_OWNED: u64 = CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_WP | CR0_AM;
+
+impl<H: AxVCpuHal> VmxVcpu<H> {
+    /// Writes CR0 as the guest shall see it.
+    pub(super) fn write_guest_cr0(&self, value: u64) {
+        let real = value & (CR0_GUEST_OWNED | CR0_PG) | CR0_ET | CR0_NE;
+        self.vmcs.write_changed(VmcsControlNW::CR0_GUEST_HOST_MASK, !CR0_GUEST_OWNED as usize);
+        self.vmcs.write(VmcsGuestNW::CR0, real as usize);
+        self.vmcs.write_changed(VmcsControlNW::CR0_READ_SHADOW, value as usize);
+    }
+
+    /// Writes CR4 as the guest shall see it.
+    pub(super) fn write_guest_cr4(&self, value: u64) {
+        let allowed = self.cpuid.allowed_cr4();
+        let host = Cr4Flags::VIRTUAL_MACHINE_EXTENSIONS.bits() | self.host_mce;
+        self.vmcs.write_changed(VmcsControlNW::CR4_GUEST_HOST_MASK, !(allowed & !CR4_MCE) as usize);
+        self.vmcs.write(VmcsGuestNW::CR4, (value & !CR4_MCE | host) as usize);
+        self.vmcs.write_changed(VmcsControlNW::CR4_READ_SHADOW, value as usize);
+    }
+
+    /// Takes over the host's CR4.MCE, which stays set for the guest so that a machine check reaches the host.
+    pub(super) fn bind_cr4(&mut self) -> AxResult {
+        let host_mce = Cr4::read_raw() & CR4_MCE;
+        if host_mce != self.host_mce {
+            let seen = self.guest_cr4()?;
+            self.host_mce = host_mce;
+            self.write_guest_cr4(seen);
+        }
+        Ok(())
+    }
+
+    /// Writes EFER, and what follows from it: the IA-32e-mode control, and the MSRs that are switched from now on.
+    pub(super) fn write_guest_efer(&mut self, value: u64) -> AxResult {
+        self.vmcs.write(VmcsGuest64::IA32_EFER, value);
+        let ia32e = EntryControls::IA32E_MODE_GUEST.bits();
+        let controls = self.vmcs.known(VmcsControl32::VMENTRY_CONTROLS).unwrap_or_default();
+        let long = value & EFER_LMA != 0;
+        self.vmcs
+            .write_changed(VmcsControl32::VMENTRY_CONTROLS, if long { controls | ia32e } else { controls & !ia32e });
+        self.msrs.efer_changed(&self.vmcs, value)
+    }
+
+    /// CR0 as the guest sees it.
+    pub(super) fn guest_cr0(&self) -> AxResult<u64> {
+        let real = self.vmcs.read(VmcsGuestNW::CR0)? as u64;
+        let shadow = self.vmcs.read(VmcsControlNW::CR0_READ_SHADOW)? as u64;
+        Ok(real & CR0_GUEST_OWNED | shadow & !CR0_GUEST_OWNED)
+    }
+
+    /// CR4 as the guest sees it.
+    pub(super) fn guest_cr4(&self) -> AxResult<u64> {
+        let real = self.vmcs.read(VmcsGuestNW::CR4)? as u64;
+        let shadow = self.vmcs.read(VmcsControlNW::CR4_READ_SHADOW)? as u64;
+        let mask = self.vmcs.read(VmcsControlNW::CR4_GUEST_HOST_MASK)? as u64;
+        Ok(real & !mask | shadow & mask)
+    }
+
+    pub(super) fn control_state(&self) -> AxResult<ControlState> {
+        Ok(ControlState {
+            cr0: self.guest_cr0()?,
+            cr3: self.vmcs.read(VmcsGuestNW::CR3)? as u64,
+            cr4: self.guest_cr4()?,
+            efer: self.vmcs.read(VmcsGuest64::IA32_EFER)?,
+            cs_long: self.vmcs.read(VmcsGuest32::CS_ACCESS_RIGHTS)? & (1 << 13) != 0,
+        })
+    }
+
+    /// An access to a control register that the host owns a part of.
+    pub(super) fn handle_cr_access(&mut self, here: Here) -> AxResult<Handled> {
+        let before = self.control_state()?;
+        let wide = before.efer & EFER_LMA != 0 && before.cs_long;
+        let access = CrAccess::from_qualification(self.exit_qualification()?);
+        let value_of = |vcpu: &Self, gpr: u8| -> AxResult<u64> {
+            let value = vcpu.general_register(gpr)?;
+            Ok(if wide { value } else { value & 0xFFFF_FFFF })
+        };
+        let outcome = match access {
+            CrAccess::MovTo { cr: 0, gpr } => self.write_cr0(&before, value_of(self, gpr)?)?,
+            CrAccess::MovTo { cr: 4, gpr } => self.write_cr4(&before, value_of(self, gpr)?)?,
+            CrAccess::MovTo { cr: 8, gpr } => match value_of(self, gpr)? {
+                value @ 0..=15 => {
+                    self.cr8 = value as u8;
+                    Ok(())
+                }
+                _ => Err(GeneralProtection),
+            },
+            CrAccess::MovFrom { cr: 8, gpr } => {
+                self.set_general_register(gpr, u64::from(self.cr8));
+                Ok(())
+            }
+            CrAccess::Clts => self.write_cr0(&before, before.cr0 & !CR0_TS)?,
+            CrAccess::Lmsw(source) => {
+                // LMSW writes PE, MP, EM and TS, and cannot clear PE.
+                let loaded = CR0_MP | CR0_EM | CR0_TS | CR0_PE;
+                let value = before.cr0 & !(loaded & !CR0_PE) | u64::from(source) & loaded;
+                self.write_cr0(&before, value)?
+            }
+            // CR3 does not exit: EPT makes its exiting controls unnecessary.
+            CrAccess::MovTo { .. } | CrAccess::MovFrom { .. } => return Ok(Handled::No),
+        };
+        self.complete(here, outcome)
+    }
+
+    fn write_cr0(&mut self, before: &ControlState, value: u64) -> AxResult<Result<(), GeneralProtection>> {
+        let after = match before.with_cr0(value) {
+            Ok(after) => after,
+            Err(fault) => return Ok(Err(fault)),
+        };
+        if let Err(fault) = self.load_pdptes(before, &after)? {
+            return Ok(Err(fault));
+        }
+        if after.efer != before.efer {
+            self.write_guest_efer(after.efer)?;
+        }
+        self.write_guest_cr0(after.cr0);
+        Ok(Ok(()))
+    }
+
+    fn write_cr4(&mut self, before: &ControlState, value: u64) -> AxResult<Result<(), GeneralProtection>> {
+        let after = match before.with_cr4(value, self.cpuid.allowed_cr4()) {
+            Ok(after) => after,
+            Err(fault) => return Ok(Err(fault)),
+        };
+        if let Err(fault) = self.load_pdptes(before, &after)? {
+            return Ok(Err(fault));
+        }
+        self.write_guest_cr4(after.cr4);
+        Ok(Ok(()))
+    }
+
+    /// Loads the PDPTE registers from guest memory where this write makes the processor do so. Memory that the guest
+    /// does not have reads as all ones, as on a bus where nothing answers, and so fails the check.
+    fn load_pdptes(&self, before: &ControlState, after: &ControlState) -> AxResult<Result<(), GeneralProtection>> {
+        if !before.loads_pdptes(after) {
+            return Ok(Ok(()));
+        }
+        let table = (after.cr3 & 0xFFFF_FFE0) as usize;
+        let entries = [0, 1, 2, 3].map(|i| self.read_guest_u64(table + i * 8).unwrap_or(u64::MAX));
+        if let Err(fault) = check_pdptes(entries, self.cpuid.physical_bits()) {
+            return Ok(Err(fault));
+        }
+        let registers = [VmcsGuest64::PDPTE0, VmcsGuest64::PDPTE1, VmcsGuest64::PDPTE2, VmcsGuest64::PDPTE3];
+        for (register, entry) in registers.into_iter().zip(entries) {
+            self.vmcs.write(register, entry);
+        }
+        Ok(Ok(()))
+    }
+}

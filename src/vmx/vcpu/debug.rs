@@ -1,0 +1,197 @@
+//! Debug registers.
+//!
+//! DR7 and IA32_DEBUGCTL are in the VMCS. DR0 to DR3 and DR6 are not, and loading them at each entry and exit would make
+//! every guest pay for what few use. So MOV DR exits, the guest's values are kept here, and they are in the registers
+//! only while it has a breakpoint enabled in DR7, when the processor needs them.
+//!
+//! An exit sets the host's DR7 to 400H and IA32_DEBUGCTL to 0. A host that uses them gets them back after each exit. DR7
+//! is read when a vCPU is bound; IA32_DEBUGCTL, which not every emulator has and few hosts use, the host tells
+//! ([`VmxPerCpuState::set_host_debugctl`](crate::vmx::VmxPerCpuState::set_host_debugctl)).
+
+use core::arch::asm;
+
+use axerrno::AxResult;
+use axvcpu::AxVCpuHal;
+
+use super::completion::Outcome;
+use super::exits::Handled;
+use super::{Here, VmxVcpu};
+use crate::msr::Msr;
+use crate::vmx::exit_info::DrAccess;
+use crate::vmx::guest_cr::{EFER_LMA, GeneralProtection};
+use crate::vmx::vmcs::{VmcsControl32, VmcsGuestNW};
+
+/// DR6 and DR7 after reset.
+pub(super) const DR6_RESET: u64 = 0xFFFF_0FF0;
+pub(super) const DR7_RESET: u64 = 0x400;
+/// L0 to G3: a breakpoint is enabled.
+const DR7_ENABLES: u64 = 0xFF;
+const DR7_GD: u64 = 1 << 13;
+/// B0 to B3, BD and BS: what the exit qualification of a #DB reports.
+const DR6_CONDITIONS: u64 = 0x600F;
+const DB: u8 = 1;
+const CR4_DE: u64 = 1 << 3;
+
+/// The guest's debug registers but DR7, and what of the host's an exit loses.
+#[derive(Debug, Default)]
+pub(super) struct DebugRegisters {
+    addresses: [u64; 4],
+    dr6: u64,
+    /// The guest's are in the registers while it runs.
+    loaded: bool,
+    host_addresses: [u64; 4],
+    host_dr6: u64,
+    host_dr7: u64,
+    host_debugctl: u64,
+}
+
+impl DebugRegisters {
+    pub(super) fn reset(&mut self, dr6: u64) {
+        self.addresses = [0; 4];
+        self.dr6 = dr6;
+        self.loaded = false;
+    }
+
+    /// Takes the host's state at a bind.
+    pub(super) fn bind(&mut self, host_debugctl: u64) {
+        self.host_dr7 = read_dr7();
+        self.host_debugctl = host_debugctl;
+    }
+
+    /// Whether anything is to be done around an entry.
+    pub(super) fn is_idle(&self) -> bool {
+        !self.loaded && self.host_dr7 == DR7_RESET && self.host_debugctl == 0
+    }
+
+    /// Before an entry: the host's breakpoints go, the guest's come.
+    #[cold]
+    pub(super) fn load_guest(&mut self) {
+        if self.loaded {
+            // SAFETY: the host's breakpoints are off while the addresses are the guest's, so none can hit in the host.
+            unsafe {
+                write_dr7(DR7_RESET);
+                (self.host_addresses, self.host_dr6) = read_breakpoints();
+                write_breakpoints(&self.addresses, self.dr6);
+            }
+        }
+    }
+
+    /// After an exit: the other way.
+    #[cold]
+    pub(super) fn load_host(&mut self) {
+        if self.loaded {
+            let (_, dr6) = read_breakpoints();
+            self.dr6 = dr6;
+            // SAFETY: DR7 is 400H after an exit: no breakpoint is enabled. The values are the host's own.
+            unsafe { write_breakpoints(&self.host_addresses, self.host_dr6) };
+        }
+        // SAFETY: the values that the host had.
+        unsafe {
+            if self.host_dr7 != DR7_RESET {
+                write_dr7(self.host_dr7);
+            }
+            if self.host_debugctl != 0 {
+                Msr::IA32_DEBUGCTL.write(self.host_debugctl);
+            }
+        }
+    }
+}
+
+impl<H: AxVCpuHal> VmxVcpu<H> {
+    /// MOV to or from a debug register. CPL and DR7.GD were checked by the processor: those faults come before the exit.
+    pub(super) fn handle_dr_access(&mut self, here: Here) -> AxResult<Handled> {
+        let access = DrAccess::from_qualification(self.exit_qualification()?);
+        let long = self.control_state()?;
+        let wide = long.efer & EFER_LMA != 0 && long.cs_long;
+        // DR4 and DR5 are DR6 and DR7, unless CR4.DE makes them #UD.
+        if matches!(access.dr, 4 | 5) && self.guest_cr4()? & CR4_DE != 0 {
+            return self.complete(here, Outcome::Fault(6, None));
+        }
+        if access.is_read {
+            let value = self.debug_register(access.dr)?;
+            self.set_general_register(access.gpr, value);
+            return self.complete(here, Outcome::Done);
+        }
+        let value = self.general_register(access.gpr)?;
+        let value = if wide { value } else { value & 0xFFFF_FFFF };
+        let outcome = self.set_debug_register(access.dr, value)?;
+        self.complete(here, outcome)
+    }
+
+    fn debug_register(&self, dr: u8) -> AxResult<u64> {
+        Ok(match dr {
+            0..=3 => self.debug.addresses[usize::from(dr)],
+            4 | 6 => self.debug.dr6,
+            _ => self.vmcs.read(VmcsGuestNW::DR7)? as u64,
+        })
+    }
+
+    fn set_debug_register(&mut self, dr: u8, value: u64) -> AxResult<Result<(), GeneralProtection>> {
+        match dr {
+            0..=3 => self.debug.addresses[usize::from(dr)] = value,
+            _ if value >> 32 != 0 => return Ok(Err(GeneralProtection)),
+            // Bits that are fixed: 4 to 11 and 16 to 31 set but for BLD and RTM, 12 clear.
+            4 | 6 => self.debug.dr6 = value & 0xE00F | DR6_RESET,
+            _ => {
+                let value = value & (0xFFFF_0000 | DR7_GD | 0x3FF) | DR7_RESET;
+                self.vmcs.write(VmcsGuestNW::DR7, value as usize);
+                self.debug.loaded = value & DR7_ENABLES != 0;
+                self.intercept_debug_exceptions(!self.debug.loaded);
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    /// While the guest's DR6 is not in the register, debug exceptions (of single-stepping) exit, so that what they report
+    /// reaches the kept value.
+    pub(super) fn intercept_debug_exceptions(&self, intercept: bool) {
+        let old = self.vmcs.known(VmcsControl32::EXCEPTION_BITMAP).unwrap_or_default();
+        let new = if intercept { old | 1 << DB } else { old & !(1 << DB) };
+        self.vmcs.write_changed(VmcsControl32::EXCEPTION_BITMAP, new);
+    }
+
+    /// A debug exception that exited: its conditions go to DR6, and it goes to the guest.
+    pub(super) fn handle_debug_exception(&mut self, here: Here) -> AxResult<Handled> {
+        self.debug.dr6 |= self.exit_qualification()? & DR6_CONDITIONS;
+        // Delivering #DB clears DR7.GD; an exit in place of the delivery does not.
+        let dr7 = self.vmcs.get(here, VmcsGuestNW::DR7)?;
+        self.vmcs.write_changed(VmcsGuestNW::DR7, dr7 & !(DR7_GD as usize));
+        self.reflect_exception(here)
+    }
+}
+
+fn read_dr7() -> u64 {
+    let value: u64;
+    // SAFETY: reading DR7 at CPL 0; a host that set DR7.GD handles the #DB.
+    unsafe { asm!("mov {}, dr7", out(reg) value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+/// # Safety
+/// The breakpoints that this enables are ones that the host expects.
+unsafe fn write_dr7(value: u64) {
+    // SAFETY: as the caller promises.
+    unsafe { asm!("mov dr7, {}", in(reg) value, options(nostack, preserves_flags)) };
+}
+
+fn read_breakpoints() -> ([u64; 4], u64) {
+    let (a, b, c, d, dr6): (u64, u64, u64, u64, u64);
+    // SAFETY: reading debug registers changes nothing.
+    unsafe {
+        asm!("mov {}, dr0", "mov {}, dr1", "mov {}, dr2", "mov {}, dr3", "mov {}, dr6",
+             out(reg) a, out(reg) b, out(reg) c, out(reg) d, out(reg) dr6,
+             options(nomem, nostack, preserves_flags));
+    }
+    ([a, b, c, d], dr6)
+}
+
+/// # Safety
+/// No breakpoint is enabled in DR7, or the host expects those at these addresses.
+unsafe fn write_breakpoints(addresses: &[u64; 4], dr6: u64) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        asm!("mov dr0, {}", "mov dr1, {}", "mov dr2, {}", "mov dr3, {}", "mov dr6, {}",
+             in(reg) addresses[0], in(reg) addresses[1], in(reg) addresses[2], in(reg) addresses[3], in(reg) dr6,
+             options(nostack, preserves_flags));
+    }
+}

@@ -1,0 +1,326 @@
+//! Events for the guest: what waits, in which order it goes, and what an exit interrupted.
+//!
+//! One event can be injected at an entry. The order is that of SDM Vol. 3A, section 6.9 ("Priority Among Simultaneous
+//! Exceptions and Interrupts"), as far as it concerns what a hypervisor injects: an event whose delivery an exit
+//! interrupted goes first, then exceptions, then NMI, then external interrupts in the order in which they were queued.
+//! What the guest cannot take yet is kept, and a window exit asked for.
+
+use alloc::collections::VecDeque;
+
+use axerrno::{AxResult, ax_err};
+use axvcpu::AxVCpuHal;
+
+use super::{Here, VmxVcpu};
+use crate::vmx::capability::PrimaryControls;
+use crate::vmx::definitions::{ErrorCode, VmxExitReason, VmxInterruptInfo, VmxInterruptionType};
+use crate::vmx::guest_cr::CR0_PE;
+use crate::vmx::vmcs::{VmcsControl32, VmcsGuest32, VmcsGuestNW, VmcsReadOnly32};
+
+/// RFLAGS.IF
+const RFLAGS_IF: usize = 1 << 9;
+
+/// Bits of the guest's interruptibility state (SDM Vol. 3C, table 25-3, "Format of Interruptibility State").
+pub(super) mod blocking {
+    pub(in super::super) const BY_STI: u32 = 1 << 0;
+    pub(in super::super) const BY_MOV_SS: u32 = 1 << 1;
+    pub(in super::super) const BY_NMI: u32 = 1 << 3;
+    pub(in super::super) const BY_SHADOW: u32 = BY_STI | BY_MOV_SS;
+}
+
+/// An event that waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Event {
+    pub(super) info: VmxInterruptInfo,
+    /// For software interrupts and exceptions: the length in bytes of the instruction that raises them.
+    pub(super) instruction_length: u32,
+}
+
+impl Event {
+    pub(super) fn new(info: VmxInterruptInfo) -> Self {
+        // INT3 and INTO that somebody else injects have no instruction; 1 byte is the length of either.
+        let instruction_length = if info.int_type.is_soft() { 1 } else { 0 };
+        Self { info, instruction_length }
+    }
+
+    fn rank(&self) -> u8 {
+        match self.info.int_type {
+            VmxInterruptionType::NMI => 1,
+            VmxInterruptionType::External => 2,
+            _ => 0,
+        }
+    }
+}
+
+/// Events in the order in which they are to be injected.
+#[derive(Debug, Default)]
+pub(super) struct EventQueue {
+    /// One whose delivery an exit interrupted.
+    interrupted: Option<Event>,
+    waiting: VecDeque<Event>,
+}
+
+impl EventQueue {
+    pub(super) fn clear(&mut self) {
+        self.interrupted = None;
+        self.waiting.clear();
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.interrupted.is_none() && self.waiting.is_empty()
+    }
+
+    pub(super) fn push(&mut self, event: Event) {
+        let rank = event.rank();
+        if rank == 1 && self.waiting.iter().any(|waiting| waiting.rank() == 1) {
+            // A processor latches one NMI.
+            return;
+        }
+        let place = self.waiting.iter().position(|waiting| waiting.rank() > rank).unwrap_or(self.waiting.len());
+        self.waiting.insert(place, event);
+    }
+
+    fn next(&self) -> Option<Event> {
+        self.interrupted.or_else(|| self.waiting.front().copied())
+    }
+
+    fn take_next(&mut self) {
+        if self.interrupted.take().is_none() {
+            self.waiting.pop_front();
+        }
+    }
+}
+
+impl<H: AxVCpuHal> VmxVcpu<H> {
+    /// Queues an event for the guest: an exception for vectors 0 to 31 (2 is NMI), an external interrupt for those
+    /// above. It is injected before a later entry, as soon as the guest can take it.
+    ///
+    /// An error code is pushed for the vectors that have one and where the mode pushes them; one given for another
+    /// vector is dropped, and one not given is 0. For an external interrupt with a vector below 32, as a 8259 in real
+    /// mode uses, see [`inject_interrupt`](axvcpu::AxArchVCpu::inject_interrupt).
+    pub fn queue_event(&mut self, vector: u8, err_code: Option<u32>) {
+        let info = VmxInterruptInfo::from(vector, err_code);
+        self.events.push(Event::new(info));
+    }
+
+    /// Queues an external interrupt with any vector.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a vector above 255.
+    pub fn queue_interrupt(&mut self, vector: usize) -> AxResult {
+        let Ok(vector) = u8::try_from(vector) else {
+            return ax_err!(InvalidInput, "an interrupt vector has 8 bits");
+        };
+        let int_type = VmxInterruptionType::External;
+        self.events.push(Event::new(VmxInterruptInfo { vector, int_type, err_code: None, valid: true }));
+        Ok(())
+    }
+
+    /// Whether the guest would take an external interrupt at once: RFLAGS.IF is set, no STI or MOV SS holds it off, and
+    /// nothing waits before it. A host with an interrupt controller asks this before it acknowledges an interrupt, and
+    /// calls [`set_interrupt_window`](Self::set_interrupt_window) if the answer is no.
+    pub fn ready_for_interrupt(&self) -> AxResult<bool> {
+        if !self.events.is_empty() {
+            return Ok(false);
+        }
+        let open = self.vmcs.read(VmcsGuestNW::RFLAGS)? & RFLAGS_IF != 0;
+        Ok(open && self.interrupt_shadow()? == 0)
+    }
+
+    /// Asks for an exit as soon as the guest can take an external interrupt, or takes that back. The exit itself comes
+    /// back as handled, with the window closed again.
+    pub fn set_interrupt_window(&mut self, enable: bool) -> AxResult {
+        self.set_primary(PrimaryControls::INTERRUPT_WINDOW_EXITING, enable);
+        Ok(())
+    }
+
+    /// The same for NMIs.
+    pub(super) fn set_nmi_window(&mut self, enable: bool) {
+        self.set_primary(PrimaryControls::NMI_WINDOW_EXITING, enable);
+    }
+
+    fn set_primary(&mut self, control: PrimaryControls, enable: bool) {
+        let old = self.vmcs.known(VmcsControl32::PRIMARY_PROCBASED_EXEC_CONTROLS).unwrap_or_default();
+        let new = if enable { old | control.bits() } else { old & !control.bits() };
+        self.vmcs.write_changed(VmcsControl32::PRIMARY_PROCBASED_EXEC_CONTROLS, new);
+    }
+
+    /// STI and MOV SS blocking that still holds: none if an instruction was completed since the last exit.
+    fn interrupt_shadow(&self) -> AxResult<u32> {
+        if self.shadow_ended {
+            return Ok(0);
+        }
+        Ok(self.vmcs.read(VmcsGuest32::INTERRUPTIBILITY_STATE)? & blocking::BY_SHADOW)
+    }
+
+    /// Makes the end of an interrupt shadow known to the processor.
+    ///
+    /// Completing an instruction ends it, but the VMCS would have to be read to know whether there was one, and it makes
+    /// a difference only when something waits for its end. So completion sets a flag, and this is called where it
+    /// matters; otherwise the shadow lapses one instruction later.
+    pub(super) fn settle_shadow(&mut self, here: Here) -> AxResult {
+        if core::mem::take(&mut self.shadow_ended) {
+            let state = self.vmcs.get(here, VmcsGuest32::INTERRUPTIBILITY_STATE)?;
+            if state & blocking::BY_SHADOW != 0 {
+                self.vmcs.write(VmcsGuest32::INTERRUPTIBILITY_STATE, state & !blocking::BY_SHADOW);
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the next event that the guest can take into the VMCS, and asks for a window for one that it cannot.
+    pub(super) fn inject_pending_events(&mut self, here: Here) -> AxResult {
+        let primary = self.vmcs.known(VmcsControl32::PRIMARY_PROCBASED_EXEC_CONTROLS).unwrap_or_default();
+        let windows = PrimaryControls::INTERRUPT_WINDOW_EXITING | PrimaryControls::NMI_WINDOW_EXITING;
+        if self.events.is_empty() {
+            if primary & windows.bits() != 0 {
+                self.settle_shadow(here)?;
+            }
+            return Ok(());
+        }
+        self.settle_shadow(here)?;
+        let Some(event) = self.events.next() else {
+            return Ok(());
+        };
+        if self.is_deliverable(here, &event)? {
+            self.inject(here, event)?;
+            self.events.take_next();
+        }
+        // What still waits gets its window.
+        match self.events.next().map(|event| event.info.int_type) {
+            Some(VmxInterruptionType::NMI) => self.set_nmi_window(true),
+            Some(VmxInterruptionType::External) => self.set_interrupt_window(true)?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn is_deliverable(&self, here: Here, event: &Event) -> AxResult<bool> {
+        let blocked_by = match event.info.int_type {
+            VmxInterruptionType::External => {
+                if self.vmcs.get(here, VmcsGuestNW::RFLAGS)? & RFLAGS_IF == 0 {
+                    return Ok(false);
+                }
+                blocking::BY_SHADOW
+            }
+            VmxInterruptionType::NMI => blocking::BY_SHADOW | blocking::BY_NMI,
+            _ => return Ok(true),
+        };
+        Ok(self.vmcs.get(here, VmcsGuest32::INTERRUPTIBILITY_STATE)? & blocked_by == 0)
+    }
+
+    fn inject(&mut self, here: Here, mut event: Event) -> AxResult {
+        let info = &mut event.info;
+        if info.int_type == VmxInterruptionType::HardException || info.err_code.is_some() {
+            let protected = self.vmcs.get(here, VmcsGuestNW::CR0)? as u64 & CR0_PE != 0;
+            let rule = ErrorCode::rule(info.int_type, info.vector, protected, self.controls.any_error_code);
+            let wanted = VmxInterruptionType::vector_has_error_code(info.vector) && rule != ErrorCode::Forbidden;
+            // The field takes 15 bits (SDM Vol. 3C, section 27.2.1.3, "VM-Entry Control Fields").
+            info.err_code = wanted.then(|| info.err_code.unwrap_or(0) & 0x7FFF);
+        }
+        if let Some(code) = event.info.err_code {
+            self.vmcs.write_changed(VmcsControl32::VMENTRY_EXCEPTION_ERR_CODE, code);
+        }
+        if event.info.int_type.is_soft() {
+            self.vmcs.write_changed(VmcsControl32::VMENTRY_INSTRUCTION_LEN, event.instruction_length);
+        }
+        self.vmcs.write(VmcsControl32::VMENTRY_INTERRUPTION_INFO, event.info.bits());
+        Ok(())
+    }
+
+    /// Keeps an event whose delivery this exit interrupted, for the next entry.
+    ///
+    /// Only some exits can come in the middle of event delivery (SDM Vol. 3C, section 28.2.4, "Information for VM Exits
+    /// During Event Delivery"); for the others the field is not valid and is not read. The field has the layout of the
+    /// one for injection, but for bit 12.
+    pub(super) fn keep_interrupted_event(&mut self, here: Here, reason: VmxExitReason) -> AxResult {
+        let possible = matches!(
+            reason,
+            VmxExitReason::EXCEPTION_NMI
+                | VmxExitReason::TASK_SWITCH
+                | VmxExitReason::APIC_ACCESS
+                | VmxExitReason::EPT_VIOLATION
+                | VmxExitReason::EPT_MISCONFIG
+                | VmxExitReason::PML_FULL
+                | VmxExitReason::SPP_EVENT
+        );
+        if !possible {
+            return Ok(());
+        }
+        let bits = self.vmcs.get(here, VmcsReadOnly32::IDT_VECTORING_INFO)?;
+        if bits & VmxInterruptInfo::VALID == 0 {
+            return Ok(());
+        }
+        let code = match bits & VmxInterruptInfo::ERROR_CODE_VALID {
+            0 => 0,
+            _ => self.vmcs.get(here, VmcsReadOnly32::IDT_VECTORING_ERR_CODE)?,
+        };
+        let info = VmxInterruptInfo::from_bits(bits, code);
+        let instruction_length =
+            if info.int_type.is_soft() { self.vmcs.get(here, VmcsReadOnly32::VMEXIT_INSTRUCTION_LEN)? } else { 0 };
+        if info.int_type == VmxInterruptionType::NMI {
+            // The NMI's delivery set the blocking; injecting it again wants it clear, and sets it again.
+            let state = self.vmcs.get(here, VmcsGuest32::INTERRUPTIBILITY_STATE)?;
+            self.vmcs.write_changed(VmcsGuest32::INTERRUPTIBILITY_STATE, state & !blocking::BY_NMI);
+        }
+        self.events.interrupted = Some(Event { info, instruction_length });
+        Ok(())
+    }
+
+    /// Gives the guest a fault of the instruction that it is at.
+    pub(super) fn inject_fault(&mut self, vector: u8, err_code: Option<u32>) {
+        self.events.push(Event::new(VmxInterruptInfo {
+            vector,
+            int_type: VmxInterruptionType::HardException,
+            err_code,
+            valid: true,
+        }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec::Vec;
+    use proptest::prelude::*;
+
+    fn event(vector: u8, int_type: VmxInterruptionType) -> Event {
+        Event::new(VmxInterruptInfo { vector, int_type, err_code: None, valid: true })
+    }
+
+    fn any_event() -> impl Strategy<Value = Event> {
+        (any::<u8>(), 0usize..3).prop_map(|(vector, kind)| {
+            let kinds = [VmxInterruptionType::HardException, VmxInterruptionType::NMI, VmxInterruptionType::External];
+            event(vector, kinds[kind])
+        })
+    }
+
+    proptest! {
+        /// Exceptions before NMI before interrupts, each kind in the order in which it came, no more than one NMI, and
+        /// nothing else is lost.
+        #[test]
+        fn order_of_injection(events in proptest::collection::vec(any_event(), 0..40)) {
+            let mut queue = EventQueue::default();
+            events.iter().for_each(|event| queue.push(*event));
+            let mut out = Vec::new();
+            while let Some(event) = queue.next() {
+                out.push(event);
+                queue.take_next();
+            }
+            let of = |list: &[Event], rank| list.iter().filter(|e| e.rank() == rank).copied().collect::<Vec<_>>();
+            let (exceptions, nmis, interrupts) = (of(&events, 0), of(&events, 1), of(&events, 2));
+            let expected: Vec<_> = exceptions.into_iter().chain(nmis.into_iter().take(1)).chain(interrupts).collect();
+            prop_assert_eq!(out, expected);
+        }
+
+        /// An event whose delivery was interrupted goes before everything that waits, and once.
+        #[test]
+        fn interrupted_goes_first(waiting in any_event(), interrupted in any_event()) {
+            let mut queue = EventQueue::default();
+            queue.push(waiting);
+            queue.interrupted = Some(interrupted);
+            prop_assert_eq!(queue.next(), Some(interrupted));
+            queue.take_next();
+            prop_assert_eq!(queue.next(), Some(waiting));
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! Exits that the crate handles, and what it tells of the others.
+
+use core::arch::asm;
+
+use axaddrspace::NestedPageFaultInfo;
+use axerrno::{AxResult, ax_err_type};
+use axvcpu::AxVCpuHal;
+
+use super::completion::{GP, Outcome, UD};
+use super::events::Event;
+use super::{Here, VmxVcpu};
+use crate::ept::EptViolation;
+use crate::vmx::definitions::{VmxExitReason, VmxInterruptInfo, VmxInterruptionType};
+use crate::vmx::exit_info::{ApicAccessExitInfo, EntryFailure, VmxExitInfo, VmxIoExitInfo};
+use crate::vmx::vmcs::{VmcsGuestNW, VmcsReadOnly32, VmcsReadOnly64, VmcsReadOnlyNW};
+
+/// Whether an exit needs nothing more of the caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Handled {
+    Yes,
+    No,
+}
+
+impl<H: AxVCpuHal> VmxVcpu<H> {
+    /// Handles what needs no caller: CPUID, XSETBV, control and debug registers, the MSRs that the vCPU keeps, windows,
+    /// instructions that this guest's processor does not have, and the host's own NMIs and machine checks.
+    pub(super) fn builtin_vmexit_handler(&mut self, here: Here, reason: VmxExitReason) -> AxResult<Handled> {
+        match reason {
+            VmxExitReason::CPUID => self.handle_cpuid(here),
+            VmxExitReason::CR_ACCESS => self.handle_cr_access(here),
+            VmxExitReason::XSETBV => self.handle_xsetbv(here),
+            VmxExitReason::MSR_READ => self.handle_msr_read(here),
+            VmxExitReason::MSR_WRITE => self.handle_msr_write(here),
+            VmxExitReason::DR_ACCESS => self.handle_dr_access(here),
+            VmxExitReason::EXCEPTION_NMI => self.handle_exception(here),
+            VmxExitReason::INTERRUPT_WINDOW => {
+                self.set_interrupt_window(false)?;
+                Ok(Handled::Yes)
+            }
+            VmxExitReason::NMI_WINDOW => {
+                self.set_nmi_window(false);
+                Ok(Handled::Yes)
+            }
+            // The slice is over; the next entry starts a new one.
+            VmxExitReason::PREEMPTION_TIMER => Ok(Handled::Yes),
+            // Guests see a processor without VMX, SMX, and the others: their instructions are undefined there.
+            VmxExitReason::GETSEC
+            | VmxExitReason::VMCLEAR
+            | VmxExitReason::VMLAUNCH
+            | VmxExitReason::VMPTRLD
+            | VmxExitReason::VMPTRST
+            | VmxExitReason::VMREAD
+            | VmxExitReason::VMRESUME
+            | VmxExitReason::VMWRITE
+            | VmxExitReason::VMOFF
+            | VmxExitReason::VMON
+            | VmxExitReason::INVEPT
+            | VmxExitReason::INVVPID
+            | VmxExitReason::VMFUNC
+            | VmxExitReason::RSM
+            | VmxExitReason::ENCLS
+            | VmxExitReason::ENCLV
+            | VmxExitReason::PCONFIG
+            | VmxExitReason::UMWAIT
+            | VmxExitReason::TPAUSE
+            | VmxExitReason::LOADIWKEY
+            | VmxExitReason::XSAVES
+            | VmxExitReason::XRSTORS
+            | VmxExitReason::MWAIT_INSTRUCTION
+            | VmxExitReason::MONITOR_INSTRUCTION => self.complete(here, Outcome::Fault(UD, None)),
+            // There are no performance counters to read.
+            VmxExitReason::RDPMC => self.complete(here, Outcome::Fault(GP, Some(0))),
+            // The guest's caches are the host's, which nobody may throw away; for the guest they were never written.
+            VmxExitReason::INVD => self.complete(here, Outcome::Done),
+            _ => Ok(Handled::No),
+        }
+    }
+
+    /// An exception that exited, or an NMI.
+    fn handle_exception(&mut self, here: Here) -> AxResult<Handled> {
+        let info = self.vmcs.get(here, VmcsReadOnly32::VMEXIT_INTERRUPTION_INFO)?;
+        let info = VmxInterruptInfo::from_bits(info, 0);
+        match (info.int_type, info.vector) {
+            (VmxInterruptionType::NMI, _) => {
+                // The host's handler runs as it would have, and its IRET ends the blocking of NMIs.
+                // SAFETY: the host's own IDT is loaded.
+                unsafe { asm!("int 2") };
+                Ok(Handled::Yes)
+            }
+            (VmxInterruptionType::HardException, 18) => {
+                // SAFETY: likewise.
+                unsafe { asm!("int 18") };
+                Ok(Handled::Yes)
+            }
+            (_, 1) => self.handle_debug_exception(here),
+            _ => Ok(Handled::No),
+        }
+    }
+
+    /// Delivers to the guest the exception that this exit took from it.
+    pub(super) fn reflect_exception(&mut self, here: Here) -> AxResult<Handled> {
+        let bits = self.vmcs.get(here, VmcsReadOnly32::VMEXIT_INTERRUPTION_INFO)?;
+        let code = match bits & VmxInterruptInfo::ERROR_CODE_VALID {
+            0 => 0,
+            _ => self.vmcs.get(here, VmcsReadOnly32::VMEXIT_INTERRUPTION_ERR_CODE)?,
+        };
+        let mut event = Event::new(VmxInterruptInfo::from_bits(bits, code));
+        if event.info.int_type.is_soft() {
+            event.instruction_length = self.vmcs.get(here, VmcsReadOnly32::VMEXIT_INSTRUCTION_LEN)?;
+        }
+        self.events.push(event);
+        Ok(Handled::Yes)
+    }
+}
+
+/// What the last exit says of itself. Each of these reads only what it returns, and only once for each exit.
+impl<H: AxVCpuHal> VmxVcpu<H> {
+    /// Reason, instruction length and RIP.
+    pub fn exit_info(&self) -> AxResult<VmxExitInfo> {
+        let reason = self.vmcs.read(VmcsReadOnly32::EXIT_REASON)?;
+        Ok(VmxExitInfo {
+            entry_failure: reason & (1 << 31) != 0,
+            exit_reason: VmxExitReason::from_exit_reason_field(reason),
+            exit_instruction_length: self.vmcs.read(VmcsReadOnly32::VMEXIT_INSTRUCTION_LEN)?,
+            guest_rip: self.vmcs.read(VmcsGuestNW::RIP)?,
+        })
+    }
+
+    /// The exit qualification, whose meaning depends on the reason.
+    pub fn exit_qualification(&self) -> AxResult<u64> {
+        Ok(self.vmcs.read(VmcsReadOnlyNW::EXIT_QUALIFICATION)? as u64)
+    }
+
+    /// The VM-exit interruption-information field: for exits by an exception, NMI or acknowledged external interrupt.
+    pub fn raw_interrupt_exit_info(&self) -> AxResult<u32> {
+        self.vmcs.read(VmcsReadOnly32::VMEXIT_INTERRUPTION_INFO)
+    }
+
+    /// The same decoded, with the error code where there is one.
+    pub fn interrupt_exit_info(&self) -> AxResult<crate::vmx::VmxInterruptInfo> {
+        let bits = self.raw_interrupt_exit_info()?;
+        let code = match bits & VmxInterruptInfo::ERROR_CODE_VALID {
+            0 => 0,
+            _ => self.vmcs.read(VmcsReadOnly32::VMEXIT_INTERRUPTION_ERR_CODE)?,
+        };
+        Ok(VmxInterruptInfo::from_bits(bits, code))
+    }
+
+    /// What an I/O exit says.
+    pub fn io_exit_info(&self) -> AxResult<VmxIoExitInfo> {
+        Ok(VmxIoExitInfo::from_qualification(self.exit_qualification()?))
+    }
+
+    /// Address and access of an EPT violation.
+    pub fn nested_page_fault_info(&self) -> AxResult<NestedPageFaultInfo> {
+        let violation = EptViolation::from_qualification(self.exit_qualification()?);
+        Ok(NestedPageFaultInfo {
+            access_flags: violation.access(),
+            fault_guest_paddr: (self.guest_physical_address()? as usize).into(),
+        })
+    }
+
+    /// The guest-physical address of an EPT violation or misconfiguration.
+    pub fn guest_physical_address(&self) -> AxResult<u64> {
+        self.vmcs.read(VmcsReadOnly64::GUEST_PHYSICAL_ADDR)
+    }
+
+    /// The guest-linear address, for exits that define one.
+    pub fn guest_linear_address(&self) -> AxResult<u64> {
+        Ok(self.vmcs.read(VmcsReadOnlyNW::GUEST_LINEAR_ADDR)? as u64)
+    }
+
+    /// What an APIC-access exit says.
+    ///
+    /// # Errors
+    /// `Unsupported` for an access type that the SDM does not define.
+    pub fn apic_access_exit_info(&self) -> AxResult<ApicAccessExitInfo> {
+        let bits = self.exit_qualification()?;
+        ApicAccessExitInfo::from_qualification(bits)
+            .ok_or_else(|| ax_err_type!(Unsupported, "an APIC access of an unknown type"))
+    }
+
+    /// Why the last entry did not reach the guest; `None` if it did.
+    pub fn entry_failure(&self) -> Option<EntryFailure> {
+        self.entry_failure
+    }
+}

@@ -1,0 +1,84 @@
+//! The vCPU as text, for logs of a guest that went wrong.
+
+use core::fmt;
+
+use axerrno::AxResult;
+use axvcpu::AxVCpuHal;
+
+use super::VmxVcpu;
+use crate::regs::GeneralRegisters;
+use crate::vmx::vmcs::{FieldValue, GuestStateField, VmcsField, VmcsGuest16, VmcsGuest32, VmcsGuest64, VmcsGuestNW};
+
+impl<H: AxVCpuHal> fmt::Debug for VmxVcpu<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut out = f.debug_struct("VmxVcpu");
+        out.field("vm_id", &self.vm_id).field("id", &self.id).field("mode", &self.get_cpu_mode());
+        for index in (0..16).filter(|index| *index != GeneralRegisters::RSP_INDEX) {
+            let value = self.context.guest.get_reg_of_index(index);
+            out.field(GeneralRegisters::register_name(index), &format_args!("{value:#x}"));
+        }
+        let mut field = |name: &str, value: Option<u64>| match value {
+            Some(value) => {
+                out.field(name, &format_args!("{value:#x}"));
+            }
+            None => {
+                out.field(name, &"unknown");
+            }
+        };
+        field("rsp", self.bits(VmcsGuestNW::RSP));
+        field("rip", self.bits(VmcsGuestNW::RIP));
+        field("rflags", self.bits(VmcsGuestNW::RFLAGS));
+        field("cs", self.bits(VmcsGuest16::CS_SELECTOR));
+        field("cs_base", self.bits(VmcsGuestNW::CS_BASE));
+        field("ss", self.bits(VmcsGuest16::SS_SELECTOR));
+        field("ds", self.bits(VmcsGuest16::DS_SELECTOR));
+        field("fs_base", self.bits(VmcsGuestNW::FS_BASE));
+        field("gs_base", self.bits(VmcsGuestNW::GS_BASE));
+        field("tr", self.bits(VmcsGuest16::TR_SELECTOR));
+        field("gdtr_base", self.bits(VmcsGuestNW::GDTR_BASE));
+        field("idtr_base", self.bits(VmcsGuestNW::IDTR_BASE));
+        field("idtr_limit", self.bits(VmcsGuest32::IDTR_LIMIT));
+        field("cr0", self.guest_cr0().ok());
+        field("cr2", Some(self.context.guest_cr2));
+        field("cr3", self.bits(VmcsGuestNW::CR3));
+        field("cr4", self.guest_cr4().ok());
+        field("efer", self.bits(VmcsGuest64::IA32_EFER));
+        field("interruptibility", self.bits(VmcsGuest32::INTERRUPTIBILITY_STATE));
+        out.finish()
+    }
+}
+
+impl<H: AxVCpuHal> VmxVcpu<H> {
+    /// Reads a field of the VMCS, bound or not.
+    ///
+    /// # Errors
+    /// `Unsupported` for a field that the processor does not have; `BadState` where VMX is not enabled, for a field that
+    /// has to be read from the processor.
+    pub fn read_vmcs<F: VmcsField>(&self, field: F) -> AxResult<F::Value> {
+        self.vmcs.read(field)
+    }
+
+    /// Writes a field of the guest-state area, as it is in the VMCS: CR0 and CR4 are the real ones there, without what
+    /// the guest sees in the bits that the host owns. A value that the processor does not accept makes the next entry
+    /// fail, after which another one may be written.
+    pub fn write_guest_field<F: GuestStateField>(&mut self, field: F, value: F::Value) {
+        self.vmcs.write(field, value);
+    }
+
+    /// Calls `line` with the name and value of every VMCS field that the processor has; for a look at what it will check
+    /// at the next entry.
+    ///
+    /// # Errors
+    /// `BadState` for a vCPU that is not bound here.
+    pub fn dump_vmcs(&self, line: impl FnMut(&'static str, u64)) -> AxResult {
+        x86_64::instructions::interrupts::without_interrupts(|| {
+            let here = self.vmcs.current()?;
+            self.vmcs.dump(here, line);
+            Ok(())
+        })
+    }
+
+    fn bits<F: VmcsField>(&self, field: F) -> Option<u64> {
+        self.vmcs.read(field).ok().map(FieldValue::into_bits)
+    }
+}

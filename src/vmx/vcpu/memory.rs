@@ -1,0 +1,165 @@
+//! The guest's view of memory: processor mode, paging, linear addresses, and reading guest-physical memory.
+
+use axaddrspace::{AxMmHal, GuestPhysAddr, GuestVirtAddr, HostPhysAddr, MappingFlags};
+use axerrno::{AxResult, ax_err_type};
+use axvcpu::AxVCpuHal;
+
+use super::VmxVcpu;
+use crate::ept::{EptRules, GuestPageWalkInfo, translate};
+use crate::vmx::guest_cr::{CR0_PE, CR0_PG, CR0_WP, CR4_LA57, CR4_PAE, CR4_PSE, CR4_SMEP, EFER_LMA, EFER_NXE};
+use crate::vmx::vmcs::{VmcsGuest16, VmcsGuest32, VmcsGuest64, VmcsGuestNW};
+
+const CR4_SMAP: u64 = 1 << 21;
+
+/// The mode that the guest's code runs in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VmCpuMode {
+    /// Real mode.
+    Real,
+    /// Protected mode, 16 or 32 bits; virtual-8086 mode too.
+    Protected,
+    /// IA-32e mode with CS.L = 0.
+    Compatibility,
+    /// IA-32e mode with CS.L = 1.
+    Mode64,
+}
+
+impl<H: AxVCpuHal> VmxVcpu<H> {
+    /// The guest's present mode, or [`VmCpuMode::Real`] if it cannot be read: on a vCPU that is not bound, where VMX is
+    /// off.
+    pub fn get_cpu_mode(&self) -> VmCpuMode {
+        self.cpu_mode().unwrap_or(VmCpuMode::Real)
+    }
+
+    fn cpu_mode(&self) -> AxResult<VmCpuMode> {
+        if self.vmcs.read(VmcsGuest64::IA32_EFER)? & EFER_LMA != 0 {
+            return Ok(if self.in_64_bit_mode()? { VmCpuMode::Mode64 } else { VmCpuMode::Compatibility });
+        }
+        let protected = self.vmcs.read(VmcsGuestNW::CR0)? as u64 & CR0_PE != 0;
+        Ok(if protected { VmCpuMode::Protected } else { VmCpuMode::Real })
+    }
+
+    /// What a walk through the guest's page tables needs to know of the guest's state. A supervisor read is assumed for
+    /// the access; privilege is that of SS.
+    pub fn get_ptw_info(&self) -> GuestPageWalkInfo {
+        self.ptw_info().unwrap_or(GuestPageWalkInfo {
+            top_entry: 0,
+            level: 0,
+            width: 0,
+            is_user_mode_access: false,
+            is_write_access: false,
+            is_inst_fetch: false,
+            pse: false,
+            wp: false,
+            nxe: false,
+            is_smap_on: false,
+            is_smep_on: false,
+        })
+    }
+
+    fn ptw_info(&self) -> AxResult<GuestPageWalkInfo> {
+        let state = self.control_state()?;
+        let set = |register: u64, bit: u64| register & bit != 0;
+        let paging = set(state.cr0, CR0_PG);
+        let (level, width, table) = match () {
+            () if !paging => (0, 0, 0),
+            () if set(state.efer, EFER_LMA) => {
+                (if set(state.cr4, CR4_LA57) { 5 } else { 4 }, 9, state.cr3 & 0x000F_FFFF_FFFF_F000)
+            }
+            () if set(state.cr4, CR4_PAE) => (3, 9, state.cr3 & 0xFFFF_FFE0),
+            () => (2, 10, state.cr3 & 0xFFFF_F000),
+        };
+        let privilege = self.vmcs.read(VmcsGuest32::SS_ACCESS_RIGHTS)? >> 5 & 0b11;
+        Ok(GuestPageWalkInfo {
+            top_entry: table as usize,
+            level,
+            width,
+            is_user_mode_access: privilege == 3,
+            is_write_access: false,
+            is_inst_fetch: false,
+            pse: level != 2 || set(state.cr4, CR4_PSE),
+            wp: set(state.cr0, CR0_WP),
+            nxe: set(state.efer, EFER_NXE),
+            is_smap_on: set(state.cr4, CR4_SMAP),
+            is_smep_on: set(state.cr4, CR4_SMEP),
+        })
+    }
+
+    /// The linear address of an offset in the code segment: CS base plus `guest_rip`, at the width that the mode has. In
+    /// 64-bit mode the base is 0.
+    pub fn gla2gva(&self, guest_rip: GuestVirtAddr) -> GuestVirtAddr {
+        let rip = guest_rip.as_usize();
+        let linear = match self.get_cpu_mode() {
+            VmCpuMode::Mode64 => rip,
+            _ => self.vmcs.read(VmcsGuestNW::CS_BASE).unwrap_or(0).wrapping_add(rip) & 0xFFFF_FFFF,
+        };
+        GuestVirtAddr::from(linear)
+    }
+
+    /// Guest RIP; 0 if it cannot be read.
+    pub fn rip(&self) -> usize {
+        self.vmcs.read(VmcsGuestNW::RIP).unwrap_or(0)
+    }
+
+    /// Sets guest RIP. An instruction that waited to be completed is not completed any more.
+    pub fn set_rip(&mut self, rip: usize) {
+        self.completion = None;
+        self.vmcs.write(VmcsGuestNW::RIP, rip);
+    }
+
+    /// Guest RFLAGS.
+    pub fn rflags(&self) -> AxResult<usize> {
+        self.vmcs.read(VmcsGuestNW::RFLAGS)
+    }
+
+    /// Guest CS selector; 0 if it cannot be read.
+    pub fn cs(&self) -> u16 {
+        self.vmcs.read(VmcsGuest16::CS_SELECTOR).unwrap_or(0)
+    }
+
+    /// Guest RSP; 0 if it cannot be read.
+    pub fn stack_pointer(&self) -> usize {
+        self.vmcs.read(VmcsGuestNW::RSP).unwrap_or(0)
+    }
+
+    /// Sets guest RSP.
+    pub fn set_stack_pointer(&mut self, rsp: usize) {
+        self.vmcs.write(VmcsGuestNW::RSP, rsp);
+    }
+
+    /// The general register with this number, RSP among them.
+    pub(super) fn general_register(&self, index: u8) -> AxResult<u64> {
+        match index {
+            4 => Ok(self.vmcs.read(VmcsGuestNW::RSP)? as u64),
+            _ => Ok(self.context.guest.get_reg_of_index(index)),
+        }
+    }
+
+    pub(super) fn set_general_register(&mut self, index: u8, value: u64) {
+        match index {
+            4 => self.vmcs.write(VmcsGuestNW::RSP, value as usize),
+            _ => self.context.guest.set_reg_of_index(index, value),
+        }
+    }
+
+    /// Eight bytes of guest-physical memory at an address that is a multiple of 8, as the EPT maps it.
+    pub(super) fn read_guest_u64(&self, gpa: usize) -> AxResult<u64> {
+        let root = self.ept_root.ok_or_else(|| ax_err_type!(BadState, "the vCPU has no EPT"))?;
+        let home = self.vmcs.home().ok_or_else(|| ax_err_type!(BadState, "the vCPU is not bound"))?;
+        let rules = EptRules { caps: home.capabilities.ept_vpid, phys_addr_bits: home.capabilities.phys_addr_bits };
+        let found = translate(root, rules, GuestPhysAddr::from(gpa), |entry| Some(read_host_u64::<H>(entry)))
+            .map_err(|fault| ax_err_type!(BadAddress, format_args!("guest-physical {gpa:#x}: {fault}")))?;
+        if !found.allowed.contains(MappingFlags::READ) {
+            return Err(ax_err_type!(PermissionDenied));
+        }
+        Ok(read_host_u64::<H>(found.paddr))
+    }
+}
+
+/// Reads host memory by physical address.
+fn read_host_u64<H: AxVCpuHal>(address: HostPhysAddr) -> u64 {
+    let pointer = H::MmHal::phys_to_virt(address).as_ptr().cast::<u64>();
+    // SAFETY: an EPT table, or memory that one maps for the guest: the caller of the crate answers for both being memory
+    // that the host has mapped where its HAL says. The guest may change it at any time, so it is read once.
+    unsafe { pointer.read_volatile() }
+}

@@ -1,0 +1,349 @@
+//! The virtual CPU.
+//!
+//! One idea a file: [`switch`] goes into the guest and back; [`setup`] decides the control fields and [`start`] the
+//! guest's first state; [`exits`] handles what needs no caller, with [`cpuid`], [`msrs`], [`control_registers`],
+//! [`debug`] and [`xstate`] for what they are named after; [`completion`] moves RIP; [`events`] injects; [`memory`] knows
+//! how the guest sees memory; [`arch`] is the adapter to axvcpu.
+
+mod arch;
+mod completion;
+mod control_registers;
+mod cpuid;
+mod debug;
+mod events;
+mod exits;
+mod inspect;
+mod io;
+mod memory;
+mod msr_areas;
+mod msrs;
+mod setup;
+mod start;
+mod switch;
+mod timer;
+mod xstate;
+
+use core::cell::Cell;
+use core::ptr;
+
+use axaddrspace::{GuestPhysAddr, HostPhysAddr};
+use axerrno::{AxResult, ax_err, ax_err_type};
+use axvcpu::AxVCpuHal;
+
+pub use memory::VmCpuMode;
+pub use start::StartState;
+pub use xstate::FpuPolicy;
+
+use self::completion::Completion;
+use self::debug::DebugRegisters;
+use self::events::EventQueue;
+use self::exits::Handled;
+use self::msr_areas::GuestMsrs;
+use self::setup::Controls;
+use self::switch::{EXITED, SwitchContext, vmx_launch, vmx_resume};
+use self::xstate::XState;
+use super::definitions::VmxExitReason;
+use super::exit_info::{EntryFailure, VmxExitInfo};
+use super::guest_cpuid::CpuidTable;
+use super::host;
+use super::instructions::{self, InvEptType, invept};
+use super::processor::Processor;
+use super::structs::{IOBitmap, MsrBitmap};
+use super::vmcs::{Here, Vmcs, VmcsReadOnly32, VmcsReadOnlyNW};
+use crate::regs::GeneralRegisters;
+
+/// A virtual CPU on VMX.
+///
+/// Its life: [`new`](Self::new), [`setup`](Self::setup), then any number of times
+/// [`bind_to_current_processor`](Self::bind_to_current_processor), runs, and
+/// [`unbind_from_current_processor`](Self::unbind_from_current_processor). Between unbind and bind it may move to
+/// another processor; it may move in memory at any time that it does not run.
+///
+/// While it is bound, everything that touches the guest's state is done on the processor that it is bound to; a call on
+/// another one is an error. The host does not preempt the code that runs a vCPU in favour of code that binds another
+/// one on the same processor, unless it unbinds this one first; interrupts may come at any time.
+pub struct VmxVcpu<H: AxVCpuHal> {
+    context: SwitchContext,
+    vmcs: Vmcs<H>,
+    io_bitmap: IOBitmap<H>,
+    msr_bitmap: MsrBitmap<H>,
+    msrs: GuestMsrs<H>,
+    xstate: XState,
+    debug: DebugRegisters,
+    events: EventQueue,
+    completion: Option<Completion>,
+    /// An instruction was completed since the last entry, which ends STI and MOV SS blocking.
+    shadow_ended: bool,
+    cpuid: CpuidTable,
+    controls: Controls,
+    time_slice: Option<u64>,
+    /// CR8, which the guest does not share with the host.
+    cr8: u8,
+    /// CR4.MCE of the host.
+    host_mce: u64,
+    /// Why the last entry did not reach the guest.
+    entry_failure: Option<EntryFailure>,
+    /// The host's state is to be taken over before the next entry: the vCPU was bound since the last.
+    newly_bound: Cell<bool>,
+    /// What the processor may have cached of the EPT is not to be used any more.
+    ept_stale: Cell<bool>,
+    /// The processor that it was bound to last.
+    last_home: Cell<*const Processor>,
+    start: Option<StartState>,
+    entry: Option<GuestPhysAddr>,
+    ept_root: Option<HostPhysAddr>,
+    vm_id: usize,
+    id: usize,
+}
+
+// SAFETY: what it points to is the record of a processor, which lives for ever and is only compared with; every access
+// to the VMCS checks that it is made on the right processor.
+unsafe impl<H: AxVCpuHal> Send for VmxVcpu<H> {}
+
+impl<H: AxVCpuHal> VmxVcpu<H> {
+    /// Makes a vCPU: allocates its VMCS, bitmaps, and areas for MSRs and extended state. Touches no VMX state of the
+    /// processor, so it works before VMX is enabled.
+    ///
+    /// # Errors
+    /// `NoMemory`.
+    pub fn new(vm_id: usize, vcpu_id: usize) -> AxResult<Self> {
+        let mut io_bitmap = IOBitmap::passthrough_all()?;
+        io_bitmap.set_intercept(u32::from(io::POWER_OFF_PORT), true)?;
+        Ok(Self {
+            context: SwitchContext::default(),
+            vmcs: Vmcs::new()?,
+            io_bitmap,
+            msr_bitmap: msrs::default_bitmap()?,
+            msrs: GuestMsrs::new()?,
+            xstate: XState::new()?,
+            debug: DebugRegisters::default(),
+            events: EventQueue::default(),
+            completion: None,
+            shadow_ended: false,
+            cpuid: CpuidTable::default(),
+            controls: Controls::default(),
+            time_slice: None,
+            cr8: 0,
+            host_mce: 0,
+            entry_failure: None,
+            newly_bound: Cell::new(false),
+            ept_stale: Cell::new(true),
+            last_home: Cell::new(ptr::null()),
+            start: None,
+            entry: None,
+            ept_root: None,
+            vm_id,
+            id: vcpu_id,
+        })
+    }
+
+    /// Binds the vCPU to the processor that executes this: its VMCS becomes active and current there. Binding it again
+    /// there is not an error.
+    ///
+    /// # Errors
+    /// `BadState` where VMX is not enabled, or for a vCPU that is bound to another processor.
+    pub fn bind_to_current_processor(&self) -> AxResult {
+        self.vmcs.bind()?;
+        self.newly_bound.set(true);
+        Ok(())
+    }
+
+    /// Unbinds the vCPU, which may then be bound to any processor: its VMCS is written back to memory, and extended
+    /// state that was left in the registers is taken out of them.
+    ///
+    /// # Errors
+    /// `BadState` for a vCPU that is not bound, or is bound to another processor.
+    pub fn unbind_from_current_processor(&self) -> AxResult {
+        self.xstate.unbind(&self.context.xstate);
+        self.vmcs.unbind()
+    }
+
+    /// Enters the guest once and comes back at its next exit. `None` if the crate has handled the exit: the caller may
+    /// look after other things and run again. `Some` for an exit that the caller has to handle, and for an entry that
+    /// failed ([`entry_failure`](Self::entry_failure) says how).
+    pub fn inner_run(&mut self) -> Option<VmxExitInfo> {
+        match self.run_once() {
+            Ok(None) => None,
+            Ok(Some(_)) => Some(self.exit_info().unwrap_or(self.failed_entry())),
+            Err(_) => Some(self.failed_entry()),
+        }
+    }
+
+    /// The same, with the reason alone, and an error for an entry that the processor refused.
+    ///
+    /// # Errors
+    /// `BadState` for a vCPU that is not set up or not bound here, and if VMLAUNCH or VMRESUME fails; in the second case
+    /// [`entry_failure`](Self::entry_failure) has the number and text. The vCPU may be corrected and run again.
+    pub fn run_once(&mut self) -> AxResult<Option<VmxExitReason>> {
+        if !self.controls.done {
+            return ax_err!(BadState, "the vCPU is not set up");
+        }
+        // From the check that the VMCS is current until the exit is handled, nothing may bind another one here.
+        x86_64::instructions::interrupts::without_interrupts(|| {
+            let here = self.vmcs.current()?;
+            self.prepare_entry(here)?;
+            self.enter(here)?;
+            self.handle_exit(here)
+        })
+    }
+
+    /// What has to be in the VMCS and in the registers before an entry.
+    #[inline(always)]
+    fn prepare_entry(&mut self, here: Here) -> AxResult {
+        if self.newly_bound.get() {
+            self.take_over_host()?;
+        }
+        if self.ept_stale.get() {
+            self.drop_cached_ept()?;
+        }
+        self.complete_pending()?;
+        self.inject_pending_events(here)?;
+        self.shadow_ended = false;
+        self.vmcs.flush(here)
+    }
+
+    /// The entry itself.
+    #[inline(always)]
+    fn enter(&mut self, here: Here) -> AxResult {
+        let debug_idle = self.debug.is_idle();
+        if !debug_idle {
+            self.debug.load_guest();
+        }
+        let context = &raw mut self.context;
+        let launch = self.vmcs.needs_launch(here);
+        // SAFETY: the VMCS is current, has HOST_RIP from `setup`, and the launch state that `needs_launch` says;
+        // interrupts are off. What the EPT maps is the caller's to decide.
+        let result = unsafe { if launch { vmx_launch(context) } else { vmx_resume(context) } };
+        if !debug_idle {
+            self.debug.load_host();
+        }
+        if result == EXITED { Ok(()) } else { self.refused() }
+    }
+
+    /// What is common to all exits, then the handler of this one.
+    #[inline(always)]
+    fn handle_exit(&mut self, here: Here) -> AxResult<Option<VmxExitReason>> {
+        self.vmcs.exit_happened(here);
+        self.entry_failure = None;
+        let bits = self.vmcs.get(here, VmcsReadOnly32::EXIT_REASON)?;
+        let reason = VmxExitReason::from_exit_reason_field(bits);
+        if bits & (1 << 31) != 0 {
+            return self.guest_state_refused(here, reason);
+        }
+        self.vmcs.guest_ran(here);
+        self.restore_host_segments();
+        self.keep_interrupted_event(here, reason)?;
+        match self.builtin_vmexit_handler(here, reason)? {
+            Handled::Yes => Ok(None),
+            Handled::No => Ok(Some(reason)),
+        }
+    }
+
+    /// Reads the host's state that the vCPU has to give back, after a bind.
+    #[cold]
+    fn take_over_host(&mut self) -> AxResult {
+        let home = self.vmcs.home().ok_or_else(|| ax_err_type!(BadState, "the vCPU is not bound"))?;
+        home.host.write_to(&self.vmcs);
+        host::write_variable_state(&self.vmcs)?;
+        self.context.set_host_tables(&home.host);
+        self.msrs.bind(&self.vmcs, home.host.tsc_aux());
+        self.bind_cr4()?;
+        self.debug.bind(home.host.debugctl());
+        self.xstate.bind(&mut self.context.xstate, home)?;
+        if !ptr::eq(self.last_home.replace(home), home) {
+            self.ept_stale.set(true);
+        }
+        self.newly_bound.set(false);
+        Ok(())
+    }
+
+    /// Drops what this processor may have cached of the vCPU's EPT.
+    ///
+    /// An EPT root may have been another guest's before, and on a processor that the vCPU comes back to, mappings from
+    /// its last stay there may have changed since.
+    #[cold]
+    fn drop_cached_ept(&mut self) -> AxResult {
+        let home = self.vmcs.home().ok_or_else(|| ax_err_type!(BadState, "the vCPU is not bound"))?;
+        let single = home.capabilities.ept_vpid.contains(super::capability::EptVpidCaps::INVEPT_SINGLE_CONTEXT);
+        let kind = if single { InvEptType::SingleContext } else { InvEptType::Global };
+        // SAFETY: VMX is on here, and the capabilities have one of the two types or VMX would not have been enabled.
+        if let Err(failure) = unsafe { invept(kind, self.controls.eptp) } {
+            log::warn!("INVEPT: {failure}");
+            return ax_err!(BadState);
+        }
+        self.ept_stale.set(false);
+        Ok(())
+    }
+
+    /// An exit has changed LDTR and the limit of TR; few hosts have others.
+    #[inline(always)]
+    fn restore_host_segments(&mut self) {
+        if self.context.reload_segments()
+            && let Some(home) = self.vmcs.home()
+        {
+            // SAFETY: right after an exit on that processor; its GDT was loaded again by the switch.
+            unsafe { home.host.reload_segments() };
+        }
+    }
+
+    /// VMLAUNCH or VMRESUME failed.
+    #[cold]
+    fn refused(&mut self) -> AxResult {
+        let failure = EntryFailure::Refused(instructions::failure());
+        self.entry_failure = Some(failure);
+        self.context.forget_host_stack();
+        ax_err!(BadState, format_args!("vCPU {}: {failure}", self.id))
+    }
+
+    /// The processor began the entry and found guest state that it refuses.
+    #[cold]
+    fn guest_state_refused(&mut self, here: Here, reason: VmxExitReason) -> AxResult<Option<VmxExitReason>> {
+        let qualification = self.vmcs.get(here, VmcsReadOnlyNW::EXIT_QUALIFICATION)? as u64;
+        self.entry_failure = Some(EntryFailure::GuestState { reason, qualification });
+        self.restore_host_segments();
+        Ok(Some(reason))
+    }
+
+    fn failed_entry(&self) -> VmxExitInfo {
+        VmxExitInfo {
+            entry_failure: true,
+            exit_reason: VmxExitReason::INVALID_GUEST_STATE,
+            exit_instruction_length: 0,
+            guest_rip: self.rip(),
+        }
+    }
+
+    /// Tells the crate that the caller changed the EPT in a way that takes something away: unmapped a page, mapped it to
+    /// other memory, or removed a permission. This vCPU uses nothing cached from its next entry on; each vCPU that uses
+    /// the EPT needs the call, and one that runs on another processor must first be made to exit.
+    pub fn invalidate_ept(&mut self) {
+        self.ept_stale.set(true);
+    }
+
+    /// The general registers but RSP, which is in the VMCS ([`stack_pointer`](Self::stack_pointer)).
+    pub fn regs(&self) -> &GeneralRegisters {
+        &self.context.guest
+    }
+
+    /// The same, to be changed.
+    pub fn regs_mut(&mut self) -> &mut GeneralRegisters {
+        &mut self.context.guest
+    }
+
+    /// The id that it was made with.
+    pub fn id(&self) -> usize {
+        self.id
+    }
+
+    /// The id of its VM.
+    pub fn vm_id(&self) -> usize {
+        self.vm_id
+    }
+}
+
+impl<H: AxVCpuHal> Drop for VmxVcpu<H> {
+    fn drop(&mut self) {
+        // The registers may hold this guest's extended state; the VMCS looks after itself.
+        self.xstate.unbind(&self.context.xstate);
+    }
+}

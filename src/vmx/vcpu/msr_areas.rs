@@ -1,0 +1,155 @@
+//! MSRs that the guest can use without an exit and that no VMCS field switches.
+//!
+//! SYSCALL uses STAR, LSTAR, CSTAR and FMASK, SWAPGS uses KERNEL_GS_BASE, RDTSCP and RDPID read TSC_AUX. Their values
+//! are the guest's while it runs and the host's after each exit, by the VMCS's MSR areas (SDM Vol. 3C, section 25.7.2,
+//! "VM-Exit Controls for MSRs", and 25.8.2): the guest's list is loaded at entry and stored at exit, the host's loaded
+//! at exit. An entry in an area costs about what RDMSR or WRMSR does, so each is there only while the guest could see or
+//! change the register: the SYSCALL and SWAPGS group once EFER.SCE or LMA is set, TSC_AUX where guest and host differ.
+//!
+//! The guest's list is also where its values are kept. Its RDMSR and WRMSR of these exit, and are answered from there.
+
+use axerrno::AxResult;
+use axvcpu::AxVCpuHal;
+
+use super::control_registers::{EFER_LMA, EFER_SCE};
+use crate::frame::PhysFrame;
+use crate::msr::Msr;
+use crate::vmx::vmcs::{Vmcs, VmcsControl32, VmcsControl64};
+
+/// In the order of the lists: TSC_AUX first, so that either group is one run of entries.
+const SWITCHED: [Msr; 6] =
+    [Msr::IA32_TSC_AUX, Msr::IA32_STAR, Msr::IA32_LSTAR, Msr::IA32_CSTAR, Msr::IA32_FMASK, Msr::IA32_KERNEL_GSBASE];
+const TSC_AUX: usize = 0;
+const SYSCALL_GROUP: usize = 1;
+/// Offset of the host's list in the frame; the guest's is at 0.
+const HOST_LIST: usize = 2048;
+
+/// One entry of an MSR area (SDM Vol. 3C, table 25-15, "Format of an MSR Entry").
+#[repr(C)]
+struct Entry {
+    index: u32,
+    reserved: u32,
+    data: u64,
+}
+
+/// The MSRs of this vCPU that are switched by lists, and those that are only kept.
+pub(super) struct GuestMsrs<H: AxVCpuHal> {
+    frame: PhysFrame<H>,
+    /// RDTSCP is enabled for the guest, so that TSC_AUX can be read without an exit.
+    has_tsc_aux: bool,
+    syscall_active: bool,
+    /// TSC_AUX of the processor that the vCPU is bound to.
+    host_tsc_aux: u64,
+}
+
+impl<H: AxVCpuHal> GuestMsrs<H> {
+    pub(super) fn new() -> AxResult<Self> {
+        let this = Self { frame: PhysFrame::alloc_zero()?, has_tsc_aux: false, syscall_active: false, host_tsc_aux: 0 };
+        for (i, msr) in SWITCHED.into_iter().enumerate() {
+            for list in [0, HOST_LIST] {
+                // SAFETY: the frame is ours, and the entry inside it.
+                unsafe { this.entry(list, i).write_volatile(Entry { index: msr as u32, reserved: 0, data: 0 }) };
+            }
+        }
+        Ok(this)
+    }
+
+    pub(super) fn enable_tsc_aux(&mut self) {
+        self.has_tsc_aux = true;
+    }
+
+    /// The values after reset: all zero.
+    pub(super) fn reset(&mut self) {
+        for i in 0..SWITCHED.len() {
+            self.set_data(0, i, 0);
+        }
+        self.syscall_active = false;
+    }
+
+    /// The guest's value of an MSR that is kept here.
+    pub(super) fn read(&self, msr: u32) -> Option<u64> {
+        self.place_of(msr).map(|i| self.data(0, i))
+    }
+
+    /// Sets the guest's value of an MSR that is kept here: `None` for another one, an error for a value that the
+    /// processor would refuse.
+    pub(super) fn write(&mut self, vmcs: &Vmcs<H>, msr: u32, value: u64) -> Option<Result<(), ()>> {
+        let i = self.place_of(msr)?;
+        let canonical = (value as i64) << 16 >> 16 == value as i64;
+        let accepted = match SWITCHED[i] {
+            Msr::IA32_LSTAR | Msr::IA32_CSTAR | Msr::IA32_KERNEL_GSBASE => canonical,
+            Msr::IA32_FMASK | Msr::IA32_TSC_AUX => value >> 32 == 0,
+            _ => true,
+        };
+        if !accepted {
+            return Some(Err(()));
+        }
+        self.set_data(0, i, value);
+        if i == TSC_AUX {
+            self.write_counts(vmcs);
+        }
+        Some(Ok(()))
+    }
+
+    /// EFER of the guest is now `efer`: from SCE or LMA on, the SYSCALL group is switched.
+    pub(super) fn efer_changed(&mut self, vmcs: &Vmcs<H>, efer: u64) -> AxResult {
+        let active = efer & (EFER_SCE | EFER_LMA) != 0;
+        if active && !self.syscall_active && vmcs.home().is_some() {
+            self.read_host_group();
+        }
+        self.syscall_active |= active;
+        self.write_counts(vmcs);
+        Ok(())
+    }
+
+    /// Takes the host's values at a bind.
+    pub(super) fn bind(&mut self, vmcs: &Vmcs<H>, host_tsc_aux: u64) {
+        if self.syscall_active {
+            self.read_host_group();
+        }
+        self.host_tsc_aux = host_tsc_aux;
+        self.write_counts(vmcs);
+    }
+
+    fn read_host_group(&mut self) {
+        for (i, msr) in SWITCHED.into_iter().enumerate().skip(SYSCALL_GROUP) {
+            self.set_data(HOST_LIST, i, msr.read());
+        }
+    }
+
+    /// Tells the VMCS which run of entries is in use.
+    fn write_counts(&mut self, vmcs: &Vmcs<H>) {
+        self.set_data(HOST_LIST, TSC_AUX, self.host_tsc_aux);
+        let switch_aux = self.has_tsc_aux && self.data(0, TSC_AUX) != self.host_tsc_aux;
+        let first = if switch_aux { TSC_AUX } else { SYSCALL_GROUP };
+        let end = if self.syscall_active { SWITCHED.len() } else { SYSCALL_GROUP };
+        let count = (end - first) as u32;
+        let address = self.frame.start_paddr().as_usize() + first * size_of::<Entry>();
+        vmcs.write_changed(VmcsControl64::VMENTRY_MSR_LOAD_ADDR, address as u64);
+        vmcs.write_changed(VmcsControl64::VMEXIT_MSR_STORE_ADDR, address as u64);
+        vmcs.write_changed(VmcsControl64::VMEXIT_MSR_LOAD_ADDR, (address + HOST_LIST) as u64);
+        vmcs.write_changed(VmcsControl32::VMENTRY_MSR_LOAD_COUNT, count);
+        vmcs.write_changed(VmcsControl32::VMEXIT_MSR_STORE_COUNT, count);
+        vmcs.write_changed(VmcsControl32::VMEXIT_MSR_LOAD_COUNT, count);
+    }
+
+    fn place_of(&self, msr: u32) -> Option<usize> {
+        let i = SWITCHED.iter().position(|switched| *switched as u32 == msr)?;
+        (i != TSC_AUX || self.has_tsc_aux).then_some(i)
+    }
+
+    fn data(&self, list: usize, i: usize) -> u64 {
+        // SAFETY: the entry is inside our frame; the processor writes it only while the guest runs.
+        unsafe { (&raw const (*self.entry(list, i)).data).read_volatile() }
+    }
+
+    fn set_data(&mut self, list: usize, i: usize, value: u64) {
+        // SAFETY: as for `data`.
+        unsafe { (&raw mut (*self.entry(list, i)).data).write_volatile(value) }
+    }
+
+    fn entry(&self, list: usize, i: usize) -> *mut Entry {
+        // Both lists lie inside the frame: 6 entries of 16 bytes at 0 and at 2048.
+        self.frame.as_mut_ptr().wrapping_add(list + i * size_of::<Entry>()).cast()
+    }
+}

@@ -1,0 +1,159 @@
+//! The control fields: decided once for a vCPU, from what the processor can do.
+
+use axaddrspace::{GuestPhysAddr, HostPhysAddr};
+use axerrno::{AxError, AxResult, ax_err, ax_err_type};
+use axvcpu::AxVCpuHal;
+
+use super::start::StartState;
+use super::switch::SwitchContext;
+use super::{VmxVcpu, cpuid};
+use crate::ept::EPTPointer;
+use crate::vmx::capability::{
+    Capabilities, EntryControls, ExitControls, MissingControl, PinControls, PrimaryControls, SecondaryControls,
+    VmxMisc, required,
+};
+use crate::vmx::guest_cpuid::{CpuidTable, Support};
+use crate::vmx::processor::Processor;
+use crate::vmx::vmcs::{VmcsControl32, VmcsControl64, VmcsHostNW};
+
+/// #MC exits, so that the host handles its machine checks; #DB, while the guest's DR6 is kept by the vCPU.
+const EXCEPTIONS: u32 = 1 << 18 | 1 << 1;
+
+/// What was decided for this vCPU and is asked about later.
+#[derive(Debug, Default)]
+pub(super) struct Controls {
+    /// IA32_VMX_BASIC\[56\]: an exception may be injected with or without an error code, whatever its vector.
+    pub(super) any_error_code: bool,
+    /// There is a VMX-preemption timer.
+    pub(super) has_timer: bool,
+    /// The timer's rate.
+    pub(super) timer: VmxMisc,
+    /// EPTP as the VMCS has it.
+    pub(super) eptp: u64,
+    /// It is set up.
+    pub(super) done: bool,
+}
+
+impl<H: AxVCpuHal> VmxVcpu<H> {
+    /// Makes the vCPU ready for its guest: control fields by the capabilities of this processor, and guest state as the
+    /// start state says. May be called again at any time, and then starts the guest anew.
+    ///
+    /// # Errors
+    /// `BadState` where VMX is not enabled on this processor; `InvalidInput` for an EPT root or an entry that cannot be
+    /// used; `Unsupported` if the processor lacks a control.
+    pub fn setup(&mut self, ept_root: HostPhysAddr, entry: GuestPhysAddr) -> AxResult {
+        self.ept_root = Some(ept_root);
+        self.entry = Some(entry);
+        self.setup_vmcs()
+    }
+
+    pub(super) fn setup_vmcs(&mut self) -> AxResult {
+        let root = self.ept_root.ok_or_else(|| ax_err_type!(InvalidInput, "the vCPU has no EPT root"))?;
+        let start = match (self.start, self.entry) {
+            (Some(start), _) => start,
+            (None, Some(entry)) => StartState::real_mode(entry)?,
+            (None, None) => return ax_err!(InvalidInput, "the vCPU has neither an entry nor a start state"),
+        };
+        let capabilities = &Processor::here()?.capabilities;
+        self.write_controls(capabilities, root)?;
+        self.write_start_state(start)?;
+        self.controls.done = true;
+        Ok(())
+    }
+
+    /// Sets the EPT, also of a vCPU that is set up already.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a root that the processor would refuse: not the address of a frame, or beyond its physical
+    /// addresses.
+    pub(super) fn set_root(&mut self, root: HostPhysAddr) -> AxResult {
+        if let Some(processor) = Processor::known_here() {
+            let eptp = eptp(&processor.capabilities, root)?;
+            if self.controls.done {
+                self.controls.eptp = eptp;
+                self.vmcs.write_changed(VmcsControl64::EPTP, eptp);
+                self.ept_stale.set(true);
+            }
+        }
+        self.ept_root = Some(root);
+        Ok(())
+    }
+
+    fn write_controls(&mut self, capabilities: &Capabilities, root: HostPhysAddr) -> AxResult {
+        let eptp = eptp(capabilities, root)?;
+
+        let pin = capabilities.pin.decide(required::PIN, PinControls::empty()).map_err(missing)?;
+        let primary = capabilities
+            .primary
+            .decide(
+                required::PRIMARY
+                    | PrimaryControls::HLT_EXITING
+                    | PrimaryControls::MWAIT_EXITING
+                    | PrimaryControls::MONITOR_EXITING
+                    | PrimaryControls::RDPMC_EXITING
+                    | PrimaryControls::CR8_LOAD_EXITING
+                    | PrimaryControls::CR8_STORE_EXITING
+                    | PrimaryControls::MOV_DR_EXITING
+                    | PrimaryControls::TSC_OFFSETTING,
+                PrimaryControls::empty(),
+            )
+            .map_err(missing)?;
+        let secondary = capabilities
+            .secondary
+            .decide(required::SECONDARY, SecondaryControls::RDTSCP | SecondaryControls::INVPCID)
+            .map_err(missing)?;
+        let exit = capabilities.exit.decide(required::EXIT, ExitControls::empty()).map_err(missing)?;
+        let entry = capabilities.entry.decide(required::ENTRY, EntryControls::empty()).map_err(missing)?;
+
+        let vmcs = &self.vmcs;
+        vmcs.write(VmcsControl32::PINBASED_EXEC_CONTROLS, pin);
+        vmcs.write(VmcsControl32::PRIMARY_PROCBASED_EXEC_CONTROLS, primary);
+        vmcs.write(VmcsControl32::SECONDARY_PROCBASED_EXEC_CONTROLS, secondary);
+        vmcs.write(VmcsControl32::VMEXIT_CONTROLS, exit);
+        vmcs.write(VmcsControl32::VMENTRY_CONTROLS, entry);
+        vmcs.write(VmcsControl32::EXCEPTION_BITMAP, EXCEPTIONS);
+        vmcs.write(VmcsControl32::PAGE_FAULT_ERR_CODE_MASK, 0);
+        vmcs.write(VmcsControl32::PAGE_FAULT_ERR_CODE_MATCH, 0);
+        vmcs.write(VmcsControl32::CR3_TARGET_COUNT, 0);
+        vmcs.write(VmcsControl64::TSC_OFFSET, 0);
+        vmcs.write(VmcsControl64::EPTP, eptp);
+        let (io_a, io_b) = self.io_bitmap.phys_addr();
+        vmcs.write(VmcsControl64::IO_BITMAP_A_ADDR, io_a.as_usize() as u64);
+        vmcs.write(VmcsControl64::IO_BITMAP_B_ADDR, io_b.as_usize() as u64);
+        vmcs.write(VmcsControl64::MSR_BITMAPS_ADDR, self.msr_bitmap.phys_addr().as_usize() as u64);
+        vmcs.write(VmcsHostNW::RIP, SwitchContext::exit_address());
+
+        let set = |controls: u32, control: SecondaryControls| controls & control.bits() != 0;
+        let rdtscp = set(secondary, SecondaryControls::RDTSCP);
+        if rdtscp {
+            self.msrs.enable_tsc_aux();
+        }
+        let support = Support {
+            xcr0: self.xstate.allowed_xcr0(),
+            rdtscp,
+            invpcid: set(secondary, SecondaryControls::INVPCID),
+            apic_id: self.id as u32,
+        };
+        self.cpuid = CpuidTable::new(cpuid::native, &support);
+        self.controls = Controls {
+            any_error_code: capabilities.basic.any_error_code,
+            has_timer: capabilities.has_preemption_timer(),
+            timer: capabilities.misc,
+            eptp,
+            done: false,
+        };
+        self.ept_stale.set(true);
+        self.apply_time_slice();
+        Ok(())
+    }
+}
+
+fn eptp(capabilities: &Capabilities, root: HostPhysAddr) -> AxResult<u64> {
+    EPTPointer::from_table_phys(root, capabilities.ept_vpid, capabilities.phys_addr_bits)
+        .map(|pointer| pointer.bits())
+        .map_err(|error| ax_err_type!(InvalidInput, format_args!("EPT root {root:#x}: {error:?}")))
+}
+
+fn missing(control: MissingControl) -> AxError {
+    ax_err_type!(Unsupported, format_args!("{control}"))
+}

@@ -1,0 +1,330 @@
+//! The world switch: from the host into the guest and back.
+//!
+//! # Who switches what
+//!
+//! | state | switched by | when | cost |
+//! |---|---|---|---|
+//! | RIP, RSP, RFLAGS, CR0, CR3, CR4, segment registers, GDTR, IDTR, DR7, DEBUGCTL, SYSENTER MSRs, EFER, PAT | the VMCS | every entry and exit | none of its own |
+//! | RAX to R15 but RSP | the code below | every entry and exit | 15 loads, 15 stores |
+//! | the host's RBX, RBP, R12 to R15 | the code below; its caller saves the rest by the ABI | every entry and exit | 6 pushes, 6 pops |
+//! | CR2 | the code below | read on both ways, written only where host and guest differ | 2 reads |
+//! | limits of GDTR and IDTR, which an exit sets to FFFFH | the code below | every exit, unless the host's are FFFFH | LGDT, LIDT |
+//! | x87, SSE, AVX, AVX-512, PKRU, XCR0 | the code below ([`FpuPolicy::EveryExit`]), or at bind and unbind | see [`super::xstate`] | XSAVE and XRSTOR twice, XSETBV where XCR0 differs |
+//! | STAR, LSTAR, CSTAR, FMASK, KERNEL_GS_BASE, TSC_AUX | MSR areas ([`super::msr_areas`]) | only once the guest can use them | one area entry each |
+//! | DR0 to DR3, DR6 | [`super::debug`] | only while the guest has a breakpoint set | 5 moves each way |
+//! | the host's DR7, DEBUGCTL, LDTR and TR limit, which an exit resets | [`super::debug`], [`crate::vmx::host`] | only where the host's differ from what an exit leaves | none otherwise |
+//!
+//! # Shape
+//!
+//! [`vmx_launch`] and [`vmx_resume`] are ordinary functions of the C ABI to their caller. They push what the ABI wants
+//! kept and a pointer to the [`SwitchContext`], tell the VMCS where the stack is (only when that moved), load the
+//! guest's registers and enter. If the entry is refused, execution goes on after the instruction, with the guest's
+//! registers loaded but on the host's stack. If the guest ran, the processor comes back at [`vmx_exit`], on the same
+//! stack. Both ways end in one `ret` to the caller, which pairs with its `call`, so the return predictor stays right.
+//!
+//! The processor clears RFLAGS at an exit (only bit 1 stays set): the direction flag is clear and interrupts are off.
+//! The caller turns them off before the entry too, so that nothing comes between the check that the VMCS is current
+//! and its use.
+
+use core::arch::naked_asm;
+use core::mem::offset_of;
+
+use crate::regs::GeneralRegisters;
+use crate::vmx::host::{HostConstants, TableRegister};
+use crate::vmx::vmcs::VmcsHostNW;
+
+/// What the code below reads and writes. It lives in the vCPU and is found through the pointer that is given at each
+/// entry, so a vCPU may be moved in memory between two runs.
+#[repr(C)]
+#[derive(Default)]
+pub(super) struct SwitchContext {
+    /// The guest's general registers; RSP is in the VMCS.
+    pub(super) guest: GeneralRegisters,
+    /// The guest's CR2.
+    pub(super) guest_cr2: u64,
+    host_cr2: u64,
+    /// What HOST_RSP holds in the VMCS.
+    host_rsp: u64,
+    /// Whether GDTR and IDTR must be loaded again after an exit.
+    reload_tables: u64,
+    /// Whether LDTR or TR must be loaded again after an exit, by compiled code.
+    reload_segments: u64,
+    gdtr: TableRegister,
+    idtr: TableRegister,
+    /// The extended state, as [`super::xstate`] wants it switched here.
+    pub(super) xstate: XStateSwitch,
+}
+
+/// How the code below switches the extended state.
+#[repr(C)]
+#[derive(Default)]
+pub(super) struct XStateSwitch {
+    /// [`XStateSwitch::NONE`], [`XStateSwitch::XSAVE`] or [`XStateSwitch::FXSAVE`].
+    pub(super) method: u64,
+    /// 64-byte aligned areas of the guest's and the host's state.
+    pub(super) guest_area: u64,
+    pub(super) host_area: u64,
+    /// XCR0 while both are saved and restored: everything that either of them may have.
+    pub(super) all_xcr0: u64,
+    pub(super) host_xcr0: u64,
+    pub(super) guest_xcr0: u64,
+}
+
+impl XStateSwitch {
+    /// Nothing is switched here.
+    pub(super) const NONE: u64 = 0;
+    /// By XSAVE, XRSTOR and XSETBV.
+    pub(super) const XSAVE: u64 = 1;
+    /// By FXSAVE and FXRSTOR, on processors or hosts without XSAVE.
+    pub(super) const FXSAVE: u64 = 2;
+}
+
+impl SwitchContext {
+    /// Takes over the descriptor-table registers of the processor that the vCPU was bound to.
+    pub(super) fn set_host_tables(&mut self, host: &HostConstants) {
+        let (gdtr, idtr) = host.descriptor_tables();
+        self.reload_segments = u64::from(host.exit_changes_segments());
+        self.reload_tables = u64::from(!gdtr.survives_exit() || !idtr.survives_exit());
+        (self.gdtr, self.idtr) = (gdtr, idtr);
+    }
+
+    /// Whether an exit leaves LDTR or TR different from the host's.
+    #[inline(always)]
+    pub(super) fn reload_segments(&self) -> bool {
+        self.reload_segments != 0
+    }
+
+    /// Forgets where the VMCS has the host's stack, because it is another VMCS, or may be.
+    pub(super) fn forget_host_stack(&mut self) {
+        self.host_rsp = 0;
+    }
+
+    /// Where an exit continues, for HOST_RIP.
+    pub(super) fn exit_address() -> usize {
+        vmx_exit as *const () as usize
+    }
+}
+
+/// What became of an entry.
+pub(super) const EXITED: u64 = 0;
+
+/// Enters the guest by VMLAUNCH. Returns [`EXITED`] after an exit, and anything else if the processor refused.
+///
+/// # Safety
+/// The VMCS of this context is current, clear, and has HOST_RIP set to [`SwitchContext::exit_address`]; interrupts are
+/// off; nothing of the guest's memory overlaps memory that the host uses for itself.
+#[unsafe(naked)]
+pub(super) unsafe extern "C" fn vmx_launch(context: *mut SwitchContext) -> u64 {
+    enter!("vmlaunch")
+}
+
+/// The same by VMRESUME, for a VMCS that is launched.
+///
+/// # Safety
+/// As for [`vmx_launch`], but the VMCS is launched.
+#[unsafe(naked)]
+pub(super) unsafe extern "C" fn vmx_resume(context: *mut SwitchContext) -> u64 {
+    enter!("vmresume")
+}
+
+/// Where the processor continues after an exit: on the stack that [`vmx_launch`] or [`vmx_resume`] left, with the
+/// guest's registers still loaded.
+#[unsafe(naked)]
+unsafe extern "C" fn vmx_exit() {
+    naked_asm!(
+        // [rsp] is the context. All registers are the guest's, so one must be parked.
+        "push rdi",
+        "mov rdi, [rsp + 8]",
+        "mov [rdi + {rax}], rax",
+        "mov [rdi + {rcx}], rcx",
+        "mov [rdi + {rdx}], rdx",
+        "mov [rdi + {rbx}], rbx",
+        "mov [rdi + {rbp}], rbp",
+        "mov [rdi + {rsi}], rsi",
+        "pop qword ptr [rdi + {rdi}]",
+        "mov [rdi + {r8}], r8",
+        "mov [rdi + {r9}], r9",
+        "mov [rdi + {r10}], r10",
+        "mov [rdi + {r11}], r11",
+        "mov [rdi + {r12}], r12",
+        "mov [rdi + {r13}], r13",
+        "mov [rdi + {r14}], r14",
+        "mov [rdi + {r15}], r15",
+        // The limits of the descriptor tables are FFFFH now.
+        "cmp qword ptr [rdi + {reload_tables}], 0",
+        "je 2f",
+        "lgdt [rdi + {gdtr}]",
+        "lidt [rdi + {idtr}]",
+        "2:",
+        "mov rax, cr2",
+        "mov [rdi + {guest_cr2}], rax",
+        "mov rcx, [rdi + {host_cr2}]",
+        "cmp rax, rcx",
+        "je 2f",
+        "mov cr2, rcx",
+        "2:",
+        // The guest's extended state must be out of the registers before compiled code, which may use them, runs.
+        switch_xstate!("guest", "host"),
+        "pop rdi",
+        "pop r15",
+        "pop r14",
+        "pop r13",
+        "pop r12",
+        "pop rbx",
+        "pop rbp",
+        "xor eax, eax",
+        "ret",
+        rax = const register(0), rcx = const register(1), rdx = const register(2), rbx = const register(3),
+        rbp = const register(5), rsi = const register(6), rdi = const register(7), r8 = const register(8),
+        r9 = const register(9), r10 = const register(10), r11 = const register(11), r12 = const register(12),
+        r13 = const register(13), r14 = const register(14), r15 = const register(15),
+        reload_tables = const offset_of!(SwitchContext, reload_tables),
+        gdtr = const offset_of!(SwitchContext, gdtr),
+        idtr = const offset_of!(SwitchContext, idtr),
+        guest_cr2 = const offset_of!(SwitchContext, guest_cr2),
+        host_cr2 = const offset_of!(SwitchContext, host_cr2),
+        method = const offset_of!(SwitchContext, xstate.method),
+        xsave = const XStateSwitch::XSAVE,
+        guest_area = const offset_of!(SwitchContext, xstate.guest_area),
+        host_area = const offset_of!(SwitchContext, xstate.host_area),
+        all_xcr0 = const offset_of!(SwitchContext, xstate.all_xcr0),
+        guest_xcr0 = const offset_of!(SwitchContext, xstate.guest_xcr0),
+        host_xcr0 = const offset_of!(SwitchContext, xstate.host_xcr0),
+    )
+}
+
+/// The body of [`vmx_launch`] and [`vmx_resume`].
+macro_rules! enter {
+    ($instruction:literal) => {
+        naked_asm!(
+            "push rbp",
+            "push rbx",
+            "push r12",
+            "push r13",
+            "push r14",
+            "push r15",
+            "push rdi",
+            "cmp [rdi + {host_rsp}], rsp",
+            "je 2f",
+            "mov eax, {host_rsp_encoding}",
+            "vmwrite rax, rsp",
+            "jbe 9f",
+            "mov [rdi + {host_rsp}], rsp",
+            "2:",
+            "mov rax, cr2",
+            "mov [rdi + {host_cr2}], rax",
+            "mov rcx, [rdi + {guest_cr2}]",
+            "cmp rax, rcx",
+            "je 2f",
+            "mov cr2, rcx",
+            "2:",
+            switch_xstate!("host", "guest"),
+            "mov rax, [rdi + {rax}]",
+            "mov rcx, [rdi + {rcx}]",
+            "mov rdx, [rdi + {rdx}]",
+            "mov rbx, [rdi + {rbx}]",
+            "mov rbp, [rdi + {rbp}]",
+            "mov rsi, [rdi + {rsi}]",
+            "mov r8, [rdi + {r8}]",
+            "mov r9, [rdi + {r9}]",
+            "mov r10, [rdi + {r10}]",
+            "mov r11, [rdi + {r11}]",
+            "mov r12, [rdi + {r12}]",
+            "mov r13, [rdi + {r13}]",
+            "mov r14, [rdi + {r14}]",
+            "mov r15, [rdi + {r15}]",
+            "mov rdi, [rdi + {rdi}]",
+            $instruction,
+            // The processor refused. The host's CR2 and extended state go back as after an exit; which refusal it was
+            // the caller asks the processor.
+            "mov rdi, [rsp]",
+            "mov rcx, [rdi + {host_cr2}]",
+            "mov cr2, rcx",
+            switch_xstate!("guest", "host"),
+            "9:",
+            "pop rdi",
+            "pop r15",
+            "pop r14",
+            "pop r13",
+            "pop r12",
+            "pop rbx",
+            "pop rbp",
+            "mov eax, 1",
+            "ret",
+            rax = const register(0), rcx = const register(1), rdx = const register(2), rbx = const register(3),
+            rbp = const register(5), rsi = const register(6), rdi = const register(7), r8 = const register(8),
+            r9 = const register(9), r10 = const register(10), r11 = const register(11), r12 = const register(12),
+            r13 = const register(13), r14 = const register(14), r15 = const register(15),
+            host_rsp = const offset_of!(SwitchContext, host_rsp),
+            host_rsp_encoding = const VmcsHostNW::RSP.encoding(),
+            guest_cr2 = const offset_of!(SwitchContext, guest_cr2),
+            host_cr2 = const offset_of!(SwitchContext, host_cr2),
+            method = const offset_of!(SwitchContext, xstate.method),
+            xsave = const XStateSwitch::XSAVE,
+            guest_area = const offset_of!(SwitchContext, xstate.guest_area),
+            host_area = const offset_of!(SwitchContext, xstate.host_area),
+            all_xcr0 = const offset_of!(SwitchContext, xstate.all_xcr0),
+            guest_xcr0 = const offset_of!(SwitchContext, xstate.guest_xcr0),
+            host_xcr0 = const offset_of!(SwitchContext, xstate.host_xcr0),
+        )
+    };
+}
+use enter;
+
+/// Saves the extended state that `$from` has in the registers and loads that of `$to`. RDI is the context; RAX, RCX,
+/// RDX, R8 and R9 are lost. Both states are moved with XCR0 at the union of what the two may have, because a guest's
+/// XCR0 says what XSAVE covers, not what the guest can reach: SSE instructions work without XCR0.SSE.
+macro_rules! switch_xstate {
+    ($from:literal, $to:literal) => {
+        concat!(
+            "cmp qword ptr [rdi + {method}], {xsave}\n",
+            "jb 4f\n",
+            "ja 3f\n",
+            "mov r8, [rdi + {all_xcr0}]\n",
+            "xor ecx, ecx\n",
+            "mov eax, r8d\n",
+            "mov rdx, r8\n",
+            "shr rdx, 32\n",
+            "cmp r8, [rdi + {",
+            $from,
+            "_xcr0}]\n",
+            "je 2f\n",
+            "xsetbv\n",
+            "2:\n",
+            "mov r9, [rdi + {",
+            $from,
+            "_area}]\n",
+            "xsave64 [r9]\n",
+            "mov r9, [rdi + {",
+            $to,
+            "_area}]\n",
+            "xrstor64 [r9]\n",
+            "mov r9, [rdi + {",
+            $to,
+            "_xcr0}]\n",
+            "cmp r8, r9\n",
+            "je 4f\n",
+            "mov eax, r9d\n",
+            "mov rdx, r9\n",
+            "shr rdx, 32\n",
+            "xsetbv\n",
+            "jmp 4f\n",
+            "3:\n",
+            "mov r9, [rdi + {",
+            $from,
+            "_area}]\n",
+            "fxsave64 [r9]\n",
+            "mov r9, [rdi + {",
+            $to,
+            "_area}]\n",
+            "fxrstor64 [r9]\n",
+            "4:",
+        )
+    };
+}
+use switch_xstate;
+
+/// Offset of a general register, by its number, in the context.
+const fn register(index: usize) -> usize {
+    offset_of!(SwitchContext, guest) + index * 8
+}

@@ -1,0 +1,43 @@
+//! Time slices, by the VMX-preemption timer.
+
+use axerrno::{AxResult, ax_err};
+use axvcpu::AxVCpuHal;
+
+use super::VmxVcpu;
+use crate::vmx::capability::PinControls;
+use crate::vmx::vmcs::{VmcsControl32, VmcsGuest32};
+
+impl<H: AxVCpuHal> VmxVcpu<H> {
+    /// Limits how long the guest runs before it exits: `ticks` of the TSC from an entry on, or without limit.
+    ///
+    /// The end of a slice comes back as handled: `Nothing` from [`run`](axvcpu::AxArchVCpu::run). Each entry starts a
+    /// new slice. The timer counts in units of 2^*n* TSC ticks (*n* is IA32_VMX_MISC\[4:0\]) and holds 32 bits of them; a
+    /// slice is rounded up to a whole unit and cut to what the timer holds.
+    ///
+    /// # Errors
+    /// `Unsupported` if the processor has no VMX-preemption timer.
+    pub fn set_time_slice(&mut self, ticks: Option<u64>) -> AxResult {
+        if self.controls.done && !self.controls.has_timer && ticks.is_some() {
+            return ax_err!(Unsupported, "this processor has no VMX-preemption timer");
+        }
+        self.time_slice = ticks;
+        if self.controls.done {
+            self.apply_time_slice();
+        }
+        Ok(())
+    }
+
+    /// Puts the slice into the VMCS. Exits do not save the timer, so the value stays there and each entry starts with it.
+    pub(super) fn apply_time_slice(&self) {
+        let timer = PinControls::PREEMPTION_TIMER.bits();
+        let old = self.vmcs.known(VmcsControl32::PINBASED_EXEC_CONTROLS).unwrap_or_default();
+        match self.time_slice.filter(|_| self.controls.has_timer) {
+            Some(ticks) => {
+                self.vmcs.write_changed(VmcsControl32::PINBASED_EXEC_CONTROLS, old | timer);
+                self.vmcs
+                    .write(VmcsGuest32::VMX_PREEMPTION_TIMER_VALUE, self.controls.timer.preemption_timer_value(ticks));
+            }
+            None => self.vmcs.write_changed(VmcsControl32::PINBASED_EXEC_CONTROLS, old & !timer),
+        }
+    }
+}

@@ -1,0 +1,580 @@
+//! Every VMCS field, written down once.
+//!
+//! The table below gives each field its encoding (SDM Vol. 3D, Appendix B, "Field Encoding in VMCS"), value type and
+//! kind. Typed accessors, the cache's slots, the set of fields that an exit changes, and the debug dump all come from
+//! it. The encoding itself says the width (bits 14:13), the kind (bits 11:10) and that it is the full field (bit 0
+//! clear); a constant expression checks each line of the table against that at build time.
+
+use core::fmt;
+
+/// A VMCS field: something with a place in [`FIELDS`] and a value type.
+pub trait VmcsField: Copy {
+    /// The type of the field's value: `u16`, `u32`, `u64`, or `usize` for a natural-width field.
+    type Value: FieldValue;
+
+    /// The field's place in [`FIELDS`].
+    fn index(self) -> usize;
+
+    /// The encoding that VMREAD and VMWRITE take.
+    #[inline(always)]
+    fn encoding(self) -> u32 {
+        FIELDS[self.index()].encoding
+    }
+}
+
+/// A VMCS field that software may write: all but the VM-exit information.
+pub trait WritableVmcsField: VmcsField {}
+
+/// A field of the guest-state area.
+pub trait GuestStateField: WritableVmcsField {}
+
+/// A value as the VMX instructions move it (64 bits) and as the field holds it.
+pub trait FieldValue: Copy + Eq {
+    /// Bits 14:13 of the encoding of a field with such a value.
+    const WIDTH: u32;
+    /// Widens to what VMWRITE takes.
+    fn into_bits(self) -> u64;
+    /// Narrows what VMREAD gave; the bits above the field's width are zero.
+    fn from_bits(bits: u64) -> Self;
+}
+
+macro_rules! field_values {
+    ($($value:ty = $width:literal),*) => {$(
+        impl FieldValue for $value {
+            const WIDTH: u32 = $width;
+            #[inline(always)]
+            fn into_bits(self) -> u64 {
+                self as u64
+            }
+            #[inline(always)]
+            fn from_bits(bits: u64) -> Self {
+                bits as Self
+            }
+        }
+    )*};
+}
+field_values!(u16 = 0, u64 = 1, u32 = 2, usize = 3);
+
+/// What kind of field it is: bits 11:10 of the encoding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum FieldKind {
+    /// VM-execution, VM-exit and VM-entry controls.
+    Control = 0,
+    /// VM-exit information.
+    ReadOnly = 1,
+    /// Guest state.
+    Guest = 2,
+    /// Host state.
+    Host = 3,
+}
+
+/// One line of the table.
+#[derive(Clone, Copy)]
+pub struct FieldInfo {
+    /// `Group::NAME`.
+    pub name: &'static str,
+    /// The encoding that VMREAD and VMWRITE take.
+    pub encoding: u32,
+    /// Control, read-only, guest or host.
+    pub kind: FieldKind,
+}
+
+macro_rules! vmcs_fields {
+    ($(
+        $(#[$group_doc:meta])*
+        $group:ident: $value:ty, $kind:ident {
+            $($(#[$doc:meta])* $name:ident = $encoding:literal,)*
+        }
+    )*) => {
+        /// Every field, in the order of the cache's slots: what only software changes first, then what an exit changes.
+        pub static FIELDS: [FieldInfo; FIELD_COUNT] = TABLE;
+
+        /// How many fields there are.
+        pub const FIELD_COUNT: usize = [$($($encoding,)*)*].len();
+
+        const TABLE: [FieldInfo; FIELD_COUNT] = [$($(
+            FieldInfo {
+                name: concat!(stringify!($group), "::", stringify!($name)),
+                encoding: $encoding,
+                kind: FieldKind::$kind,
+            },
+        )*)*];
+
+        $(
+            $(#[$group_doc])*
+            #[derive(Clone, Copy, PartialEq, Eq)]
+            pub struct $group(u8);
+
+            impl $group {
+                $($(#[$doc])* pub const $name: Self = Self(slot_of($encoding));)*
+
+                /// The encoding that VMREAD and VMWRITE take.
+                pub const fn encoding(self) -> u32 {
+                    TABLE[self.0 as usize].encoding
+                }
+            }
+
+            impl VmcsField for $group {
+                type Value = $value;
+                #[inline(always)]
+                fn index(self) -> usize {
+                    self.0 as usize
+                }
+            }
+
+            impl fmt::Debug for $group {
+                fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    f.write_str(FIELDS[self.index()].name)
+                }
+            }
+
+            // The group's width and kind agree with what each encoding says of itself.
+            const _: () = {
+                let encodings: &[u32] = &[$($encoding,)*];
+                let mut i = 0;
+                while i < encodings.len() {
+                    assert!(encodings[i] >> 13 & 3 == <$value as FieldValue>::WIDTH);
+                    assert!(encodings[i] >> 10 & 3 == FieldKind::$kind as u32);
+                    assert!(encodings[i] & 1 == 0 && encodings[i] >> 15 == 0);
+                    i += 1;
+                }
+            };
+
+            vmcs_fields!(@access $group $kind);
+        )*
+    };
+    (@access $group:ident ReadOnly) => {};
+    (@access $group:ident Guest) => {
+        impl WritableVmcsField for $group {}
+        impl GuestStateField for $group {}
+    };
+    (@access $group:ident $kind:ident) => {
+        impl WritableVmcsField for $group {}
+    };
+}
+
+/// The slot of the field with this encoding; a build error where two lines have the same one.
+const fn slot_of(encoding: u32) -> u8 {
+    let mut found = usize::MAX;
+    let mut i = 0;
+    while i < FIELD_COUNT {
+        if TABLE[i].encoding == encoding {
+            assert!(found == usize::MAX, "two VMCS fields with one encoding");
+            found = i;
+        }
+        i += 1;
+    }
+    assert!(found < 256, "a VMCS field without a slot");
+    found as u8
+}
+
+vmcs_fields! {
+    /// 16-bit control fields.
+    VmcsControl16: u16, Control {
+        /// Virtual-processor identifier.
+        VPID = 0x0000,
+        /// Posted-interrupt notification vector.
+        POSTED_INTERRUPT_NOTIFICATION_VECTOR = 0x0002,
+        /// EPTP index.
+        EPTP_INDEX = 0x0004,
+        /// HLAT prefix size.
+        HLAT_PREFIX_SIZE = 0x0006,
+        /// Last PID-pointer index.
+        LAST_PID_POINTER_INDEX = 0x0008,
+    }
+    /// 64-bit control fields.
+    VmcsControl64: u64, Control {
+        /// Physical address of I/O bitmap A (ports 0 to 7FFFH).
+        IO_BITMAP_A_ADDR = 0x2000,
+        /// Physical address of I/O bitmap B (ports 8000H to FFFFH).
+        IO_BITMAP_B_ADDR = 0x2002,
+        /// Physical address of the MSR bitmaps.
+        MSR_BITMAPS_ADDR = 0x2004,
+        /// Physical address of the VM-exit MSR-store area.
+        VMEXIT_MSR_STORE_ADDR = 0x2006,
+        /// Physical address of the VM-exit MSR-load area.
+        VMEXIT_MSR_LOAD_ADDR = 0x2008,
+        /// Physical address of the VM-entry MSR-load area.
+        VMENTRY_MSR_LOAD_ADDR = 0x200a,
+        /// Executive-VMCS pointer.
+        EXECUTIVE_VMCS_PTR = 0x200c,
+        /// Page-modification-log address.
+        PML_ADDR = 0x200e,
+        /// TSC offset, in TSC ticks, added to what the guest reads.
+        TSC_OFFSET = 0x2010,
+        /// Virtual-APIC page address.
+        VIRT_APIC_ADDR = 0x2012,
+        /// APIC-access page address.
+        APIC_ACCESS_ADDR = 0x2014,
+        /// Posted-interrupt descriptor address.
+        POSTED_INTERRUPT_DESC_ADDR = 0x2016,
+        /// VM-function controls.
+        VM_FUNCTION_CONTROLS = 0x2018,
+        /// EPT pointer.
+        EPTP = 0x201a,
+        /// EOI-exit bitmap, vectors 0 to 63.
+        EOI_EXIT0 = 0x201c,
+        /// EOI-exit bitmap, vectors 64 to 127.
+        EOI_EXIT1 = 0x201e,
+        /// EOI-exit bitmap, vectors 128 to 191.
+        EOI_EXIT2 = 0x2020,
+        /// EOI-exit bitmap, vectors 192 to 255.
+        EOI_EXIT3 = 0x2022,
+        /// EPTP-list address.
+        EPTP_LIST_ADDR = 0x2024,
+        /// VMREAD-bitmap address.
+        VMREAD_BITMAP_ADDR = 0x2026,
+        /// VMWRITE-bitmap address.
+        VMWRITE_BITMAP_ADDR = 0x2028,
+        /// Virtualization-exception information address.
+        VIRT_EXCEPTION_INFO_ADDR = 0x202a,
+        /// XSS-exiting bitmap.
+        XSS_EXITING_BITMAP = 0x202c,
+        /// ENCLS-exiting bitmap.
+        ENCLS_EXITING_BITMAP = 0x202e,
+        /// Sub-page-permission-table pointer.
+        SPP_TABLE_PTR = 0x2030,
+        /// TSC multiplier, 16.48 fixed point.
+        TSC_MULTIPLIER = 0x2032,
+        /// Tertiary processor-based VM-execution controls.
+        TERTIARY_PROCBASED_EXEC_CONTROLS = 0x2034,
+        /// ENCLV-exiting bitmap.
+        ENCLV_EXITING_BITMAP = 0x2036,
+        /// Low PASID directory address.
+        LOW_PASID_DIRECTORY_ADDR = 0x2038,
+        /// High PASID directory address.
+        HIGH_PASID_DIRECTORY_ADDR = 0x203a,
+        /// Shared EPT pointer.
+        SHARED_EPTP = 0x203c,
+        /// PCONFIG-exiting bitmap.
+        PCONFIG_EXITING_BITMAP = 0x203e,
+        /// Hypervisor-managed linear-address translation pointer.
+        HLATP = 0x2040,
+        /// PID-pointer table address.
+        PID_POINTER_TABLE_ADDR = 0x2042,
+        /// Secondary VM-exit controls.
+        SECONDARY_VMEXIT_CONTROLS = 0x2044,
+        /// IA32_SPEC_CTRL mask.
+        SPEC_CTRL_MASK = 0x204a,
+        /// IA32_SPEC_CTRL shadow.
+        SPEC_CTRL_SHADOW = 0x204c,
+    }
+    /// 32-bit control fields.
+    VmcsControl32: u32, Control {
+        /// Pin-based VM-execution controls.
+        PINBASED_EXEC_CONTROLS = 0x4000,
+        /// Primary processor-based VM-execution controls.
+        PRIMARY_PROCBASED_EXEC_CONTROLS = 0x4002,
+        /// Exception bitmap: bit *n* makes exception *n* exit.
+        EXCEPTION_BITMAP = 0x4004,
+        /// Page-fault error-code mask.
+        PAGE_FAULT_ERR_CODE_MASK = 0x4006,
+        /// Page-fault error-code match.
+        PAGE_FAULT_ERR_CODE_MATCH = 0x4008,
+        /// CR3-target count.
+        CR3_TARGET_COUNT = 0x400a,
+        /// Primary VM-exit controls.
+        VMEXIT_CONTROLS = 0x400c,
+        /// VM-exit MSR-store count.
+        VMEXIT_MSR_STORE_COUNT = 0x400e,
+        /// VM-exit MSR-load count.
+        VMEXIT_MSR_LOAD_COUNT = 0x4010,
+        /// VM-entry controls.
+        VMENTRY_CONTROLS = 0x4012,
+        /// VM-entry MSR-load count.
+        VMENTRY_MSR_LOAD_COUNT = 0x4014,
+        /// VM-entry interruption information; the processor clears its valid bit at each exit.
+        VMENTRY_INTERRUPTION_INFO = 0x4016,
+        /// VM-entry exception error code.
+        VMENTRY_EXCEPTION_ERR_CODE = 0x4018,
+        /// VM-entry instruction length in bytes.
+        VMENTRY_INSTRUCTION_LEN = 0x401a,
+        /// TPR threshold.
+        TPR_THRESHOLD = 0x401c,
+        /// Secondary processor-based VM-execution controls.
+        SECONDARY_PROCBASED_EXEC_CONTROLS = 0x401e,
+        /// PAUSE-loop exiting: gap in TSC ticks.
+        PLE_GAP = 0x4020,
+        /// PAUSE-loop exiting: window in TSC ticks.
+        PLE_WINDOW = 0x4022,
+        /// Instruction-timeout control.
+        INSTRUCTION_TIMEOUT = 0x4024,
+    }
+    /// Natural-width control fields.
+    VmcsControlNW: usize, Control {
+        /// CR0 guest/host mask: bits set here are the host's.
+        CR0_GUEST_HOST_MASK = 0x6000,
+        /// CR4 guest/host mask: bits set here are the host's.
+        CR4_GUEST_HOST_MASK = 0x6002,
+        /// CR0 read shadow: what the guest reads in the host's bits.
+        CR0_READ_SHADOW = 0x6004,
+        /// CR4 read shadow: what the guest reads in the host's bits.
+        CR4_READ_SHADOW = 0x6006,
+        /// CR3-target value 0.
+        CR3_TARGET_VALUE0 = 0x6008,
+        /// CR3-target value 1.
+        CR3_TARGET_VALUE1 = 0x600a,
+        /// CR3-target value 2.
+        CR3_TARGET_VALUE2 = 0x600c,
+        /// CR3-target value 3.
+        CR3_TARGET_VALUE3 = 0x600e,
+    }
+    /// 16-bit host-state fields.
+    VmcsHost16: u16, Host {
+        /// Host ES selector.
+        ES_SELECTOR = 0x0c00,
+        /// Host CS selector.
+        CS_SELECTOR = 0x0c02,
+        /// Host SS selector.
+        SS_SELECTOR = 0x0c04,
+        /// Host DS selector.
+        DS_SELECTOR = 0x0c06,
+        /// Host FS selector.
+        FS_SELECTOR = 0x0c08,
+        /// Host GS selector.
+        GS_SELECTOR = 0x0c0a,
+        /// Host TR selector.
+        TR_SELECTOR = 0x0c0c,
+    }
+    /// 64-bit host-state fields.
+    VmcsHost64: u64, Host {
+        /// Host IA32_PAT.
+        IA32_PAT = 0x2c00,
+        /// Host IA32_EFER.
+        IA32_EFER = 0x2c02,
+        /// Host IA32_PERF_GLOBAL_CTRL.
+        IA32_PERF_GLOBAL_CTRL = 0x2c04,
+        /// Host IA32_PKRS.
+        IA32_PKRS = 0x2c06,
+    }
+    /// 32-bit host-state field.
+    VmcsHost32: u32, Host {
+        /// Host IA32_SYSENTER_CS.
+        IA32_SYSENTER_CS = 0x4c00,
+    }
+    /// Natural-width host-state fields.
+    VmcsHostNW: usize, Host {
+        /// Host CR0.
+        CR0 = 0x6c00,
+        /// Host CR3.
+        CR3 = 0x6c02,
+        /// Host CR4.
+        CR4 = 0x6c04,
+        /// Host FS base.
+        FS_BASE = 0x6c06,
+        /// Host GS base.
+        GS_BASE = 0x6c08,
+        /// Host TR base.
+        TR_BASE = 0x6c0a,
+        /// Host GDTR base.
+        GDTR_BASE = 0x6c0c,
+        /// Host IDTR base.
+        IDTR_BASE = 0x6c0e,
+        /// Host IA32_SYSENTER_ESP.
+        IA32_SYSENTER_ESP = 0x6c10,
+        /// Host IA32_SYSENTER_EIP.
+        IA32_SYSENTER_EIP = 0x6c12,
+        /// Host RSP at an exit.
+        RSP = 0x6c14,
+        /// Host RIP at an exit.
+        RIP = 0x6c16,
+        /// Host IA32_S_CET.
+        IA32_S_CET = 0x6c18,
+        /// Host SSP.
+        SSP = 0x6c1a,
+        /// Host IA32_INTERRUPT_SSP_TABLE_ADDR.
+        IA32_INTERRUPT_SSP_TABLE_ADDR = 0x6c1c,
+    }
+    /// 16-bit guest-state fields.
+    VmcsGuest16: u16, Guest {
+        /// Guest ES selector.
+        ES_SELECTOR = 0x0800,
+        /// Guest CS selector.
+        CS_SELECTOR = 0x0802,
+        /// Guest SS selector.
+        SS_SELECTOR = 0x0804,
+        /// Guest DS selector.
+        DS_SELECTOR = 0x0806,
+        /// Guest FS selector.
+        FS_SELECTOR = 0x0808,
+        /// Guest GS selector.
+        GS_SELECTOR = 0x080a,
+        /// Guest LDTR selector.
+        LDTR_SELECTOR = 0x080c,
+        /// Guest TR selector.
+        TR_SELECTOR = 0x080e,
+        /// Guest interrupt status (virtual-interrupt delivery).
+        INTERRUPT_STATUS = 0x0810,
+        /// PML index.
+        PML_INDEX = 0x0812,
+        /// Guest UINV.
+        UINV = 0x0814,
+    }
+    /// 64-bit guest-state fields.
+    VmcsGuest64: u64, Guest {
+        /// VMCS link pointer.
+        LINK_PTR = 0x2800,
+        /// Guest IA32_DEBUGCTL.
+        IA32_DEBUGCTL = 0x2802,
+        /// Guest IA32_PAT.
+        IA32_PAT = 0x2804,
+        /// Guest IA32_EFER.
+        IA32_EFER = 0x2806,
+        /// Guest IA32_PERF_GLOBAL_CTRL.
+        IA32_PERF_GLOBAL_CTRL = 0x2808,
+        /// Guest page-directory-pointer-table entry 0 (PAE paging).
+        PDPTE0 = 0x280a,
+        /// Guest page-directory-pointer-table entry 1 (PAE paging).
+        PDPTE1 = 0x280c,
+        /// Guest page-directory-pointer-table entry 2 (PAE paging).
+        PDPTE2 = 0x280e,
+        /// Guest page-directory-pointer-table entry 3 (PAE paging).
+        PDPTE3 = 0x2810,
+        /// Guest IA32_BNDCFGS.
+        IA32_BNDCFGS = 0x2812,
+        /// Guest IA32_RTIT_CTL.
+        IA32_RTIT_CTL = 0x2814,
+        /// Guest IA32_LBR_CTL.
+        IA32_LBR_CTL = 0x2816,
+        /// Guest IA32_PKRS.
+        IA32_PKRS = 0x2818,
+    }
+    /// 32-bit guest-state fields.
+    VmcsGuest32: u32, Guest {
+        /// Guest ES limit in bytes.
+        ES_LIMIT = 0x4800,
+        /// Guest CS limit in bytes.
+        CS_LIMIT = 0x4802,
+        /// Guest SS limit in bytes.
+        SS_LIMIT = 0x4804,
+        /// Guest DS limit in bytes.
+        DS_LIMIT = 0x4806,
+        /// Guest FS limit in bytes.
+        FS_LIMIT = 0x4808,
+        /// Guest GS limit in bytes.
+        GS_LIMIT = 0x480a,
+        /// Guest LDTR limit in bytes.
+        LDTR_LIMIT = 0x480c,
+        /// Guest TR limit in bytes.
+        TR_LIMIT = 0x480e,
+        /// Guest GDTR limit in bytes.
+        GDTR_LIMIT = 0x4810,
+        /// Guest IDTR limit in bytes.
+        IDTR_LIMIT = 0x4812,
+        /// Guest ES access rights.
+        ES_ACCESS_RIGHTS = 0x4814,
+        /// Guest CS access rights.
+        CS_ACCESS_RIGHTS = 0x4816,
+        /// Guest SS access rights.
+        SS_ACCESS_RIGHTS = 0x4818,
+        /// Guest DS access rights.
+        DS_ACCESS_RIGHTS = 0x481a,
+        /// Guest FS access rights.
+        FS_ACCESS_RIGHTS = 0x481c,
+        /// Guest GS access rights.
+        GS_ACCESS_RIGHTS = 0x481e,
+        /// Guest LDTR access rights.
+        LDTR_ACCESS_RIGHTS = 0x4820,
+        /// Guest TR access rights.
+        TR_ACCESS_RIGHTS = 0x4822,
+        /// Guest interruptibility state.
+        INTERRUPTIBILITY_STATE = 0x4824,
+        /// Guest activity state.
+        ACTIVITY_STATE = 0x4826,
+        /// Guest SMBASE.
+        SMBASE = 0x4828,
+        /// Guest IA32_SYSENTER_CS.
+        IA32_SYSENTER_CS = 0x482a,
+        /// VMX-preemption timer value, in units of TSC >> IA32_VMX_MISC\[4:0\].
+        VMX_PREEMPTION_TIMER_VALUE = 0x482e,
+    }
+    /// Natural-width guest-state fields.
+    VmcsGuestNW: usize, Guest {
+        /// Guest CR0.
+        CR0 = 0x6800,
+        /// Guest CR3.
+        CR3 = 0x6802,
+        /// Guest CR4.
+        CR4 = 0x6804,
+        /// Guest ES base.
+        ES_BASE = 0x6806,
+        /// Guest CS base.
+        CS_BASE = 0x6808,
+        /// Guest SS base.
+        SS_BASE = 0x680a,
+        /// Guest DS base.
+        DS_BASE = 0x680c,
+        /// Guest FS base.
+        FS_BASE = 0x680e,
+        /// Guest GS base.
+        GS_BASE = 0x6810,
+        /// Guest LDTR base.
+        LDTR_BASE = 0x6812,
+        /// Guest TR base.
+        TR_BASE = 0x6814,
+        /// Guest GDTR base.
+        GDTR_BASE = 0x6816,
+        /// Guest IDTR base.
+        IDTR_BASE = 0x6818,
+        /// Guest DR7.
+        DR7 = 0x681a,
+        /// Guest RSP.
+        RSP = 0x681c,
+        /// Guest RIP.
+        RIP = 0x681e,
+        /// Guest RFLAGS.
+        RFLAGS = 0x6820,
+        /// Guest pending debug exceptions.
+        PENDING_DBG_EXCEPTIONS = 0x6822,
+        /// Guest IA32_SYSENTER_ESP.
+        IA32_SYSENTER_ESP = 0x6824,
+        /// Guest IA32_SYSENTER_EIP.
+        IA32_SYSENTER_EIP = 0x6826,
+        /// Guest IA32_S_CET.
+        IA32_S_CET = 0x6828,
+        /// Guest SSP.
+        SSP = 0x682a,
+        /// Guest IA32_INTERRUPT_SSP_TABLE_ADDR.
+        IA32_INTERRUPT_SSP_TABLE_ADDR = 0x682c,
+    }
+    /// 64-bit read-only data field.
+    VmcsReadOnly64: u64, ReadOnly {
+        /// Guest-physical address of an EPT violation or misconfiguration.
+        GUEST_PHYSICAL_ADDR = 0x2400,
+    }
+    /// 32-bit read-only data fields.
+    VmcsReadOnly32: u32, ReadOnly {
+        /// VM-instruction error.
+        VM_INSTRUCTION_ERROR = 0x4400,
+        /// Exit reason.
+        EXIT_REASON = 0x4402,
+        /// VM-exit interruption information.
+        VMEXIT_INTERRUPTION_INFO = 0x4404,
+        /// VM-exit interruption error code.
+        VMEXIT_INTERRUPTION_ERR_CODE = 0x4406,
+        /// IDT-vectoring information.
+        IDT_VECTORING_INFO = 0x4408,
+        /// IDT-vectoring error code.
+        IDT_VECTORING_ERR_CODE = 0x440a,
+        /// VM-exit instruction length in bytes.
+        VMEXIT_INSTRUCTION_LEN = 0x440c,
+        /// VM-exit instruction information.
+        VMEXIT_INSTRUCTION_INFO = 0x440e,
+    }
+    /// Natural-width read-only data fields.
+    VmcsReadOnlyNW: usize, ReadOnly {
+        /// Exit qualification.
+        EXIT_QUALIFICATION = 0x6400,
+        /// I/O RCX.
+        IO_RCX = 0x6402,
+        /// I/O RSI.
+        IO_RSI = 0x6404,
+        /// I/O RDI.
+        IO_RDI = 0x6406,
+        /// I/O RIP.
+        IO_RIP = 0x6408,
+        /// Guest-linear address.
+        GUEST_LINEAR_ADDR = 0x640a,
+    }
+}

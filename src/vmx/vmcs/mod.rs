@@ -1,0 +1,320 @@
+//! The VMCS of one vCPU: the only place that reads or writes its fields.
+//!
+//! [`Vmcs`] owns the region and knows whether it is clear, active, or current. It keeps what it knows of each field in
+//! a slot: a value read once is not read again until an exit may have changed it; a value written is marked dirty and
+//! goes to the processor in [`Current::flush`], once, before the next entry. So an exit costs the VMREADs of what it
+//! asks about and nothing else, and every accessor of the vCPU works whether or not the VMCS is current: writes wait in
+//! their slots, and a read of a field that is not in its slot loads the VMCS for as long as that read takes.
+//!
+//! [`Here`] is the proof that the vCPU's VMCS is current on the processor that executes the code. It is made by a check
+//! ([`Vmcs::current`]), is needed for VMREAD, VMWRITE and entry, and holds for as long as interrupts stay off.
+
+mod fields;
+
+use core::cell::Cell;
+use core::mem;
+
+use axerrno::{AxResult, ax_err};
+use axvcpu::AxVCpuHal;
+
+pub use fields::{
+    FIELD_COUNT, FIELDS, FieldInfo, FieldKind, FieldValue, GuestStateField, VmcsControl16, VmcsControl32,
+    VmcsControl64, VmcsControlNW, VmcsField, VmcsGuest16, VmcsGuest32, VmcsGuest64, VmcsGuestNW, VmcsHost16,
+    VmcsHost32, VmcsHost64, VmcsHostNW, VmcsReadOnly32, VmcsReadOnly64, VmcsReadOnlyNW, WritableVmcsField,
+};
+
+use super::instructions::{vmread, vmwrite};
+use super::processor::Processor;
+use super::structs::VmxRegion;
+
+const WORDS: usize = FIELD_COUNT.div_ceil(64);
+
+/// One bit for each slot.
+type SlotSet = [Cell<u64>; WORDS];
+
+/// A VMCS and what is known of its fields.
+pub(crate) struct Vmcs<H: AxVCpuHal> {
+    region: VmxRegion<H>,
+    address: u64,
+    /// The processor that it is bound to.
+    home: Cell<Option<&'static Processor>>,
+    /// Whether the region has been given a revision identifier and cleared since it was allocated.
+    prepared: Cell<bool>,
+    /// Whether VMLAUNCH has succeeded since the last VMCLEAR: the launch state as the processor has it.
+    launched: Cell<bool>,
+    values: [Cell<u64>; FIELD_COUNT],
+    valid: SlotSet,
+    dirty: SlotSet,
+}
+
+impl<H: AxVCpuHal> Vmcs<H> {
+    /// Allocates the region. Nothing of the processor is touched.
+    pub(crate) fn new() -> AxResult<Self> {
+        let region = VmxRegion::new(0, false)?;
+        let address = region.phys_addr().as_usize() as u64;
+        Ok(Self {
+            region,
+            address,
+            home: Cell::new(None),
+            prepared: Cell::new(false),
+            launched: Cell::new(false),
+            values: [const { Cell::new(0) }; FIELD_COUNT],
+            valid: [const { Cell::new(0) }; WORDS],
+            dirty: [const { Cell::new(0) }; WORDS],
+        })
+    }
+
+    /// The processor that it is bound to. None after VMX was turned off there: that cleared the VMCS.
+    pub(crate) fn home(&self) -> Option<&'static Processor> {
+        let home = self.home.get()?;
+        if !home.is_active(self.address) {
+            self.forget_home();
+            return None;
+        }
+        Some(home)
+    }
+
+    /// Makes it active and current on the processor that executes this. `true` if it was not bound here before.
+    pub(crate) fn bind(&self) -> AxResult<bool> {
+        let here = Processor::here()?;
+        match self.home() {
+            Some(home) if !core::ptr::eq(home, here) => {
+                return ax_err!(BadState, "the vCPU is bound to another processor; unbind it there first");
+            }
+            Some(_) => {
+                // SAFETY: the region is ours and active here.
+                unsafe { here.load(self.address) }?;
+                return Ok(false);
+            }
+            None => {}
+        }
+        self.prepare(here)?;
+        // SAFETY: the region is ours, holds the revision identifier, is active nowhere, and is not freed while bound.
+        unsafe { here.load(self.address) }?;
+        self.home.set(Some(here));
+        Ok(true)
+    }
+
+    /// Writes it back to memory; any processor may bind it next.
+    pub(crate) fn unbind(&self) -> AxResult {
+        let Some(home) = self.home() else {
+            return ax_err!(BadState, "the vCPU is not bound");
+        };
+        // SAFETY: the region is ours; the record refuses when this is not the processor that it is active on.
+        unsafe { home.clear(self.address) }?;
+        self.forget_home();
+        Ok(())
+    }
+
+    /// The proof that this VMCS is current here. Another vCPU may have been bound to this processor meanwhile, in which
+    /// case this one is made current again.
+    #[inline(always)]
+    pub(crate) fn current(&self) -> AxResult<Here> {
+        match self.home.get() {
+            Some(home) if home.is_current(self.address) && home.is_here() => Ok(Here(())),
+            _ => self.make_current(),
+        }
+    }
+
+    #[cold]
+    fn make_current(&self) -> AxResult<Here> {
+        let Some(home) = self.home() else {
+            return ax_err!(BadState, "the vCPU is not bound to a processor");
+        };
+        // SAFETY: the region is ours and active on that processor; the record refuses on any other.
+        unsafe { home.load(self.address) }?;
+        Ok(Here(()))
+    }
+
+    /// Reads a field: from its slot, or from the processor.
+    #[inline(always)]
+    pub(crate) fn read<F: VmcsField>(&self, field: F) -> AxResult<F::Value> {
+        match self.known(field) {
+            Some(value) => Ok(value),
+            None => self.fetch(field),
+        }
+    }
+
+    /// Writes a field, which reaches the processor at the next entry.
+    #[inline(always)]
+    pub(crate) fn write<F: WritableVmcsField>(&self, field: F, value: F::Value) {
+        let slot = field.index();
+        self.values[slot].set(value.into_bits());
+        insert(&self.valid, slot);
+        insert(&self.dirty, slot);
+    }
+
+    /// Writes a field unless its slot is known to hold that value already.
+    #[inline(always)]
+    pub(crate) fn write_changed<F: WritableVmcsField>(&self, field: F, value: F::Value) {
+        if self.known(field) != Some(value) {
+            self.write(field, value);
+        }
+    }
+
+    /// What the slot of a field holds, if it is known.
+    #[inline(always)]
+    pub(crate) fn known<F: VmcsField>(&self, field: F) -> Option<F::Value> {
+        let slot = field.index();
+        contains(&self.valid, slot).then(|| F::Value::from_bits(self.values[slot].get()))
+    }
+
+    /// Reads a field: from its slot, or by VMREAD.
+    #[inline(always)]
+    pub(crate) fn get<F: VmcsField>(&self, _: Here, field: F) -> AxResult<F::Value> {
+        if let Some(value) = self.known(field) {
+            return Ok(value);
+        }
+        // SAFETY: this VMCS is current, so the processor is in VMX root operation.
+        match unsafe { vmread(field.encoding()) } {
+            Ok(bits) => {
+                let slot = field.index();
+                self.values[slot].set(bits);
+                insert(&self.valid, slot);
+                Ok(F::Value::from_bits(bits))
+            }
+            Err(failure) => access_failed("VMREAD", slot_name(field.index()), failure),
+        }
+    }
+
+    /// Whether VMLAUNCH has to be used rather than VMRESUME.
+    #[inline(always)]
+    pub(crate) fn needs_launch(&self, _: Here) -> bool {
+        !self.launched.get()
+    }
+
+    /// Gives the processor what was written since the last entry.
+    #[inline(always)]
+    pub(crate) fn flush(&self, _: Here) -> AxResult {
+        for (word, dirty) in self.dirty.iter().enumerate() {
+            let mut rest = dirty.get();
+            while rest != 0 {
+                let slot = word * 64 + rest.trailing_zeros() as usize;
+                // SAFETY: this VMCS is current. What its host-state and control fields hold is decided in this crate.
+                if let Err(failure) = unsafe { vmwrite(FIELDS[slot].encoding, self.values[slot].get()) } {
+                    dirty.set(rest);
+                    return access_failed("VMWRITE", slot_name(slot), failure);
+                }
+                rest &= rest - 1;
+            }
+            dirty.set(0);
+        }
+        Ok(())
+    }
+
+    /// Records that the guest ran: the VMCS is launched now.
+    #[inline(always)]
+    pub(crate) fn guest_ran(&self, _: Here) {
+        self.launched.set(true);
+    }
+
+    /// Records an exit: what it writes is not known any more.
+    #[inline(always)]
+    pub(crate) fn exit_happened(&self, _: Here) {
+        for (valid, volatile) in self.valid.iter().zip(VOLATILE) {
+            valid.set(valid.get() & !volatile);
+        }
+    }
+
+    /// Every field that the processor has, with its value, for a dump.
+    pub(crate) fn dump(&self, _: Here, mut line: impl FnMut(&'static str, u64)) {
+        for (slot, field) in FIELDS.iter().enumerate() {
+            if contains(&self.valid, slot) {
+                line(field.name, self.values[slot].get());
+            // SAFETY: this VMCS is current. A field that the processor does not have fails and is left out.
+            } else if let Ok(value) = unsafe { vmread(field.encoding) } {
+                line(field.name, value);
+            }
+        }
+    }
+
+    /// Reads a field that is not in its slot, loading the VMCS for the time that takes if it is not bound.
+    #[cold]
+    fn fetch<F: VmcsField>(&self, field: F) -> AxResult<F::Value> {
+        if self.home().is_some() {
+            return self.get(self.current()?, field);
+        }
+        let previous = Processor::here()?.current_region();
+        self.bind()?;
+        let value = self.current().and_then(|here| self.get(here, field));
+        self.unbind()?;
+        if previous != 0 {
+            // SAFETY: it was current here a moment ago, so whoever owns it has not cleared it.
+            unsafe { Processor::here()?.load(previous) }?;
+        }
+        value
+    }
+
+    /// Gives the region the processor's revision identifier and clears it, once: VMPTRLD wants the identifier, and a
+    /// region that was never cleared is in no defined state (SDM Vol. 3C, section 25.11.3, "Initializing a VMCS").
+    fn prepare(&self, here: &'static Processor) -> AxResult {
+        if self.prepared.get() {
+            return Ok(());
+        }
+        self.region.set_revision_id(here.capabilities.basic.revision_id);
+        // SAFETY: the region is ours and was never active.
+        unsafe { here.clear(self.address) }?;
+        self.prepared.set(true);
+        Ok(())
+    }
+
+    fn forget_home(&self) {
+        self.home.set(None);
+        self.launched.set(false);
+    }
+}
+
+impl<H: AxVCpuHal> Drop for Vmcs<H> {
+    fn drop(&mut self) {
+        if self.home().is_some() && self.unbind().is_err() {
+            // Still active on another processor, which may write to it at any time: the page is lost, not the host.
+            log::error!(
+                "a vCPU was dropped while bound to another processor; its VMCS at {:#x} is leaked",
+                self.address
+            );
+            // SAFETY: the placeholder is never used: this value is being dropped.
+            mem::forget(mem::replace(&mut self.region, unsafe { VmxRegion::uninit() }));
+        }
+    }
+}
+
+/// The proof that a vCPU's VMCS is current on the processor that executes this code.
+#[derive(Clone, Copy)]
+pub(crate) struct Here(());
+
+/// The slots that an exit changes: guest state, exit information, and the valid bit of the event to inject.
+const VOLATILE: [u64; WORDS] = {
+    let mut set = [0; WORDS];
+    let mut slot = 0;
+    while slot < FIELD_COUNT {
+        if matches!(FIELDS[slot].kind, FieldKind::Guest | FieldKind::ReadOnly)
+            || FIELDS[slot].encoding == VmcsControl32::VMENTRY_INTERRUPTION_INFO.encoding()
+        {
+            set[slot / 64] |= 1 << (slot % 64);
+        }
+        slot += 1;
+    }
+    set
+};
+
+#[inline(always)]
+fn contains(set: &SlotSet, slot: usize) -> bool {
+    set[slot / 64].get() & (1 << (slot % 64)) != 0
+}
+
+#[inline(always)]
+fn insert(set: &SlotSet, slot: usize) {
+    let word = &set[slot / 64];
+    word.set(word.get() | 1 << (slot % 64));
+}
+
+#[cold]
+fn slot_name(slot: usize) -> &'static str {
+    FIELDS[slot].name
+}
+
+#[cold]
+fn access_failed<T>(instruction: &str, field: &str, failure: super::instructions::VmFail) -> AxResult<T> {
+    log::warn!("{instruction} of {field}: {failure}");
+    ax_err!(Unsupported)
+}

@@ -1,0 +1,111 @@
+//! The command line.
+
+use std::{fmt, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
+
+/// Runs guests on the x86_vcpu crate, and tests it.
+#[derive(Debug, Parser)]
+#[command(bin_name = "cargo xtask")]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Boot the host and run a guest whose console appears here. Without options: GNU Mach in Bochs.
+    Run(RunOptions),
+    /// Run everything that is tested, or what matches a name.
+    Test(TestOptions),
+}
+
+#[derive(Debug, Args)]
+pub struct RunOptions {
+    /// Guest kernel: multiboot ELF, Linux bzImage, ELF with a PVH entry, or flat binary; gzip is unpacked
+    #[arg(long, value_name = "PATH")]
+    pub kernel: Option<PathBuf>,
+
+    /// File that the kernel gets beside it, with its arguments: "PATH args"; may be repeated
+    #[arg(long = "module", value_name = "PATH ARGS", requires = "kernel")]
+    pub modules: Vec<String>,
+
+    /// Command line of the guest kernel
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub append: Option<String>,
+
+    /// Memory of the guest in MiB
+    #[arg(long, value_name = "MB", default_value_t = 128, value_parser = value_parser!(u32).range(1..=2048))]
+    pub memory: u32,
+
+    /// Virtual processors of the guest
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = value_parser!(u32).range(1..=64))]
+    pub cpus: u32,
+
+    /// Processors of the machine that the host runs on
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = value_parser!(u32).range(1..=8))]
+    pub host_cpus: u32,
+
+    /// Processor that Bochs models, such as tigerlake, haswell or arrandale
+    #[arg(long, value_name = "NAME", default_value = "tigerlake")]
+    pub model: String,
+
+    /// What the host runs on
+    #[arg(long, value_enum, default_value_t = Backend::Bochs)]
+    pub backend: Backend,
+
+    /// Seconds until the guest is stopped and its registers are printed
+    #[arg(long, value_name = "SECS", default_value_t = 120, value_parser = value_parser!(u64).range(1..=86_400))]
+    pub timeout: u64,
+
+    /// What the host says about its own work
+    #[arg(long, value_enum, value_name = "LEVEL", default_value_t = LogLevel::Info)]
+    pub log: LogLevel,
+
+    /// Keep the emulator's files and logs in this folder
+    #[arg(long, value_name = "DIR")]
+    pub keep: Option<PathBuf>,
+}
+
+impl RunOptions {
+    pub fn time_limit(&self) -> Duration {
+        Duration::from_secs(self.timeout)
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct TestOptions {
+    /// Run the tests and the cases whose name holds this
+    pub name: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Backend {
+    /// Bochs, which models VMX in software: works on any machine
+    Bochs,
+    /// QEMU on KVM with nested VMX: needs a processor and a kernel that give it
+    Kvm,
+    /// QEMU's own emulation, which has no VMX: shows how the crate refuses
+    Tcg,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+impl fmt::Display for LogLevel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            LogLevel::Error => "error",
+            LogLevel::Warn => "warn",
+            LogLevel::Info => "info",
+            LogLevel::Debug => "debug",
+            LogLevel::Trace => "trace",
+        })
+    }
+}

@@ -1,0 +1,75 @@
+//! What a guest is made of, read from files.
+
+pub mod gnumach;
+
+use std::{fs, io::Read, path::Path};
+
+use anyhow::{Context, Result};
+use flate2::read::MultiGzDecoder;
+
+#[derive(Debug)]
+pub struct Guest {
+    pub kernel: Vec<u8>,
+    pub append: String,
+    pub modules: Vec<Module>,
+}
+
+#[derive(Debug)]
+pub struct Module {
+    pub bytes: Vec<u8>,
+    pub arguments: String,
+}
+
+impl Guest {
+    /// A kernel and its modules, each module as `PATH args`.
+    pub fn read(kernel: &Path, append: &str, modules: &[String]) -> Result<Self> {
+        Ok(Guest {
+            kernel: read_file(kernel)?,
+            append: append.to_owned(),
+            modules: modules.iter().map(|module| Module::read(module)).collect::<Result<_>>()?,
+        })
+    }
+}
+
+impl Module {
+    fn read(module: &str) -> Result<Self> {
+        let (path, arguments) = split_arguments(module);
+        Ok(Module { bytes: read_file(Path::new(path))?, arguments: arguments.to_owned() })
+    }
+}
+
+fn split_arguments(module: &str) -> (&str, &str) {
+    let module = module.trim();
+    match module.split_once(char::is_whitespace) {
+        Some((path, arguments)) => (path, arguments.trim_start()),
+        None => (module, ""),
+    }
+}
+
+/// The bytes of a file, unpacked if it is gzip: boot loaders do so too.
+fn read_file(path: &Path) -> Result<Vec<u8>> {
+    let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    if !bytes.starts_with(&[0x1F, 0x8B]) {
+        return Ok(bytes);
+    }
+    let mut unpacked = Vec::new();
+    MultiGzDecoder::new(bytes.as_slice())
+        .read_to_end(&mut unpacked)
+        .with_context(|| format!("cannot unpack {}", path.display()))?;
+    Ok(unpacked)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_module_without_arguments_is_only_a_path() {
+        assert_eq!(split_arguments(" /boot/initrd "), ("/boot/initrd", ""));
+    }
+
+    #[test]
+    fn arguments_keep_their_spaces() {
+        assert_eq!(split_arguments("server  --a 'b  c'"), ("server", "--a 'b  c'"));
+    }
+}

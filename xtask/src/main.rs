@@ -1,0 +1,46 @@
+//! The two commands of this repository.
+//!
+//! `cargo xtask run` boots the host of `host/` in an emulator and shows a guest's console live;
+//! `cargo xtask test` runs everything that can turn red. Both work from a clean clone: what is missing on the machine
+//! is installed, or named with the command that installs it.
+
+mod cli;
+mod emulator;
+mod guest;
+mod host_build;
+mod image;
+mod install;
+mod paths;
+mod process;
+mod run;
+mod session;
+mod suite;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Command};
+
+/// What a shell reports for a program that Ctrl-C ended.
+const EXIT_INTERRUPTED: u8 = 130;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = process::watch_for_interrupts().and_then(|()| match cli.command {
+        Command::Run(options) => run::run(&options),
+        Command::Test(options) => suite::run(&options),
+    });
+    if process::interrupted() {
+        eprintln!("interrupted");
+        return ExitCode::from(EXIT_INTERRUPTED);
+    }
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

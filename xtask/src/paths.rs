@@ -1,0 +1,29 @@
+//! Where things are in the repository.
+
+use std::path::{Path, PathBuf};
+
+/// The top of the repository.
+pub fn root() -> &'static Path {
+    let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
+    xtask.parent().unwrap_or(xtask)
+}
+
+/// The bare-metal host, a workspace of its own.
+pub fn host() -> PathBuf {
+    root().join("host")
+}
+
+/// What the host is built into. Said explicitly, so that a `CARGO_TARGET_DIR` of the caller does not move it.
+pub fn host_target() -> PathBuf {
+    host().join("target")
+}
+
+/// Guests that were fetched, kept between runs.
+pub fn guests() -> PathBuf {
+    root().join("target/guests")
+}
+
+/// Builds of single checks, kept between runs so that only the first is slow.
+pub fn check_target(check: &str) -> PathBuf {
+    root().join("target/checks").join(check)
+}

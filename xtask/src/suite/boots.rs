@@ -1,0 +1,152 @@
+//! The tests that boot the host, and what makes each pass.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::{
+    Boot, BootKind, Report,
+    cases::{self, Cases},
+};
+use crate::{
+    cli::LogLevel,
+    emulator::Machine,
+    guest::{Guest, gnumach},
+    host_build::HostImage,
+    image::{self, Mode, RunConf},
+    process,
+    run::machine_memory,
+    session::{Event, Outcome, Session, Verdict},
+};
+
+const CASES_LIMIT: Duration = Duration::from_secs(300);
+const GNUMACH_LIMIT: Duration = Duration::from_secs(120);
+const REFUSAL_LIMIT: Duration = Duration::from_secs(60);
+const GNUMACH_MEMORY_MIB: u32 = 128;
+/// Of a console, as a failure prints it.
+const TAIL_LINES: usize = 80;
+
+/// What the boots share.
+pub struct Supplies<'a> {
+    pub host: &'a HostImage,
+    /// `None`: not needed. The error is text, because each boot that fails for it says so.
+    pub gnumach: Option<Result<Guest, String>>,
+}
+
+pub fn run(boot: &Boot, supplies: &Supplies, report: &Report) {
+    report.started(&boot.name);
+    let started = Instant::now();
+    let result = match &boot.kind {
+        BootKind::Cases { filter } => run_cases(boot, filter, supplies, report).map(|()| None),
+        BootKind::Refusal { must_say } => run_refusal(boot, must_say, supplies).map(Some),
+        BootKind::GnuMach => run_gnumach(boot, supplies).map(Some),
+    };
+    match result {
+        Ok(Some(note)) => report.passed(&boot.name, started.elapsed(), &note),
+        // Its cases are the tests.
+        Ok(None) => report.finished(&boot.name),
+        Err(error) => report.failed(&boot.name, started.elapsed(), &error),
+    }
+}
+
+/// An error if the boot itself went wrong; cases that fail are reported by their own names.
+fn run_cases(boot: &Boot, filter: &str, supplies: &Supplies, report: &Report) -> Result<()> {
+    let mut cases = Cases::new(boot, report);
+    let outcome = session(boot, Mode::Cases { filter }, supplies, CASES_LIMIT, None, |event| {
+        if let Event::Line(line) = event {
+            cases.line(line);
+        }
+    })?;
+    let tally = cases.finish();
+    cases::judge(&outcome, tally, filter)
+        .and_then(|()| ensure_ended_by_host(boot, &outcome))
+        .with_context(|| evidence(&outcome))?;
+    if tally.failed > 0 {
+        report.evidence(&boot.name, &evidence(&outcome));
+    }
+    Ok(())
+}
+
+fn run_refusal(boot: &Boot, must_say: &str, supplies: &Supplies) -> Result<String> {
+    let mode = Mode::Cases { filter: "" };
+    let outcome = session(boot, mode, supplies, REFUSAL_LIMIT, None, |_| {})?;
+    judge_refusal(boot, &outcome, must_say).with_context(|| evidence(&outcome))
+}
+
+fn judge_refusal(boot: &Boot, outcome: &Outcome, must_say: &str) -> Result<String> {
+    let Some(Verdict::Refused(why)) = &outcome.verdict else {
+        bail!("expected a refusal, got: {}", outcome.end_in_words());
+    };
+    ensure!(why.to_lowercase().contains(&must_say.to_lowercase()), "the refusal does not speak of {must_say}: {why}");
+    ensure_ended_by_host(boot, outcome)?;
+    Ok(why.clone())
+}
+
+fn run_gnumach(boot: &Boot, supplies: &Supplies) -> Result<String> {
+    let guest = match &supplies.gnumach {
+        Some(Ok(guest)) => guest,
+        Some(Err(error)) => bail!("{error}"),
+        None => bail!("GNU Mach was not fetched"),
+    };
+    let mode = Mode::Guest { guest, memory_mib: GNUMACH_MEMORY_MIB, cpus: 1 };
+    let outcome = session(boot, mode, supplies, GNUMACH_LIMIT, Some(gnumach::GOAL), |_| {})?;
+    judge_gnumach(boot, &outcome).with_context(|| evidence(&outcome))
+}
+
+/// The kernel's last words, and a host that is still there to end in order afterwards.
+fn judge_gnumach(boot: &Boot, outcome: &Outcome) -> Result<String> {
+    let Some(after) = outcome.goal_after else {
+        bail!("{:?} did not appear; {}", gnumach::GOAL, outcome.end_in_words());
+    };
+    match &outcome.verdict {
+        Some(Verdict::Timeout) => {}
+        Some(verdict) if verdict.is_orderly_end() => {}
+        _ => bail!("after the goal: {}", outcome.end_in_words()),
+    }
+    ensure_ended_by_host(boot, outcome)?;
+    Ok(format!("{:?} after {:.1} s", gnumach::GOAL, after.as_secs_f64()))
+}
+
+fn session(
+    boot: &Boot,
+    mode: Mode,
+    supplies: &Supplies,
+    limit: Duration,
+    goal: Option<&str>,
+    observe: impl FnMut(Event),
+) -> Result<Outcome> {
+    let conf = RunConf { mode, log: LogLevel::Info, expect_cpus: boot.cpus };
+    let disk = image::build(supplies.host, &conf)?;
+    let folder = tempfile::tempdir()?;
+    let machine = Machine {
+        emulator: boot.emulator.clone(),
+        cpus: boot.cpus,
+        memory_mib: machine_memory(conf.memory_mib(), disk.len()),
+    };
+    Session { machine: &machine, disk: &disk, folder: folder.path(), limit, goal, keyboard: false }.run(observe)
+}
+
+/// The emulator's status must agree with the verdict: a machine that shut down on its own proves nothing.
+fn ensure_ended_by_host(boot: &Boot, outcome: &Outcome) -> Result<()> {
+    match outcome.status {
+        Some(status) if boot.emulator.ended_by_host(status) => Ok(()),
+        Some(status) => bail!("the emulator ended with {}", process::describe(status)),
+        None => bail!("the emulator did not end and was killed"),
+    }
+}
+
+/// The end of the console and the emulator's own words.
+fn evidence(outcome: &Outcome) -> String {
+    let lines: Vec<&str> = outcome.console.lines().collect();
+    let left_out = lines.len().saturating_sub(TAIL_LINES);
+    let mut text = String::from("console:\n");
+    if left_out > 0 {
+        text += &format!("({left_out} lines before)\n");
+    }
+    text += &lines[left_out..].join("\n");
+    if !outcome.complaints.is_empty() {
+        text += "\nthe emulator's own words:\n";
+        text += &outcome.complaints;
+    }
+    text
+}

@@ -1,0 +1,171 @@
+//! What is tested, and which of it a name on the command line means.
+
+use super::checks::{self, Check};
+use crate::{
+    emulator::Emulator,
+    install::{self, Need},
+};
+
+/// Models on which the crate works, from the newest to the oldest.
+const WORKING_MODELS: [(&str, &str); 3] =
+    [("tigerlake", "tigerlake"), ("haswell", "corei7_haswell_4770"), ("arrandale", "corei5_arrandale_m520")];
+const CASE_CPUS: [u32; 2] = [4, 1];
+/// Processors that the crate must refuse, and the word without which the refusal does not say why.
+const REFUSED_MODELS: [(&str, &str, &str); 2] =
+    [("penryn", "core2_penryn_t9600", "EPT"), ("lynnfield", "corei5_lynnfield_750", "unrestricted")];
+
+pub struct Plan {
+    pub checks: Vec<&'static Check>,
+    pub boots: Vec<Boot>,
+}
+
+/// A boot of the host.
+#[derive(Clone, Debug)]
+pub struct Boot {
+    pub name: String,
+    pub emulator: Emulator,
+    pub cpus: u32,
+    pub kind: BootKind,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BootKind {
+    /// The host's cases whose name holds the text.
+    Cases { filter: String },
+    /// The crate's error must hold the text.
+    Refusal { must_say: &'static str },
+    /// GNU Mach must reach its last words.
+    GnuMach,
+}
+
+impl Plan {
+    /// Everything, or what `name` means: a part of a test's name, or a part of a case's name. The whole name of a check
+    /// means only that, so that a quick check does not boot anything.
+    pub fn new(name: Option<&str>) -> Self {
+        let Some(name) = name else {
+            return Plan { checks: checks::ALL.iter().collect(), boots: boots() };
+        };
+        let exact: Vec<_> = checks::ALL.iter().filter(|check| check.name == name).collect();
+        if !exact.is_empty() {
+            return Plan { checks: exact, boots: Vec::new() };
+        }
+        Plan {
+            checks: checks::ALL.iter().filter(|check| check.name.contains(name)).collect(),
+            boots: boots().into_iter().filter_map(|boot| boot.select(name)).collect(),
+        }
+    }
+
+    pub fn needs(&self) -> Vec<Need> {
+        let uses = |wanted: &[Need]| self.boots.iter().any(|boot| boot.emulator.needs() == wanted);
+        [install::BOCHS, install::QEMU].into_iter().filter(|needs| uses(needs)).flatten().copied().collect()
+    }
+}
+
+impl Boot {
+    /// This boot as far as `name` means it.
+    fn select(mut self, name: &str) -> Option<Self> {
+        if self.name.contains(name) {
+            return Some(self);
+        }
+        let own = self.case_name("");
+        let BootKind::Cases { filter } = &mut self.kind else {
+            return None;
+        };
+        // Either a case by its whole name as the report prints it, or a part of a case's name on every machine.
+        *filter = match name.strip_prefix(&own) {
+            Some(case) => case.to_owned(),
+            None if name.starts_with(CASES) => return None,
+            None => name.to_owned(),
+        };
+        Some(self)
+    }
+
+    /// The name of one of its cases as a test.
+    pub fn case_name(&self, case: &str) -> String {
+        format!("{}/{case}", self.name)
+    }
+}
+
+const CASES: &str = "cases/";
+
+/// All boots, the long ones first: then no worker is left with one while the others have nothing to do.
+fn boots() -> Vec<Boot> {
+    let bochs = |model: &str| Emulator::Bochs { model: model.to_owned() };
+    let cases = CASE_CPUS.iter().flat_map(|cpus| {
+        WORKING_MODELS.iter().map(move |(short, model)| Boot {
+            name: format!("{CASES}{short}/{cpus}"),
+            emulator: bochs(model),
+            cpus: *cpus,
+            kind: BootKind::Cases { filter: String::new() },
+        })
+    });
+    let gnumach = WORKING_MODELS.iter().map(|(short, model)| Boot {
+        name: format!("gnumach/{short}"),
+        emulator: bochs(model),
+        cpus: 1,
+        kind: BootKind::GnuMach,
+    });
+    let refusals = REFUSED_MODELS.iter().map(|(short, model, must_say)| Boot {
+        name: format!("refusal/{short}"),
+        emulator: bochs(model),
+        cpus: 1,
+        kind: BootKind::Refusal { must_say },
+    });
+    let tcg = Boot {
+        name: "refusal/qemu-tcg".to_owned(),
+        emulator: Emulator::Tcg,
+        cpus: 1,
+        kind: BootKind::Refusal { must_say: "VMX" },
+    };
+    cases.chain(gnumach).chain(refusals).chain([tcg]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filters(name: &str) -> Vec<(String, String)> {
+        Plan::new(Some(name))
+            .boots
+            .into_iter()
+            .filter_map(|boot| match boot.kind {
+                BootKind::Cases { filter } => Some((boot.name, filter)),
+                _ => None,
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_name_that_no_test_has_is_looked_for_among_the_cases_of_every_machine() {
+        let plan = Plan::new(Some("cpuid"));
+        assert!(plan.checks.is_empty());
+        assert_eq!(plan.boots.len(), WORKING_MODELS.len() * CASE_CPUS.len());
+        assert!(filters("cpuid").iter().all(|(_, filter)| filter == "cpuid"));
+    }
+
+    #[test]
+    fn a_case_by_its_whole_name_runs_on_its_machine_only() {
+        assert_eq!(
+            filters("cases/haswell/4/cpuid_leaf_1"),
+            [("cases/haswell/4".to_owned(), "cpuid_leaf_1".to_owned())]
+        );
+    }
+
+    #[test]
+    fn a_machine_by_name_runs_all_its_cases() {
+        assert!(filters("arrandale/1").iter().any(|(name, filter)| name == "cases/arrandale/1" && filter.is_empty()));
+    }
+
+    #[test]
+    fn the_whole_name_of_a_check_boots_nothing() {
+        let plan = Plan::new(Some(checks::ALL[0].name));
+        assert_eq!((plan.checks.len(), plan.boots.len()), (1, 0));
+        assert!(plan.needs().is_empty());
+    }
+
+    #[test]
+    fn only_the_emulators_that_boot_something_are_needed() {
+        assert_eq!(Plan::new(Some("gnumach/")).needs(), install::BOCHS);
+        assert_eq!(Plan::new(None).needs(), [install::BOCHS, install::QEMU].concat());
+    }
+}
