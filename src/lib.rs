@@ -1,4 +1,10 @@
-//! Virtual CPUs on Intel VMX, for the ArceOS hypervisor family and for anyone who writes a hypervisor in Rust.
+#![doc = include_str!("../README.md")]
+//!
+//! # State of host and guest
+//!
+//! What is switched by whom, when, and at what cost is told at the top of the module with the world switch,
+//! `src/vmx/vcpu/switch.rs`. What the crate takes as constant for a processor it reads when VMX is enabled, and again by
+//! [`VmxPerCpuState::refresh_host_state`]. Who owns the FPU the host says by [`FpuPolicy`].
 #![no_std]
 #![deny(unsafe_op_in_unsafe_fn)]
 #![warn(missing_docs)]

@@ -9,7 +9,7 @@ use crate::archive::Files;
 
 pub struct Config {
     pub mode: Mode,
-    pub log: LevelFilter,
+    log: LevelFilter,
     /// Processors of this machine to bring up.
     pub expect_cpus: usize,
     /// Cases whose names contain this.
@@ -39,6 +39,14 @@ pub struct Module {
 }
 
 impl Config {
+    /// Cases provoke errors, and the library warns of each: where nobody asked for more, that is noise.
+    pub fn log_level(&self) -> LevelFilter {
+        match (self.mode, self.log) {
+            (Mode::Cases, LevelFilter::Info | LevelFilter::Warn) => LevelFilter::Error,
+            (_, level) => level,
+        }
+    }
+
     pub fn read(files: &Files) -> Result<Self, String> {
         let text = files.get("run.conf").ok_or("the archive has no run.conf")?;
         let text = core::str::from_utf8(text).map_err(|error| format!("run.conf: {error}"))?;

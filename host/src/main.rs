@@ -37,7 +37,7 @@ extern "C" fn host_main(boot_info: &'static BootInfo) -> ! {
         Ok(config) => config,
         Err(text) => panic!("{text}"),
     };
-    output::logger::set_level(config.log);
+    output::logger::set_level(config.log_level());
 
     arch::init_first_processor();
     smp::start_others(config.expect_cpus);

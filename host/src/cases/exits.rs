@@ -1,17 +1,24 @@
 //! Exits: each cause its own, none mistaken for another.
 
 use alloc::format;
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use axaddrspace::MappingFlags;
 use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
+use spin::Mutex;
 
 use super::{
     Case,
     check::{CaseResult, equal, fail, is_true, same},
     code::guest_code,
     guest::{Guest, MODES, Mode, RAM_END},
+    need::Need,
 };
-use crate::{arch::time, vm::ept::Access};
+use crate::{
+    arch::{interrupts, lapic, processor, time},
+    smp,
+    vm::ept::Access,
+};
 
 pub const CASES: &[Case] = &[
     Case::new("exits.hlt_is_halt", hlt_is_halt),
@@ -20,6 +27,7 @@ pub const CASES: &[Case] = &[
     Case::new("exits.unmapped_read", unmapped_read),
     Case::new("exits.unmapped_write", unmapped_write),
     Case::new("exits.unmapped_fetch", unmapped_fetch),
+    Case::new("exits.hole_in_ram", hole_in_ram),
     Case::new("exits.read_only_page", read_only_page),
     Case::new("exits.mapped_after_the_fault", mapped_after_the_fault),
     Case::new("exits.ept_misconfiguration", ept_misconfiguration),
@@ -29,6 +37,7 @@ pub const CASES: &[Case] = &[
     Case::new("exits.time_slice_ends_the_run", time_slice_ends_the_run),
     Case::new("exits.no_slice_no_end", no_slice_no_end),
     Case::new("exits.external_interrupt", external_interrupt),
+    Case::new("exits.nmi_is_the_hosts", nmi_is_the_hosts).needs(&[Need::Processors(2)]).on_first(),
 ];
 
 guest_code!(halts, "code16", "hlt", "mov bl, 7", "hlt", "mov bl, 9", "hlt");
@@ -89,6 +98,15 @@ fn unmapped_write() -> CaseResult {
 
 fn unmapped_fetch() -> CaseResult {
     expect_fault(&mut Guest::protected(fetch_beyond())?, RAM_END, MappingFlags::EXECUTE)
+}
+
+guest_code!(read_hole, "code32", "mov eax, [0x20008]", "hlt");
+
+/// One page less: its neighbours in the same 2 MiB stay.
+fn hole_in_ram() -> CaseResult {
+    let mut guest = Guest::protected(read_hole())?;
+    guest.memory.ept.unmap_page(0x20000)?;
+    expect_fault(&mut guest, 0x20008, MappingFlags::READ)
 }
 
 guest_code!(write_page, "code32", "mov eax, [0x20000]", "mov dword ptr [0x20004], 5", "hlt");
@@ -215,13 +233,57 @@ fn external_interrupt() -> CaseResult {
     let mut guest = Guest::new(Mode::Protected, wait_open())?;
     guest.vcpu.set_time_slice(Some(1000))?;
     is_true("an end of the slice", matches!(guest.vcpu.run()?, Exit::Nothing))?;
-    crate::arch::lapic::send_interrupt_to_self(VECTOR);
+    lapic::send_interrupt_to_self(VECTOR);
     let exit = guest.run_once()?;
     match exit {
         Exit::ExternalInterrupt { vector } => {
-            crate::arch::interrupts::dispatch(vector as u8);
-            equal("vector", vector, VECTOR.into())
+            equal("vector", vector, VECTOR.into())?;
+            let before = interrupts::count(VECTOR);
+            interrupts::dispatch(VECTOR);
+            equal("interrupts of that vector", interrupts::count(VECTOR), before + 1)
         }
         other => fail("an external interrupt", guest.describe(&other)),
     }
+}
+
+/// NMIs that come while another processor is in its guest.
+fn nmi_is_the_hosts() -> CaseResult {
+    const NMI: u8 = 2;
+    const NMIS: u64 = 5;
+    let before = interrupts::count(NMI);
+    let target = AtomicU32::new(u32::MAX);
+    let stop = AtomicBool::new(false);
+    let result = Mutex::new(Ok(()));
+    smp::run_on_all(&|| match processor::index() {
+        0 => {
+            while target.load(Ordering::SeqCst) == u32::MAX {
+                core::hint::spin_loop();
+            }
+            for _ in 0..NMIS {
+                lapic::send_nmi(target.load(Ordering::SeqCst));
+                time::wait(2_000_000);
+            }
+            stop.store(true, Ordering::SeqCst);
+        }
+        1 => {
+            let outcome = spin_until(&stop, || target.store(processor::apic_id(), Ordering::SeqCst));
+            // Where the guest could not be made, nobody must wait for it.
+            target.store(processor::apic_id(), Ordering::SeqCst);
+            *result.lock() = outcome;
+        }
+        _ => {}
+    });
+    result.into_inner()?;
+    equal("NMIs that reached the host's handler", interrupts::count(NMI) - before, NMIS)
+}
+
+fn spin_until(stop: &AtomicBool, started: impl Fn()) -> CaseResult {
+    let mut guest = Guest::real(spin())?;
+    while !stop.load(Ordering::SeqCst) {
+        match guest.run_once()? {
+            Exit::Nothing => started(),
+            other => return fail("a guest that sees no NMI", guest.describe(&other)),
+        }
+    }
+    Ok(())
 }

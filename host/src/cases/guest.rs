@@ -6,7 +6,7 @@
 //! | 0x0500  | [`GDT_POINTER`] and [`IDT_POINTER`] for LGDT and LIDT, and the GDT |
 //! | 0x1000  | page tables of long mode: identity, 1 GiB by 2 MiB |
 //! | 0x4000  | IDT of the start's mode |
-//! | 0x5000  | handlers: `mov al, VECTOR`, `out 0x77, al`, `hlt` |
+//! | 0x5000  | handlers: `mov al, VECTOR`, `out 0x77, al`, `hlt`; for NMI `iret` at the end |
 //! | 0x7000  | top of the stack |
 //! | 0x8000  | the program |
 //! | 0x10000 | free for the program |
@@ -47,6 +47,8 @@ const IDT: u64 = 0x4000;
 const HANDLERS: u64 = 0x5000;
 const HANDLER_SIZE: u64 = 8;
 const VECTORS: u64 = 256;
+/// Its handler has to return: Bochs 2.7 keeps virtual-NMI blocking from one vCPU to the next until an IRET.
+const NMI: u64 = 2;
 
 /// Exits until a case gives up.
 const EXIT_LIMIT: usize = 20_000;
@@ -253,7 +255,14 @@ impl<H: AxVCpuHal> Guest<H> {
     fn write_handlers(&mut self, mode: Mode) -> CaseResult {
         for vector in 0..VECTORS {
             let handler = HANDLERS + vector * HANDLER_SIZE;
-            self.memory.write(handler, &[0xB0, vector as u8, 0xE6, VECTOR_PORT as u8, 0xF4, 0xEB, 0xFD])?;
+            let report = [0xB0, vector as u8, 0xE6, VECTOR_PORT as u8];
+            let end: &[u8] = match (vector, mode) {
+                (NMI, Mode::Long) => &[0x48, 0xCF],
+                (NMI, _) => &[0xCF],
+                _ => &[0xF4, 0xEB, 0xFD],
+            };
+            self.memory.write(handler, &report)?;
+            self.memory.write(handler + report.len() as u64, end)?;
             let selector = u64::from(CODE_SELECTOR) << 16;
             match mode {
                 Mode::Real => self.memory.write(vector * 4, &(handler as u32).to_le_bytes())?,

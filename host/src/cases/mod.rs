@@ -10,6 +10,7 @@ mod host_state;
 mod need;
 mod runner;
 
+mod cost;
 mod cpuid;
 mod enable;
 mod entry_failure;
@@ -39,6 +40,7 @@ const THEMES: &[&[Case]] = &[
     lifecycle::CASES,
     enable::CASES,
     host::CASES,
+    cost::CASES,
 ];
 
 pub struct Case {

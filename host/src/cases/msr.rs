@@ -84,8 +84,8 @@ fn read_refused_with_gp() -> CaseResult {
     equal("RIP of the fault", guest.read_u64(frame + 8)?, 0x8000 + RDMSR_OFFSET)
 }
 
-/// Behind LGDT and LIDT (8 bytes each), and three moves of 7 bytes.
-const RDMSR_OFFSET: u64 = 2 * 8 + 3 * 7;
+/// Behind LGDT and LIDT (8 bytes each), and moves of 10, 7 and 7 bytes.
+const RDMSR_OFFSET: u64 = 2 * 8 + 10 + 7 + 7;
 
 guest_code!(
     write,

@@ -144,9 +144,9 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         self.vmcs.write_changed(VmcsControl32::PRIMARY_PROCBASED_EXEC_CONTROLS, new);
     }
 
-    /// STI and MOV SS blocking that still holds: none if an instruction was completed since the last exit.
+    /// STI and MOV SS blocking that holds at the next entry: none if an instruction is completed by then.
     fn interrupt_shadow(&self) -> AxResult<u32> {
-        if self.shadow_ended {
+        if self.shadow_ended || self.completion.is_some() {
             return Ok(0);
         }
         Ok(self.vmcs.read(VmcsGuest32::INTERRUPTIBILITY_STATE)? & blocking::BY_SHADOW)

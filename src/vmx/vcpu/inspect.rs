@@ -7,7 +7,9 @@ use axvcpu::AxVCpuHal;
 
 use super::VmxVcpu;
 use crate::regs::GeneralRegisters;
-use crate::vmx::vmcs::{FieldValue, GuestStateField, VmcsField, VmcsGuest16, VmcsGuest32, VmcsGuest64, VmcsGuestNW};
+use crate::vmx::vmcs::{
+    FieldInfo, FieldValue, GuestStateField, VmcsField, VmcsGuest16, VmcsGuest32, VmcsGuest64, VmcsGuestNW,
+};
 
 impl<H: AxVCpuHal> fmt::Debug for VmxVcpu<H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -65,12 +67,12 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         self.vmcs.write(field, value);
     }
 
-    /// Calls `line` with the name and value of every VMCS field that the processor has; for a look at what it will check
-    /// at the next entry.
+    /// Calls `line` with every VMCS field that the processor has and its value, for a look at what it will check at the
+    /// next entry. No value is given for a field that by its capabilities it should have, and refuses to read.
     ///
     /// # Errors
     /// `BadState` for a vCPU that is not bound here.
-    pub fn dump_vmcs(&self, line: impl FnMut(&'static str, u64)) -> AxResult {
+    pub fn dump_vmcs(&self, line: impl FnMut(&'static FieldInfo, Option<u64>)) -> AxResult {
         x86_64::instructions::interrupts::without_interrupts(|| {
             let here = self.vmcs.current()?;
             self.vmcs.dump(here, line);

@@ -1,11 +1,15 @@
 //! Every VMCS field, written down once.
 //!
-//! The table below gives each field its encoding (SDM Vol. 3D, Appendix B, "Field Encoding in VMCS"), value type and
-//! kind. Typed accessors, the cache's slots, the set of fields that an exit changes, and the debug dump all come from
+//! The table below gives each field its encoding (SDM Vol. 3D, Appendix B, "Field Encoding in VMCS"), value type, kind,
+//! and the control that a processor must have for the field to exist. Typed accessors, the check that a field exists, the cache's slots, the set of fields that an exit changes, and the debug dump all come from
 //! it. The encoding itself says the width (bits 14:13), the kind (bits 11:10) and that it is the full field (bit 0
 //! clear); a constant expression checks each line of the table against that at build time.
 
 use core::fmt;
+
+use crate::vmx::capability::{
+    Capabilities, EntryControls, ExitControls, PinControls, PrimaryControls, SecondaryControls, TertiaryControls,
+};
 
 /// A VMCS field: something with a place in [`FIELDS`] and a value type.
 pub trait VmcsField: Copy {
@@ -78,13 +82,43 @@ pub struct FieldInfo {
     pub encoding: u32,
     /// Control, read-only, guest or host.
     pub kind: FieldKind,
+    /// The control without which the field does not exist.
+    needs: Needs,
+}
+
+impl FieldInfo {
+    /// Whether a processor with these capabilities has the field.
+    pub(crate) fn exists(&self, capabilities: &Capabilities) -> bool {
+        match self.needs {
+            Needs::Nothing => true,
+            Needs::Pin(control) => capabilities.pin.can_set(control),
+            Needs::Primary(control) => capabilities.primary.can_set(control),
+            Needs::Secondary(control) => capabilities.secondary.can_set(control),
+            Needs::Tertiary(control) => capabilities.tertiary.contains(control),
+            Needs::Exit(control) => capabilities.exit.can_set(control),
+            Needs::Entry(control) => capabilities.entry.can_set(control),
+        }
+    }
+}
+
+/// The control whose 1-setting a processor must support to have a field, as the SDM's tables in Appendix B say in their
+/// notes.
+#[derive(Clone, Copy)]
+enum Needs {
+    Nothing,
+    Pin(PinControls),
+    Primary(PrimaryControls),
+    Secondary(SecondaryControls),
+    Tertiary(TertiaryControls),
+    Exit(ExitControls),
+    Entry(EntryControls),
 }
 
 macro_rules! vmcs_fields {
     ($(
         $(#[$group_doc:meta])*
         $group:ident: $value:ty, $kind:ident {
-            $($(#[$doc:meta])* $name:ident = $encoding:literal,)*
+            $($(#[$doc:meta])* $name:ident = $encoding:literal $(if $controls:ident $control:ident)?,)*
         }
     )*) => {
         /// Every field, in the order of the cache's slots: what only software changes first, then what an exit changes.
@@ -98,6 +132,7 @@ macro_rules! vmcs_fields {
                 name: concat!(stringify!($group), "::", stringify!($name)),
                 encoding: $encoding,
                 kind: FieldKind::$kind,
+                needs: vmcs_fields!(@needs $($controls $control)?),
             },
         )*)*];
 
@@ -144,6 +179,13 @@ macro_rules! vmcs_fields {
             vmcs_fields!(@access $group $kind);
         )*
     };
+    (@needs) => { Needs::Nothing };
+    (@needs pin $control:ident) => { Needs::Pin(PinControls::$control) };
+    (@needs primary $control:ident) => { Needs::Primary(PrimaryControls::$control) };
+    (@needs secondary $control:ident) => { Needs::Secondary(SecondaryControls::$control) };
+    (@needs tertiary $control:ident) => { Needs::Tertiary(TertiaryControls::$control) };
+    (@needs exit $control:ident) => { Needs::Exit(ExitControls::$control) };
+    (@needs entry $control:ident) => { Needs::Entry(EntryControls::$control) };
     (@access $group:ident ReadOnly) => {};
     (@access $group:ident Guest) => {
         impl WritableVmcsField for $group {}
@@ -173,15 +215,15 @@ vmcs_fields! {
     /// 16-bit control fields.
     VmcsControl16: u16, Control {
         /// Virtual-processor identifier.
-        VPID = 0x0000,
+        VPID = 0x0000 if secondary VPID,
         /// Posted-interrupt notification vector.
-        POSTED_INTERRUPT_NOTIFICATION_VECTOR = 0x0002,
+        POSTED_INTERRUPT_NOTIFICATION_VECTOR = 0x0002 if pin POSTED_INTERRUPTS,
         /// EPTP index.
-        EPTP_INDEX = 0x0004,
+        EPTP_INDEX = 0x0004 if secondary EPT_VIOLATION_VE,
         /// HLAT prefix size.
-        HLAT_PREFIX_SIZE = 0x0006,
+        HLAT_PREFIX_SIZE = 0x0006 if tertiary HLAT,
         /// Last PID-pointer index.
-        LAST_PID_POINTER_INDEX = 0x0008,
+        LAST_PID_POINTER_INDEX = 0x0008 if tertiary IPI_VIRTUALIZATION,
     }
     /// 64-bit control fields.
     VmcsControl64: u64, Control {
@@ -190,7 +232,7 @@ vmcs_fields! {
         /// Physical address of I/O bitmap B (ports 8000H to FFFFH).
         IO_BITMAP_B_ADDR = 0x2002,
         /// Physical address of the MSR bitmaps.
-        MSR_BITMAPS_ADDR = 0x2004,
+        MSR_BITMAPS_ADDR = 0x2004 if primary MSR_BITMAPS,
         /// Physical address of the VM-exit MSR-store area.
         VMEXIT_MSR_STORE_ADDR = 0x2006,
         /// Physical address of the VM-exit MSR-load area.
@@ -200,65 +242,65 @@ vmcs_fields! {
         /// Executive-VMCS pointer.
         EXECUTIVE_VMCS_PTR = 0x200c,
         /// Page-modification-log address.
-        PML_ADDR = 0x200e,
+        PML_ADDR = 0x200e if secondary PML,
         /// TSC offset, in TSC ticks, added to what the guest reads.
         TSC_OFFSET = 0x2010,
         /// Virtual-APIC page address.
-        VIRT_APIC_ADDR = 0x2012,
+        VIRT_APIC_ADDR = 0x2012 if primary TPR_SHADOW,
         /// APIC-access page address.
-        APIC_ACCESS_ADDR = 0x2014,
+        APIC_ACCESS_ADDR = 0x2014 if secondary VIRTUALIZE_APIC_ACCESSES,
         /// Posted-interrupt descriptor address.
-        POSTED_INTERRUPT_DESC_ADDR = 0x2016,
+        POSTED_INTERRUPT_DESC_ADDR = 0x2016 if pin POSTED_INTERRUPTS,
         /// VM-function controls.
-        VM_FUNCTION_CONTROLS = 0x2018,
+        VM_FUNCTION_CONTROLS = 0x2018 if secondary VM_FUNCTIONS,
         /// EPT pointer.
-        EPTP = 0x201a,
+        EPTP = 0x201a if secondary EPT,
         /// EOI-exit bitmap, vectors 0 to 63.
-        EOI_EXIT0 = 0x201c,
+        EOI_EXIT0 = 0x201c if secondary VIRTUAL_INTERRUPT_DELIVERY,
         /// EOI-exit bitmap, vectors 64 to 127.
-        EOI_EXIT1 = 0x201e,
+        EOI_EXIT1 = 0x201e if secondary VIRTUAL_INTERRUPT_DELIVERY,
         /// EOI-exit bitmap, vectors 128 to 191.
-        EOI_EXIT2 = 0x2020,
+        EOI_EXIT2 = 0x2020 if secondary VIRTUAL_INTERRUPT_DELIVERY,
         /// EOI-exit bitmap, vectors 192 to 255.
-        EOI_EXIT3 = 0x2022,
+        EOI_EXIT3 = 0x2022 if secondary VIRTUAL_INTERRUPT_DELIVERY,
         /// EPTP-list address.
-        EPTP_LIST_ADDR = 0x2024,
+        EPTP_LIST_ADDR = 0x2024 if secondary VM_FUNCTIONS,
         /// VMREAD-bitmap address.
-        VMREAD_BITMAP_ADDR = 0x2026,
+        VMREAD_BITMAP_ADDR = 0x2026 if secondary VMCS_SHADOWING,
         /// VMWRITE-bitmap address.
-        VMWRITE_BITMAP_ADDR = 0x2028,
+        VMWRITE_BITMAP_ADDR = 0x2028 if secondary VMCS_SHADOWING,
         /// Virtualization-exception information address.
-        VIRT_EXCEPTION_INFO_ADDR = 0x202a,
+        VIRT_EXCEPTION_INFO_ADDR = 0x202a if secondary EPT_VIOLATION_VE,
         /// XSS-exiting bitmap.
-        XSS_EXITING_BITMAP = 0x202c,
+        XSS_EXITING_BITMAP = 0x202c if secondary XSAVES,
         /// ENCLS-exiting bitmap.
-        ENCLS_EXITING_BITMAP = 0x202e,
+        ENCLS_EXITING_BITMAP = 0x202e if secondary ENCLS_EXITING,
         /// Sub-page-permission-table pointer.
-        SPP_TABLE_PTR = 0x2030,
+        SPP_TABLE_PTR = 0x2030 if secondary SUB_PAGE_WRITE,
         /// TSC multiplier, 16.48 fixed point.
-        TSC_MULTIPLIER = 0x2032,
+        TSC_MULTIPLIER = 0x2032 if secondary TSC_SCALING,
         /// Tertiary processor-based VM-execution controls.
-        TERTIARY_PROCBASED_EXEC_CONTROLS = 0x2034,
+        TERTIARY_PROCBASED_EXEC_CONTROLS = 0x2034 if primary TERTIARY_CONTROLS,
         /// ENCLV-exiting bitmap.
-        ENCLV_EXITING_BITMAP = 0x2036,
+        ENCLV_EXITING_BITMAP = 0x2036 if secondary ENCLV_EXITING,
         /// Low PASID directory address.
-        LOW_PASID_DIRECTORY_ADDR = 0x2038,
+        LOW_PASID_DIRECTORY_ADDR = 0x2038 if secondary PASID_TRANSLATION,
         /// High PASID directory address.
-        HIGH_PASID_DIRECTORY_ADDR = 0x203a,
+        HIGH_PASID_DIRECTORY_ADDR = 0x203a if secondary PASID_TRANSLATION,
         /// Shared EPT pointer.
         SHARED_EPTP = 0x203c,
         /// PCONFIG-exiting bitmap.
-        PCONFIG_EXITING_BITMAP = 0x203e,
+        PCONFIG_EXITING_BITMAP = 0x203e if secondary PCONFIG,
         /// Hypervisor-managed linear-address translation pointer.
-        HLATP = 0x2040,
+        HLATP = 0x2040 if tertiary HLAT,
         /// PID-pointer table address.
-        PID_POINTER_TABLE_ADDR = 0x2042,
+        PID_POINTER_TABLE_ADDR = 0x2042 if tertiary IPI_VIRTUALIZATION,
         /// Secondary VM-exit controls.
-        SECONDARY_VMEXIT_CONTROLS = 0x2044,
+        SECONDARY_VMEXIT_CONTROLS = 0x2044 if exit SECONDARY_CONTROLS,
         /// IA32_SPEC_CTRL mask.
-        SPEC_CTRL_MASK = 0x204a,
+        SPEC_CTRL_MASK = 0x204a if tertiary VIRTUALIZE_SPEC_CTRL,
         /// IA32_SPEC_CTRL shadow.
-        SPEC_CTRL_SHADOW = 0x204c,
+        SPEC_CTRL_SHADOW = 0x204c if tertiary VIRTUALIZE_SPEC_CTRL,
     }
     /// 32-bit control fields.
     VmcsControl32: u32, Control {
@@ -291,15 +333,15 @@ vmcs_fields! {
         /// VM-entry instruction length in bytes.
         VMENTRY_INSTRUCTION_LEN = 0x401a,
         /// TPR threshold.
-        TPR_THRESHOLD = 0x401c,
+        TPR_THRESHOLD = 0x401c if primary TPR_SHADOW,
         /// Secondary processor-based VM-execution controls.
-        SECONDARY_PROCBASED_EXEC_CONTROLS = 0x401e,
+        SECONDARY_PROCBASED_EXEC_CONTROLS = 0x401e if primary SECONDARY_CONTROLS,
         /// PAUSE-loop exiting: gap in TSC ticks.
-        PLE_GAP = 0x4020,
+        PLE_GAP = 0x4020 if secondary PAUSE_LOOP_EXITING,
         /// PAUSE-loop exiting: window in TSC ticks.
-        PLE_WINDOW = 0x4022,
+        PLE_WINDOW = 0x4022 if secondary PAUSE_LOOP_EXITING,
         /// Instruction-timeout control.
-        INSTRUCTION_TIMEOUT = 0x4024,
+        INSTRUCTION_TIMEOUT = 0x4024 if secondary INSTRUCTION_TIMEOUT,
     }
     /// Natural-width control fields.
     VmcsControlNW: usize, Control {
@@ -340,13 +382,13 @@ vmcs_fields! {
     /// 64-bit host-state fields.
     VmcsHost64: u64, Host {
         /// Host IA32_PAT.
-        IA32_PAT = 0x2c00,
+        IA32_PAT = 0x2c00 if exit LOAD_PAT,
         /// Host IA32_EFER.
-        IA32_EFER = 0x2c02,
+        IA32_EFER = 0x2c02 if exit LOAD_EFER,
         /// Host IA32_PERF_GLOBAL_CTRL.
-        IA32_PERF_GLOBAL_CTRL = 0x2c04,
+        IA32_PERF_GLOBAL_CTRL = 0x2c04 if exit LOAD_PERF_GLOBAL_CTRL,
         /// Host IA32_PKRS.
-        IA32_PKRS = 0x2c06,
+        IA32_PKRS = 0x2c06 if exit LOAD_PKRS,
     }
     /// 32-bit host-state field.
     VmcsHost32: u32, Host {
@@ -380,11 +422,11 @@ vmcs_fields! {
         /// Host RIP at an exit.
         RIP = 0x6c16,
         /// Host IA32_S_CET.
-        IA32_S_CET = 0x6c18,
+        IA32_S_CET = 0x6c18 if exit LOAD_CET,
         /// Host SSP.
-        SSP = 0x6c1a,
+        SSP = 0x6c1a if exit LOAD_CET,
         /// Host IA32_INTERRUPT_SSP_TABLE_ADDR.
-        IA32_INTERRUPT_SSP_TABLE_ADDR = 0x6c1c,
+        IA32_INTERRUPT_SSP_TABLE_ADDR = 0x6c1c if exit LOAD_CET,
     }
     /// 16-bit guest-state fields.
     VmcsGuest16: u16, Guest {
@@ -405,11 +447,11 @@ vmcs_fields! {
         /// Guest TR selector.
         TR_SELECTOR = 0x080e,
         /// Guest interrupt status (virtual-interrupt delivery).
-        INTERRUPT_STATUS = 0x0810,
+        INTERRUPT_STATUS = 0x0810 if secondary VIRTUAL_INTERRUPT_DELIVERY,
         /// PML index.
-        PML_INDEX = 0x0812,
+        PML_INDEX = 0x0812 if secondary PML,
         /// Guest UINV.
-        UINV = 0x0814,
+        UINV = 0x0814 if entry LOAD_UINV,
     }
     /// 64-bit guest-state fields.
     VmcsGuest64: u64, Guest {
@@ -418,27 +460,27 @@ vmcs_fields! {
         /// Guest IA32_DEBUGCTL.
         IA32_DEBUGCTL = 0x2802,
         /// Guest IA32_PAT.
-        IA32_PAT = 0x2804,
+        IA32_PAT = 0x2804 if entry LOAD_PAT,
         /// Guest IA32_EFER.
-        IA32_EFER = 0x2806,
+        IA32_EFER = 0x2806 if entry LOAD_EFER,
         /// Guest IA32_PERF_GLOBAL_CTRL.
-        IA32_PERF_GLOBAL_CTRL = 0x2808,
+        IA32_PERF_GLOBAL_CTRL = 0x2808 if entry LOAD_PERF_GLOBAL_CTRL,
         /// Guest page-directory-pointer-table entry 0 (PAE paging).
-        PDPTE0 = 0x280a,
+        PDPTE0 = 0x280a if secondary EPT,
         /// Guest page-directory-pointer-table entry 1 (PAE paging).
-        PDPTE1 = 0x280c,
+        PDPTE1 = 0x280c if secondary EPT,
         /// Guest page-directory-pointer-table entry 2 (PAE paging).
-        PDPTE2 = 0x280e,
+        PDPTE2 = 0x280e if secondary EPT,
         /// Guest page-directory-pointer-table entry 3 (PAE paging).
-        PDPTE3 = 0x2810,
+        PDPTE3 = 0x2810 if secondary EPT,
         /// Guest IA32_BNDCFGS.
-        IA32_BNDCFGS = 0x2812,
+        IA32_BNDCFGS = 0x2812 if entry LOAD_BNDCFGS,
         /// Guest IA32_RTIT_CTL.
-        IA32_RTIT_CTL = 0x2814,
+        IA32_RTIT_CTL = 0x2814 if entry LOAD_RTIT_CTL,
         /// Guest IA32_LBR_CTL.
-        IA32_LBR_CTL = 0x2816,
+        IA32_LBR_CTL = 0x2816 if entry LOAD_LBR_CTL,
         /// Guest IA32_PKRS.
-        IA32_PKRS = 0x2818,
+        IA32_PKRS = 0x2818 if entry LOAD_PKRS,
     }
     /// 32-bit guest-state fields.
     VmcsGuest32: u32, Guest {
@@ -487,7 +529,7 @@ vmcs_fields! {
         /// Guest IA32_SYSENTER_CS.
         IA32_SYSENTER_CS = 0x482a,
         /// VMX-preemption timer value, in units of TSC >> IA32_VMX_MISC\[4:0\].
-        VMX_PREEMPTION_TIMER_VALUE = 0x482e,
+        VMX_PREEMPTION_TIMER_VALUE = 0x482e if pin PREEMPTION_TIMER,
     }
     /// Natural-width guest-state fields.
     VmcsGuestNW: usize, Guest {
@@ -532,16 +574,16 @@ vmcs_fields! {
         /// Guest IA32_SYSENTER_EIP.
         IA32_SYSENTER_EIP = 0x6826,
         /// Guest IA32_S_CET.
-        IA32_S_CET = 0x6828,
+        IA32_S_CET = 0x6828 if entry LOAD_CET,
         /// Guest SSP.
-        SSP = 0x682a,
+        SSP = 0x682a if entry LOAD_CET,
         /// Guest IA32_INTERRUPT_SSP_TABLE_ADDR.
-        IA32_INTERRUPT_SSP_TABLE_ADDR = 0x682c,
+        IA32_INTERRUPT_SSP_TABLE_ADDR = 0x682c if entry LOAD_CET,
     }
     /// 64-bit read-only data field.
     VmcsReadOnly64: u64, ReadOnly {
         /// Guest-physical address of an EPT violation or misconfiguration.
-        GUEST_PHYSICAL_ADDR = 0x2400,
+        GUEST_PHYSICAL_ADDR = 0x2400 if secondary EPT,
     }
     /// 32-bit read-only data fields.
     VmcsReadOnly32: u32, ReadOnly {

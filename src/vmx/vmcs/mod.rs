@@ -192,7 +192,9 @@ impl<H: AxVCpuHal> Vmcs<H> {
                 let slot = word * 64 + rest.trailing_zeros() as usize;
                 // SAFETY: this VMCS is current. What its host-state and control fields hold is decided in this crate.
                 if let Err(failure) = unsafe { vmwrite(FIELDS[slot].encoding, self.values[slot].get()) } {
-                    dirty.set(rest);
+                    // The field is left alone from now on, so that the next attempt is about what can be written.
+                    dirty.set(rest & (rest - 1));
+                    self.valid[word].set(self.valid[word].get() & !(rest & rest.wrapping_neg()));
                     return access_failed("VMWRITE", slot_name(slot), failure);
                 }
                 rest &= rest - 1;
@@ -216,31 +218,38 @@ impl<H: AxVCpuHal> Vmcs<H> {
         }
     }
 
-    /// Every field that the processor has, with its value, for a dump.
-    pub(crate) fn dump(&self, _: Here, mut line: impl FnMut(&'static str, u64)) {
-        for (slot, field) in FIELDS.iter().enumerate() {
-            if contains(&self.valid, slot) {
-                line(field.name, self.values[slot].get());
-            // SAFETY: this VMCS is current. A field that the processor does not have fails and is left out.
-            } else if let Ok(value) = unsafe { vmread(field.encoding) } {
-                line(field.name, value);
-            }
+    /// Every field that the processor has, with its value; none if it refuses to read a field that it should have.
+    pub(crate) fn dump(&self, _: Here, mut line: impl FnMut(&'static FieldInfo, Option<u64>)) {
+        let Some(home) = self.home.get() else {
+            return;
+        };
+        for (slot, field) in FIELDS.iter().enumerate().filter(|(_, field)| field.exists(&home.capabilities)) {
+            let value = match contains(&self.valid, slot) {
+                true => Some(self.values[slot].get()),
+                // SAFETY: this VMCS is current.
+                false => unsafe { vmread(field.encoding) }.ok(),
+            };
+            line(field, value);
         }
     }
 
     /// Reads a field that is not in its slot, loading the VMCS for the time that takes if it is not bound.
     #[cold]
     fn fetch<F: VmcsField>(&self, field: F) -> AxResult<F::Value> {
+        let here = Processor::here()?;
+        if !FIELDS[field.index()].exists(&here.capabilities) {
+            return ax_err!(Unsupported, "this processor does not have the VMCS field");
+        }
         if self.home().is_some() {
             return self.get(self.current()?, field);
         }
-        let previous = Processor::here()?.current_region();
+        let previous = here.current_region();
         self.bind()?;
         let value = self.current().and_then(|here| self.get(here, field));
         self.unbind()?;
         if previous != 0 {
             // SAFETY: it was current here a moment ago, so whoever owns it has not cleared it.
-            unsafe { Processor::here()?.load(previous) }?;
+            unsafe { here.load(previous) }?;
         }
         value
     }
