@@ -28,6 +28,8 @@ pub enum Msr {
     IA32_SPEC_CTRL = 0x48,
     /// Prediction barriers; write-only.
     IA32_PRED_CMD = 0x49,
+    /// Microcode update trigger; write-only.
+    IA32_BIOS_UPDT_TRIG = 0x79,
     /// Microcode update signature.
     IA32_BIOS_SIGN_ID = 0x8b,
     /// Control of UMWAIT and TPAUSE.

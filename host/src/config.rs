@@ -21,6 +21,7 @@ pub struct Config {
 pub enum Mode {
     Guest,
     Cases,
+    Bench,
 }
 
 /// What to run as the guest.
@@ -55,6 +56,7 @@ impl Config {
             mode: match values.text("mode").as_str() {
                 "" | "cases" => Mode::Cases,
                 "guest" => Mode::Guest,
+                "bench" => Mode::Bench,
                 other => return Err(format!("run.conf: no mode {other:?}")),
             },
             log: values.value("log", LevelFilter::Info)?,

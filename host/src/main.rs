@@ -10,6 +10,7 @@ extern crate alloc;
 
 mod arch;
 mod archive;
+mod bench;
 mod boot_info;
 mod cases;
 mod config;
@@ -51,5 +52,6 @@ extern "C" fn host_main(boot_info: &'static BootInfo) -> ! {
     match config.mode {
         Mode::Guest => guest::run(&config.guest),
         Mode::Cases => cases::run(&config.filter),
+        Mode::Bench => bench::run(),
     }
 }

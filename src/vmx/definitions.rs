@@ -271,6 +271,9 @@ impl fmt::Debug for VmxExitReason {
 pub struct VmxInstructionError(u32);
 
 impl VmxInstructionError {
+    pub(crate) const VMLAUNCH_NOT_CLEAR: Self = Self(4);
+    pub(crate) const VMRESUME_NOT_LAUNCHED: Self = Self(5);
+
     /// The raw number.
     pub const fn number(self) -> u32 {
         self.0

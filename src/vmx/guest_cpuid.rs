@@ -91,8 +91,9 @@ const EXTENDED_SYSCALL: u32 = 1 << 11;
 const EXTENDED_NX: u32 = 1 << 20;
 const EXTENDED_RDTSCP: u32 = 1 << 27;
 const EXTENDED_LM: u32 = 1 << 29;
-/// Leaf 0DH.1 EAX: XSAVEOPT, XSAVEC, XGETBV with ECX = 1. Not XSAVES, which needs IA32_XSS.
-const XSAVE_EXTENSIONS: u32 = 0b0111;
+/// Leaf 0DH.1 EAX: XSAVEOPT, XSAVEC, XGETBV with ECX = 1, XSAVES. Not XFD.
+const XSAVE_EXTENSIONS: u32 = 0b0111 | XSAVES;
+const XSAVES: u32 = 1 << 3;
 
 /// What the vCPU can do beyond what the processor's CPUID says.
 #[derive(Clone, Copy, Debug)]
@@ -103,6 +104,8 @@ pub(crate) struct Support {
     pub(crate) rdtscp: bool,
     /// "Enable INVPCID" is set.
     pub(crate) invpcid: bool,
+    /// "Enable XSAVES/XRSTORS" is set.
+    pub(crate) xsaves: bool,
     /// The APIC id of this vCPU.
     pub(crate) apic_id: u32,
 }
@@ -237,7 +240,8 @@ impl CpuidTable {
     fn add_xsave(&mut self, native: &impl Fn(u32, u32) -> Registers, support: &Support) {
         self.push(0xD, Some(0), [support.xcr0 as u32, 0, 0, (support.xcr0 >> 32) as u32]);
         let mut extensions = native(0xD, 1);
-        extensions = [extensions[EAX] & XSAVE_EXTENSIONS, 0, 0, 0];
+        let hidden = if support.xsaves { 0 } else { XSAVES };
+        extensions = [extensions[EAX] & XSAVE_EXTENSIONS & !hidden, 0, 0, 0];
         self.push(0xD, Some(1), extensions);
         for component in 2..63 {
             if support.xcr0 & (1 << component) != 0 {
@@ -411,12 +415,15 @@ mod tests {
     }
 
     fn support() -> impl Strategy<Value = Support> {
-        (0usize..5, any::<bool>(), any::<bool>(), any::<u8>()).prop_map(|(x, rdtscp, invpcid, id)| Support {
-            xcr0: [0, 3, 7, 0xE7, 0x2E7][x],
-            rdtscp,
-            invpcid,
-            apic_id: id.into(),
-        })
+        (0usize..5, any::<bool>(), any::<bool>(), any::<bool>(), any::<u8>()).prop_map(
+            |(x, rdtscp, invpcid, xsaves, id)| Support {
+                xcr0: [0, 3, 7, 0xE7, 0x2E7][x],
+                rdtscp,
+                invpcid,
+                xsaves,
+                apic_id: id.into(),
+            },
+        )
     }
 
     proptest! {

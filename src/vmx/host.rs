@@ -48,7 +48,7 @@ macro_rules! host_constants {
 }
 
 host_constants! {
-    es, cs, ss, ds, fs, gs, tr, ldtr, tsc_aux,
+    es, cs, ss, ds, fs, gs, tr, ldtr, tsc_aux, xss,
     tr_base, tr_limit,
     gdtr_base, gdtr_limit,
     idtr_base, idtr_limit,
@@ -79,6 +79,11 @@ impl HostConstants {
     /// TSC_AUX, or 0 where there is none.
     pub(crate) fn tsc_aux(&self) -> u64 {
         self.tsc_aux.load(Relaxed)
+    }
+
+    /// IA32_XSS, or 0 where there is none.
+    pub(crate) fn xss(&self) -> u64 {
+        self.xss.load(Relaxed)
     }
 
     /// The descriptor-table registers as LGDT and LIDT take them.
@@ -167,6 +172,7 @@ impl Values {
             idtr_base: idtr.base.as_u64(),
             idtr_limit: idtr.limit.into(),
             tsc_aux: if has_rdtscp() { Msr::IA32_TSC_AUX.read() } else { 0 },
+            xss: if has_xsaves() { Msr::IA32_XSS.read() } else { 0 },
             pat: Msr::IA32_PAT.read(),
             efer: Msr::IA32_EFER.read(),
             sysenter_cs: Msr::IA32_SYSENTER_CS.read(),
@@ -181,6 +187,11 @@ fn has_rdtscp() -> bool {
     let id = raw_cpuid::CpuId::new();
     id.get_extended_processor_and_feature_identifiers().is_some_and(|features| features.has_rdtscp())
         || id.get_extended_feature_info().is_some_and(|features| features.has_rdpid())
+}
+
+/// Whether there is an IA32_XSS: with XSAVES (CPUID.0DH.1:EAX\[3\]).
+fn has_xsaves() -> bool {
+    raw_cpuid::CpuId::new().get_extended_state_info().is_some_and(|info| info.has_xsaves_xrstors())
 }
 
 /// Base and limit that the 64-bit TSS descriptor of selector `tr` holds (SDM Vol. 3A, section 8.2.3, "TSS Descriptor in

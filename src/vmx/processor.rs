@@ -118,6 +118,11 @@ impl Processor {
         self.current.load(Relaxed) == region
     }
 
+    /// Records that there is no current VMCS although there should be.
+    pub(crate) fn current_was_lost(&self) {
+        self.current.store(0, Relaxed);
+    }
+
     /// Physical address of the VMCS that is current here, or 0.
     pub(crate) fn current_region(&self) -> u64 {
         self.current.load(Relaxed)

@@ -32,7 +32,7 @@ macro_rules! guest_code {
     };
 }
 
-pub(super) use guest_code;
+pub(crate) use guest_code;
 
 /// Where programs are loaded.
 pub const ORIGIN: u64 = 0x8000;

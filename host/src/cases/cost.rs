@@ -2,6 +2,8 @@
 //!
 //! In Bochs the time stamp counter counts instructions, so the numbers are exact and the same in every run.
 
+use alloc::format;
+
 use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
 
 use super::{
@@ -41,6 +43,6 @@ fn measure(what: &str, code: &[u8]) -> CaseResult {
         }
     }
     let ticks = (time::tsc() - start) / ROUNDS;
-    note(format_args!("{what}: {ticks} ticks of the time stamp counter for run() and three instructions of the guest"));
+    note(format!("{what}: {ticks} ticks of the time stamp counter for run() and three instructions of the guest"));
     guest.run_to_halt().map(drop)
 }

@@ -5,7 +5,7 @@ use x86_vcpu::StartState;
 
 use super::{
     Case,
-    check::{CaseResult, equal, fail, is_true},
+    check::{CaseResult, equal, fail, is_error, is_true, same},
     code::ORIGIN,
     guest::{Guest, Mode, PML4},
 };
@@ -13,6 +13,7 @@ use super::{
 pub const CASES: &[Case] = &[
     Case::new("entry_failure.bad_cr3_then_corrected", bad_cr3_then_corrected),
     Case::new("entry_failure.bad_rip_then_corrected", bad_rip_then_corrected),
+    Case::new("entry_failure.bad_ept_root_then_corrected", bad_ept_root_then_corrected),
     Case::new("entry_failure.twice", twice),
 ];
 
@@ -46,6 +47,23 @@ fn fails_then_runs(bad: StartState, good: StartState) -> CaseResult {
     guest.vcpu.bind()?;
     guest.halt()?;
     is_true("no failure is reported behind a good entry", guest.vcpu.entry_failure().is_none())
+}
+
+/// Beyond the width of any physical address: refused at setup, or by VMLAUNCH as an invalid control field (error 7).
+fn bad_ept_root_then_corrected() -> CaseResult {
+    const INVALID_CONTROL_FIELD: u32 = 7;
+    let mut guest = Guest::long(HLT)?;
+    guest.vcpu.unbind()?;
+    if guest.vcpu.setup((1 << 60).into(), 0.into()).is_ok() {
+        guest.vcpu.bind()?;
+        is_error("a run with a bad EPT root", guest.vcpu.run())?;
+        let number = guest.vcpu.entry_failure().and_then(|failure| failure.instruction_error());
+        same("VM-instruction error", number.map(|error| error.number()), Some(INVALID_CONTROL_FIELD))?;
+        guest.vcpu.unbind()?;
+    }
+    guest.vcpu.setup((guest.memory.ept.root() as usize).into(), 0.into())?;
+    guest.vcpu.bind()?;
+    guest.halt()
 }
 
 fn expect_failure(guest: &mut Guest) -> CaseResult {

@@ -3,9 +3,9 @@
 //! A theme is a file with a list of [`Case`]s; [`THEMES`] has all of them. A case builds its [`guest`], runs it and
 //! compares. Where a processor lacks what a case needs, the case is skipped with the reason.
 
-mod check;
-mod code;
-mod guest;
+pub mod check;
+pub mod code;
+pub mod guest;
 mod host_state;
 mod need;
 mod runner;

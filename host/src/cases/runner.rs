@@ -1,6 +1,6 @@
 //! Runs the cases that the runner asked for, and prints one line each.
 
-use alloc::{format, string::String};
+use alloc::{format, string::String, vec::Vec};
 
 use spin::Mutex;
 use x86_vcpu::EnableError;
@@ -48,10 +48,12 @@ fn run_case(case: &Case) -> Verdict {
             let place = if smp::count() > 1 { format!(" (on processor {processor})") } else { String::new() };
             let Failure { expected, got } = failure;
             console::line(format_args!("case {name} ... FAILED: expected {expected}, got {got}{place}"));
+            print_notes();
             return Verdict::Failed;
         }
     }
     console::line(format_args!("case {name} ... ok"));
+    print_notes();
     Verdict::Passed
 }
 
@@ -65,9 +67,17 @@ fn run_on(case: &Case, processor: usize) -> Result<(), Failure> {
     super::check::same("frames lost", lost, 0)
 }
 
+static NOTES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
 /// A line under the case that runs now, for what was measured.
-pub fn note(text: core::fmt::Arguments) {
-    console::line(format_args!("    note: {text}"));
+pub fn note(text: String) {
+    NOTES.lock().push(text);
+}
+
+fn print_notes() {
+    for note in NOTES.lock().drain(..) {
+        console::line(format_args!("    note: {note}"));
+    }
 }
 
 /// Turns VMX on, on every processor.

@@ -5,7 +5,7 @@ use core::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use x86_64::registers::control::{Cr3, Efer};
+use x86_64::registers::control::Efer;
 
 /// Where the code goes: a free page of low memory, whose number a startup interrupt can carry.
 const PAGE: u64 = 0x6000;
@@ -29,11 +29,10 @@ pub fn install(stacks: &'static [u64]) -> u8 {
         word(&raw const trampoline_cr3).write(BOOT_PAGE_TABLES);
         word(&raw const trampoline_efer).write(Efer::read_raw() as u32 & !LONG_MODE_ACTIVE);
     }
-    // The tables that the processor starts with have to be below 4 GiB, and are still as the boot code left them.
-    debug_assert!(Cr3::read().0.start_address().as_u64() != 0);
     (PAGE >> 12) as u8
 }
 
+/// Those of `boot/boot.s`: the tables that a processor starts with have to be below 4 GiB.
 const BOOT_PAGE_TABLES: u32 = 0x2_0000;
 const LONG_MODE_ACTIVE: u32 = 1 << 10;
 

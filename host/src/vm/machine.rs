@@ -70,7 +70,7 @@ impl Machine {
             }
         };
         if !matches!(outcome, Outcome::Device(_)) {
-            console::line(format_args!("{:?}", self.vcpu));
+            console::line(format_args!("[host] {:?}", self.vcpu));
         }
         self.vcpu.unbind()?;
         Ok(outcome)

@@ -114,11 +114,7 @@ impl<H: AxVCpuHal> AxArchVCpu for VmxVcpu<H> {
 
     /// One entry and one exit. What it reports is completed at the next entry.
     fn run(&mut self) -> AxResult<AxVCpuExitReason> {
-        let Some(reason) = self.run_once()? else {
-            return Ok(AxVCpuExitReason::Nothing);
-        };
-        let here = self.vmcs.current()?;
-        self.describe(here, reason)
+        Ok(self.run_then(Self::describe)?.unwrap_or(AxVCpuExitReason::Nothing))
     }
 
     fn bind(&mut self) -> AxResult {

@@ -16,6 +16,7 @@ mod inspect;
 mod io;
 mod memory;
 mod msr_areas;
+mod msr_policy;
 mod msrs;
 mod setup;
 mod start;
@@ -31,6 +32,7 @@ use axerrno::{AxResult, ax_err, ax_err_type};
 use axvcpu::AxVCpuHal;
 
 pub use memory::VmCpuMode;
+pub use msr_policy::MsrPolicy;
 pub use start::StartState;
 pub use xstate::FpuPolicy;
 
@@ -39,6 +41,7 @@ use self::debug::DebugRegisters;
 use self::events::EventQueue;
 use self::exits::Handled;
 use self::msr_areas::GuestMsrs;
+use self::msr_policy::KeptMsrs;
 use self::setup::Controls;
 use self::switch::{EXITED, SwitchContext, vmx_launch, vmx_resume};
 use self::xstate::XState;
@@ -68,6 +71,7 @@ pub struct VmxVcpu<H: AxVCpuHal> {
     io_bitmap: IOBitmap<H>,
     msr_bitmap: MsrBitmap<H>,
     msrs: GuestMsrs<H>,
+    kept: KeptMsrs,
     xstate: XState,
     debug: DebugRegisters,
     events: EventQueue,
@@ -115,6 +119,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             io_bitmap,
             msr_bitmap: msrs::default_bitmap()?,
             msrs: GuestMsrs::new()?,
+            kept: KeptMsrs::with_defaults(),
             xstate: XState::new()?,
             debug: DebugRegisters::default(),
             events: EventQueue::default(),
@@ -175,6 +180,16 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// `BadState` for a vCPU that is not set up or not bound here, and if VMLAUNCH or VMRESUME fails; in the second case
     /// [`entry_failure`](Self::entry_failure) has the number and text. The vCPU may be corrected and run again.
     pub fn run_once(&mut self) -> AxResult<Option<VmxExitReason>> {
+        self.run_then(|_, _, reason| Ok(reason))
+    }
+
+    /// One entry and one exit; `describe` makes of an exit for the caller what the caller wants to know, while the VMCS
+    /// is known to be current.
+    #[inline(always)]
+    fn run_then<T>(
+        &mut self,
+        describe: impl FnOnce(&mut Self, Here, VmxExitReason) -> AxResult<T>,
+    ) -> AxResult<Option<T>> {
         if !self.controls.done {
             return ax_err!(BadState, "the vCPU is not set up");
         }
@@ -183,7 +198,10 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             let here = self.vmcs.current()?;
             self.prepare_entry(here)?;
             self.enter(here)?;
-            self.handle_exit(here)
+            match self.handle_exit(here)? {
+                Some(reason) => describe(self, here, reason).map(Some),
+                None => Ok(None),
+            }
         })
     }
 
@@ -246,11 +264,12 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         home.host.write_to(&self.vmcs);
         host::write_variable_state(&self.vmcs)?;
         self.context.set_host_tables(&home.host);
-        self.msrs.bind(&self.vmcs, home.host.tsc_aux());
+        self.msrs.bind(&self.vmcs, &home.host);
         self.bind_cr4()?;
         self.debug.bind(home.host.debugctl());
-        self.xstate.bind(&mut self.context.xstate, home)?;
-        if !ptr::eq(self.last_home.replace(home), home) {
+        let moved = !ptr::eq(self.last_home.replace(home), home);
+        self.xstate.bind(&mut self.context.xstate, home, moved)?;
+        if moved {
             self.ept_stale.set(true);
         }
         self.newly_bound.set(false);
@@ -289,7 +308,9 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// VMLAUNCH or VMRESUME failed.
     #[cold]
     fn refused(&mut self) -> AxResult {
-        let failure = EntryFailure::Refused(instructions::failure());
+        let why = instructions::failure();
+        self.vmcs.entry_refused(why);
+        let failure = EntryFailure::Refused(why);
         self.entry_failure = Some(failure);
         self.context.forget_host_stack();
         ax_err!(BadState, format_args!("vCPU {}: {failure}", self.id))

@@ -1,10 +1,12 @@
 //! MSRs that the guest can use without an exit and that no VMCS field switches.
 //!
-//! SYSCALL uses STAR, LSTAR, CSTAR and FMASK, SWAPGS uses KERNEL_GS_BASE, RDTSCP and RDPID read TSC_AUX. Their values
+//! SYSCALL uses STAR, LSTAR, CSTAR and FMASK, SWAPGS uses KERNEL_GS_BASE, RDTSCP and RDPID read TSC_AUX, XSAVES and
+//! XRSTORS cover what XSS says. Their values
 //! are the guest's while it runs and the host's after each exit, by the VMCS's MSR areas (SDM Vol. 3C, section 25.7.2,
 //! "VM-Exit Controls for MSRs", and 25.8.2): the guest's list is loaded at entry and stored at exit, the host's loaded
 //! at exit. An entry in an area costs about what RDMSR or WRMSR does, so each is there only while the guest could see or
-//! change the register: the SYSCALL and SWAPGS group once EFER.SCE or LMA is set, TSC_AUX where guest and host differ.
+//! change the register: the SYSCALL and SWAPGS group once EFER.SCE or LMA is set, TSC_AUX and XSS where guest and host
+//! differ.
 //!
 //! The guest's list is also where its values are kept. Its RDMSR and WRMSR of these exit, and are answered from there.
 
@@ -14,13 +16,15 @@ use axvcpu::AxVCpuHal;
 use super::control_registers::{EFER_LMA, EFER_SCE};
 use crate::frame::PhysFrame;
 use crate::msr::Msr;
+use crate::vmx::host::HostConstants;
 use crate::vmx::vmcs::{Vmcs, VmcsControl32, VmcsControl64};
 
 /// In the order of the lists: TSC_AUX first, so that either group is one run of entries.
 const SWITCHED: [Msr; 6] =
     [Msr::IA32_TSC_AUX, Msr::IA32_STAR, Msr::IA32_LSTAR, Msr::IA32_CSTAR, Msr::IA32_FMASK, Msr::IA32_KERNEL_GSBASE];
-const TSC_AUX: usize = 0;
-const SYSCALL_GROUP: usize = 1;
+const XSS: usize = 0;
+const TSC_AUX: usize = 1;
+const SYSCALL_GROUP: usize = 2;
 /// Offset of the host's list in the frame; the guest's is at 0.
 const HOST_LIST: usize = 2048;
 
@@ -37,14 +41,24 @@ pub(super) struct GuestMsrs<H: AxVCpuHal> {
     frame: PhysFrame<H>,
     /// RDTSCP is enabled for the guest, so that TSC_AUX can be read without an exit.
     has_tsc_aux: bool,
+    /// XSAVES is enabled for the guest, and with it IA32_XSS, which can only be 0: the guest is shown no supervisor state.
+    has_xss: bool,
     syscall_active: bool,
-    /// TSC_AUX of the processor that the vCPU is bound to.
+    /// TSC_AUX and XSS of the processor that the vCPU is bound to.
     host_tsc_aux: u64,
+    host_xss: u64,
 }
 
 impl<H: AxVCpuHal> GuestMsrs<H> {
     pub(super) fn new() -> AxResult<Self> {
-        let this = Self { frame: PhysFrame::alloc_zero()?, has_tsc_aux: false, syscall_active: false, host_tsc_aux: 0 };
+        let this = Self {
+            frame: PhysFrame::alloc_zero()?,
+            has_tsc_aux: false,
+            has_xss: false,
+            syscall_active: false,
+            host_tsc_aux: 0,
+            host_xss: 0,
+        };
         for (i, msr) in SWITCHED.into_iter().enumerate() {
             for list in [0, HOST_LIST] {
                 // SAFETY: the frame is ours, and the entry inside it.
@@ -54,8 +68,10 @@ impl<H: AxVCpuHal> GuestMsrs<H> {
         Ok(this)
     }
 
-    pub(super) fn enable_tsc_aux(&mut self) {
-        self.has_tsc_aux = true;
+    /// Says which of the MSRs that are not on every processor this guest has.
+    pub(super) fn set_present(&mut self, tsc_aux: bool, xss: bool) {
+        self.has_tsc_aux = tsc_aux;
+        self.has_xss = xss;
     }
 
     /// The values after reset: all zero.
@@ -71,24 +87,24 @@ impl<H: AxVCpuHal> GuestMsrs<H> {
         self.place_of(msr).map(|i| self.data(0, i))
     }
 
-    /// Sets the guest's value of an MSR that is kept here: `None` for another one, an error for a value that the
-    /// processor would refuse.
-    pub(super) fn write(&mut self, vmcs: &Vmcs<H>, msr: u32, value: u64) -> Option<Result<(), ()>> {
+    /// Sets the guest's value of an MSR that is kept here: `None` for another one, `false` for a value that the processor
+    /// would refuse.
+    pub(super) fn write(&mut self, vmcs: &Vmcs<H>, msr: u32, value: u64) -> Option<bool> {
         let i = self.place_of(msr)?;
         let canonical = (value as i64) << 16 >> 16 == value as i64;
         let accepted = match SWITCHED[i] {
             Msr::IA32_LSTAR | Msr::IA32_CSTAR | Msr::IA32_KERNEL_GSBASE => canonical,
             Msr::IA32_FMASK | Msr::IA32_TSC_AUX => value >> 32 == 0,
+            Msr::IA32_XSS => value == 0,
             _ => true,
         };
-        if !accepted {
-            return Some(Err(()));
+        if accepted {
+            self.set_data(0, i, value);
+            if i == TSC_AUX {
+                self.write_counts(vmcs);
+            }
         }
-        self.set_data(0, i, value);
-        if i == TSC_AUX {
-            self.write_counts(vmcs);
-        }
-        Some(Ok(()))
+        Some(accepted)
     }
 
     /// EFER of the guest is now `efer`: from SCE or LMA on, the SYSCALL group is switched.
@@ -103,11 +119,12 @@ impl<H: AxVCpuHal> GuestMsrs<H> {
     }
 
     /// Takes the host's values at a bind.
-    pub(super) fn bind(&mut self, vmcs: &Vmcs<H>, host_tsc_aux: u64) {
+    pub(super) fn bind(&mut self, vmcs: &Vmcs<H>, host: &HostConstants) {
         if self.syscall_active {
             self.read_host_group();
         }
-        self.host_tsc_aux = host_tsc_aux;
+        self.host_tsc_aux = host.tsc_aux();
+        self.host_xss = host.xss();
         self.write_counts(vmcs);
     }
 
@@ -120,8 +137,20 @@ impl<H: AxVCpuHal> GuestMsrs<H> {
     /// Tells the VMCS which run of entries is in use.
     fn write_counts(&mut self, vmcs: &Vmcs<H>) {
         self.set_data(HOST_LIST, TSC_AUX, self.host_tsc_aux);
+        self.set_data(HOST_LIST, XSS, self.host_xss);
         let switch_aux = self.has_tsc_aux && self.data(0, TSC_AUX) != self.host_tsc_aux;
-        let first = if switch_aux { TSC_AUX } else { SYSCALL_GROUP };
+        let switch_xss = self.has_xss && self.host_xss != 0;
+        let first = match (switch_xss, switch_aux) {
+            // With XSS switched, TSC_AUX is between it and the rest; a guest without one has the host's there.
+            (true, _) => {
+                if !self.has_tsc_aux {
+                    self.set_data(0, TSC_AUX, self.host_tsc_aux);
+                }
+                XSS
+            }
+            (false, true) => TSC_AUX,
+            (false, false) => SYSCALL_GROUP,
+        };
         let end = if self.syscall_active { SWITCHED.len() } else { SYSCALL_GROUP };
         let count = (end - first) as u32;
         let address = self.frame.start_paddr().as_usize() + first * size_of::<Entry>();
@@ -135,7 +164,12 @@ impl<H: AxVCpuHal> GuestMsrs<H> {
 
     fn place_of(&self, msr: u32) -> Option<usize> {
         let i = SWITCHED.iter().position(|switched| *switched as u32 == msr)?;
-        (i != TSC_AUX || self.has_tsc_aux).then_some(i)
+        let present = match i {
+            XSS => self.has_xss,
+            TSC_AUX => self.has_tsc_aux,
+            _ => true,
+        };
+        present.then_some(i)
     }
 
     fn data(&self, list: usize, i: usize) -> u64 {
@@ -149,7 +183,7 @@ impl<H: AxVCpuHal> GuestMsrs<H> {
     }
 
     fn entry(&self, list: usize, i: usize) -> *mut Entry {
-        // Both lists lie inside the frame: 6 entries of 16 bytes at 0 and at 2048.
+        // Both lists lie inside the frame: 7 entries of 16 bytes at 0 and at 2048.
         self.frame.as_mut_ptr().wrapping_add(list + i * size_of::<Entry>()).cast()
     }
 }

@@ -1,15 +1,4 @@
-//! RDMSR and WRMSR of the guest.
-//!
-//! | MSR | kept where | exits |
-//! |---|---|---|
-//! | FS_BASE, GS_BASE, SYSENTER_CS, ESP and EIP | VMCS guest state | no |
-//! | EFER, PAT, DEBUGCTL | VMCS guest state | yes, handled here with the #GP rules |
-//! | STAR, LSTAR, CSTAR, FMASK, KERNEL_GS_BASE, TSC_AUX | [`super::msr_areas`] | yes, handled here |
-//! | TIME_STAMP_COUNTER, read | the processor's, plus the TSC offset | no |
-//! | every other one | the caller | yes, to the caller |
-//!
-//! So no MSR of the host can be read or written by default. The caller opens others one by one with
-//! [`set_msr_intercept_of_range`](VmxVcpu::set_msr_intercept_of_range), and answers for what that shares.
+//! RDMSR and WRMSR exits: answered from what the vCPU keeps, or left to the caller. [`super::msr_policy`] has the table.
 
 use axerrno::AxResult;
 use axvcpu::AxVCpuHal;
@@ -25,6 +14,13 @@ use crate::vmx::vmcs::{VmcsGuest64, WritableVmcsField};
 /// MSRs that the guest reads and writes without an exit: their values are VMCS guest state.
 const PASSED_THROUGH: [Msr; 5] =
     [Msr::IA32_FS_BASE, Msr::IA32_GS_BASE, Msr::IA32_SYSENTER_CS, Msr::IA32_SYSENTER_ESP, Msr::IA32_SYSENTER_EIP];
+
+/// MSRs whose value is VMCS guest state, and whose writes are checked.
+const VMCS_KEPT: [(Msr, VmcsGuest64); 3] = [
+    (Msr::IA32_EFER, VmcsGuest64::IA32_EFER),
+    (Msr::IA32_PAT, VmcsGuest64::IA32_PAT),
+    (Msr::IA32_DEBUGCTL, VmcsGuest64::IA32_DEBUGCTL),
+];
 
 /// The bitmap of a vCPU that nobody has changed.
 pub(super) fn default_bitmap<H: AxVCpuHal>() -> AxResult<MsrBitmap<H>> {
@@ -71,31 +67,36 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         }
     }
 
+    /// Whether the crate switches or checks this MSR itself, whatever the policy.
+    pub(super) fn is_guests_own(&self, msr: u32) -> bool {
+        PASSED_THROUGH.iter().any(|own| own.number() == msr)
+            || VMCS_KEPT.iter().any(|(own, _)| own.number() == msr)
+            || self.msrs.read(msr).is_some()
+    }
+
     fn kept_msr(&self, msr: u32) -> AxResult<Option<u64>> {
-        if let Some(value) = self.msrs.read(msr) {
+        if let Some(value) = self.msrs.read(msr).or_else(|| self.kept.read(msr)) {
             return Ok(Some(value));
         }
-        let field = match msr {
-            msr if msr == Msr::IA32_EFER.number() => VmcsGuest64::IA32_EFER,
-            msr if msr == Msr::IA32_PAT.number() => VmcsGuest64::IA32_PAT,
-            msr if msr == Msr::IA32_DEBUGCTL.number() => VmcsGuest64::IA32_DEBUGCTL,
-            _ => return Ok(None),
-        };
-        self.vmcs.read(field).map(Some)
+        match VMCS_KEPT.iter().find(|(own, _)| own.number() == msr) {
+            Some((_, field)) => self.vmcs.read(*field).map(Some),
+            None => Ok(None),
+        }
     }
 
     fn set_kept_msr(&mut self, msr: u32, value: u64) -> AxResult<Option<Outcome>> {
-        if let Some(result) = self.msrs.write(&self.vmcs, msr, value) {
-            return Ok(Some(if result.is_ok() { Outcome::Done } else { Outcome::Fault(GP, Some(0)) }));
+        let accepted = self.msrs.write(&self.vmcs, msr, value).or_else(|| self.kept.write(msr, value));
+        if let Some(accepted) = accepted {
+            return Ok(Some(if accepted { Outcome::Done } else { Outcome::Fault(GP, Some(0)) }));
         }
-        let result = match msr {
-            msr if msr == Msr::IA32_EFER.number() => self.write_efer(value)?,
-            msr if msr == Msr::IA32_PAT.number() => self.write_if(VmcsGuest64::IA32_PAT, value, is_pat(value)),
+        let Some((own, field)) = VMCS_KEPT.iter().find(|(own, _)| own.number() == msr) else {
+            return Ok(None);
+        };
+        let result = match own {
+            Msr::IA32_EFER => self.write_efer(value)?,
+            Msr::IA32_PAT => self.write_if(*field, value, is_pat(value)),
             // LBR and BTF; the rest is about tracing to memory of the host's.
-            msr if msr == Msr::IA32_DEBUGCTL.number() => {
-                self.write_if(VmcsGuest64::IA32_DEBUGCTL, value, value & !0b11 == 0)
-            }
-            _ => return Ok(None),
+            _ => self.write_if(*field, value, value & !0b11 == 0),
         };
         Ok(Some(result.into()))
     }

@@ -100,7 +100,10 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             .map_err(missing)?;
         let secondary = capabilities
             .secondary
-            .decide(required::SECONDARY, SecondaryControls::RDTSCP | SecondaryControls::INVPCID)
+            .decide(
+                required::SECONDARY,
+                SecondaryControls::RDTSCP | SecondaryControls::INVPCID | SecondaryControls::XSAVES,
+            )
             .map_err(missing)?;
         let exit = capabilities.exit.decide(required::EXIT, ExitControls::empty()).map_err(missing)?;
         let entry = capabilities.entry.decide(required::ENTRY, EntryControls::empty()).map_err(missing)?;
@@ -121,17 +124,20 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         vmcs.write(VmcsControl64::IO_BITMAP_A_ADDR, io_a.as_usize() as u64);
         vmcs.write(VmcsControl64::IO_BITMAP_B_ADDR, io_b.as_usize() as u64);
         vmcs.write(VmcsControl64::MSR_BITMAPS_ADDR, self.msr_bitmap.phys_addr().as_usize() as u64);
+        if secondary & SecondaryControls::XSAVES.bits() != 0 {
+            vmcs.write(VmcsControl64::XSS_EXITING_BITMAP, 0);
+        }
         vmcs.write(VmcsHostNW::RIP, SwitchContext::exit_address());
 
         let set = |controls: u32, control: SecondaryControls| controls & control.bits() != 0;
         let rdtscp = set(secondary, SecondaryControls::RDTSCP);
-        if rdtscp {
-            self.msrs.enable_tsc_aux();
-        }
+        let xsaves = set(secondary, SecondaryControls::XSAVES) && self.xstate.allowed_xcr0() != 0;
+        self.msrs.set_present(rdtscp, xsaves);
         let support = Support {
             xcr0: self.xstate.allowed_xcr0(),
             rdtscp,
             invpcid: set(secondary, SecondaryControls::INVPCID),
+            xsaves,
             apic_id: self.id as u32,
         };
         self.cpuid = CpuidTable::new(cpuid::native, &support);

@@ -184,6 +184,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         self.events.clear();
         self.completion = None;
         self.msrs.reset();
+        self.kept.reset();
         self.xstate.reset(&mut self.context.xstate);
     }
 

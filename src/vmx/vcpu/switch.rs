@@ -9,7 +9,7 @@
 //! | the host's RBX, RBP, R12 to R15 | the code below; its caller saves the rest by the ABI | every entry and exit | 6 pushes, 6 pops |
 //! | CR2 | the code below | read on both ways, written only where host and guest differ | 2 reads |
 //! | limits of GDTR and IDTR, which an exit sets to FFFFH | the code below | every exit, unless the host's are FFFFH | LGDT, LIDT |
-//! | x87, SSE, AVX, AVX-512, PKRU, XCR0 | the code below ([`FpuPolicy::EveryExit`]), or at bind and unbind | see [`super::xstate`] | XSAVE and XRSTOR twice, XSETBV where XCR0 differs |
+//! | x87, SSE, AVX, AVX-512, PKRU, XCR0 | the code below ([`FpuPolicy::EveryExit`]), or at bind and unbind | see [`super::xstate`] | XSAVEOPT and XRSTOR (or XSAVE, or FXSAVE and FXRSTOR), twice; XSETBV where XCR0 differs |
 //! | STAR, LSTAR, CSTAR, FMASK, KERNEL_GS_BASE, TSC_AUX | MSR areas ([`super::msr_areas`]) | only once the guest can use them | one area entry each |
 //! | DR0 to DR3, DR6 | [`super::debug`] | only while the guest has a breakpoint set | 5 moves each way |
 //! | the host's DR7, DEBUGCTL, LDTR and TR limit, which an exit resets | [`super::debug`], [`crate::vmx::host`] | only where the host's differ from what an exit leaves | none otherwise |
@@ -59,7 +59,7 @@ pub(super) struct SwitchContext {
 #[repr(C)]
 #[derive(Default)]
 pub(super) struct XStateSwitch {
-    /// [`XStateSwitch::NONE`], [`XStateSwitch::XSAVE`] or [`XStateSwitch::FXSAVE`].
+    /// One of the constants below.
     pub(super) method: u64,
     /// 64-byte aligned areas of the guest's and the host's state.
     pub(super) guest_area: u64,
@@ -73,10 +73,12 @@ pub(super) struct XStateSwitch {
 impl XStateSwitch {
     /// Nothing is switched here.
     pub(super) const NONE: u64 = 0;
-    /// By XSAVE, XRSTOR and XSETBV.
-    pub(super) const XSAVE: u64 = 1;
     /// By FXSAVE and FXRSTOR, on processors or hosts without XSAVE.
-    pub(super) const FXSAVE: u64 = 2;
+    pub(super) const FXSAVE: u64 = 1;
+    /// By XSAVE, XRSTOR and XSETBV.
+    pub(super) const XSAVE: u64 = 2;
+    /// The same by XSAVEOPT, which leaves out what is in its initial state or was not changed.
+    pub(super) const XSAVEOPT: u64 = 3;
 }
 
 impl SwitchContext {
@@ -184,7 +186,8 @@ unsafe extern "C" fn vmx_exit() {
         guest_cr2 = const offset_of!(SwitchContext, guest_cr2),
         host_cr2 = const offset_of!(SwitchContext, host_cr2),
         method = const offset_of!(SwitchContext, xstate.method),
-        xsave = const XStateSwitch::XSAVE,
+        fxsave = const XStateSwitch::FXSAVE,
+        xsaveopt = const XStateSwitch::XSAVEOPT,
         guest_area = const offset_of!(SwitchContext, xstate.guest_area),
         host_area = const offset_of!(SwitchContext, xstate.host_area),
         all_xcr0 = const offset_of!(SwitchContext, xstate.all_xcr0),
@@ -260,7 +263,8 @@ macro_rules! enter {
             guest_cr2 = const offset_of!(SwitchContext, guest_cr2),
             host_cr2 = const offset_of!(SwitchContext, host_cr2),
             method = const offset_of!(SwitchContext, xstate.method),
-            xsave = const XStateSwitch::XSAVE,
+            fxsave = const XStateSwitch::FXSAVE,
+        xsaveopt = const XStateSwitch::XSAVEOPT,
             guest_area = const offset_of!(SwitchContext, xstate.guest_area),
             host_area = const offset_of!(SwitchContext, xstate.host_area),
             all_xcr0 = const offset_of!(SwitchContext, xstate.all_xcr0),
@@ -272,14 +276,14 @@ macro_rules! enter {
 use enter;
 
 /// Saves the extended state that `$from` has in the registers and loads that of `$to`. RDI is the context; RAX, RCX,
-/// RDX, R8 and R9 are lost. Both states are moved with XCR0 at the union of what the two may have, because a guest's
+/// RDX and R8 to R10 are lost. Both states are moved with XCR0 at the union of what the two may have, because a guest's
 /// XCR0 says what XSAVE covers, not what the guest can reach: SSE instructions work without XCR0.SSE.
 macro_rules! switch_xstate {
     ($from:literal, $to:literal) => {
         concat!(
-            "cmp qword ptr [rdi + {method}], {xsave}\n",
+            "cmp qword ptr [rdi + {method}], {fxsave}\n",
             "jb 4f\n",
-            "ja 3f\n",
+            "je 3f\n",
             "mov r8, [rdi + {all_xcr0}]\n",
             "xor ecx, ecx\n",
             "mov eax, r8d\n",
@@ -294,11 +298,17 @@ macro_rules! switch_xstate {
             "mov r9, [rdi + {",
             $from,
             "_area}]\n",
-            "xsave64 [r9]\n",
-            "mov r9, [rdi + {",
+            "mov r10, [rdi + {",
             $to,
             "_area}]\n",
-            "xrstor64 [r9]\n",
+            "cmp qword ptr [rdi + {method}], {xsaveopt}\n",
+            "je 5f\n",
+            "xsave64 [r9]\n",
+            "jmp 6f\n",
+            "5:\n",
+            "xsaveopt64 [r9]\n",
+            "6:\n",
+            "xrstor64 [r10]\n",
             "mov r9, [rdi + {",
             $to,
             "_xcr0}]\n",
@@ -313,11 +323,11 @@ macro_rules! switch_xstate {
             "mov r9, [rdi + {",
             $from,
             "_area}]\n",
-            "fxsave64 [r9]\n",
-            "mov r9, [rdi + {",
+            "mov r10, [rdi + {",
             $to,
             "_area}]\n",
-            "fxrstor64 [r9]\n",
+            "fxsave64 [r9]\n",
+            "fxrstor64 [r10]\n",
             "4:",
         )
     };

@@ -3,6 +3,12 @@
 //! The processor does not switch these at an entry or exit. Who must, and when, depends on the host's own code, which
 //! is why the host says so ([`FpuPolicy`]). The guest's state is kept whole in an XSAVE area of the size that CPUID
 //! gives for all components that the guest may have; the host's in another.
+//!
+//! XSAVEOPT is used where the processor has it. XSAVES would be no better: all components here are user state, and the
+//! compacted format saves memory, not time. XSAVEOPT does not write components that have not changed since they were
+//! restored from the same area (SDM Vol. 1, section 13.9, "Operation of XSAVEOPT"). The processor knows the area by its
+//! address alone, and each processor for itself. So when a vCPU comes to another processor, where an area at this address
+//! may have been restored long ago, the processor is first made to forget by a restore of nothing from elsewhere.
 
 use alloc::alloc::{alloc_zeroed, dealloc};
 use core::alloc::Layout;
@@ -56,6 +62,8 @@ pub(super) struct XState {
     host: Area,
     /// What the guest may set in XCR0; 0 where there is no XSAVE.
     allowed: u64,
+    /// The best of [`XStateSwitch`]'s methods that the processor has.
+    method: u64,
     /// Under [`FpuPolicy::WhileBound`], the processor whose registers hold the guest's state.
     loaded: Cell<Option<&'static Processor>>,
     /// What was switched in by [`Self::load`], for the way back.
@@ -71,12 +79,13 @@ struct Switched {
 impl XState {
     /// Decides by CPUID and the host's CR4 what the guest may have, and allocates both areas.
     pub(super) fn new() -> AxResult<Self> {
-        let (allowed, size) = supported();
+        let Supported { allowed, method, size } = Supported::here();
         Ok(Self {
             policy: FpuPolicy::default(),
             guest: Area::new(size)?,
             host: Area::new(size)?,
             allowed,
+            method,
             loaded: Cell::new(None),
             switched: Cell::new(Switched::default()),
         })
@@ -96,22 +105,24 @@ impl XState {
         self.guest.write(24, 0x1F80u32);
         // XSTATE_BV: the x87 state is not the initial one of XRSTOR.
         self.guest.write(512, xcr0::X87);
-        self.host.write(24, 0x1F80u32);
     }
 
-    /// Prepares the switch at a bind to `processor`.
-    pub(super) fn bind(&self, switch: &mut XStateSwitch, processor: &'static Processor) -> AxResult {
+    /// Prepares the switch at a bind to `processor`, which may be another one than at the last bind.
+    pub(super) fn bind(&self, switch: &mut XStateSwitch, processor: &'static Processor, moved: bool) -> AxResult {
         if Cr0::read().intersects(Cr0Flags::TASK_SWITCHED | Cr0Flags::EMULATE_COPROCESSOR) {
             return ax_err!(BadState, "CR0.TS or CR0.EM is set: the host does not let its extended state be switched");
         }
         let host_xcr0 = if self.allowed != 0 { read_xcr0() } else { 0 };
         switch.host_xcr0 = host_xcr0;
         switch.all_xcr0 = host_xcr0 | self.allowed;
+        if moved {
+            self.forget_restored();
+        }
         switch.guest_area = self.guest.address();
         switch.host_area = self.host.address();
         match self.policy {
             FpuPolicy::EveryExit => {
-                switch.method = if self.allowed != 0 { XStateSwitch::XSAVE } else { XStateSwitch::FXSAVE };
+                switch.method = self.method;
             }
             FpuPolicy::WhileBound => {
                 switch.method = XStateSwitch::NONE;
@@ -139,23 +150,38 @@ impl XState {
 
     fn swap(&self, from: &Area, from_xcr0: u64, to: &Area, to_xcr0: u64) {
         let Switched { all, .. } = self.switched.get();
+        let (low, high) = (all as u32, (all >> 32) as u32);
+        let (from, to) = (from.address(), to.address());
         // SAFETY: the areas have the size that CPUID gives for `all`, are aligned and hold states that were saved or
         // made by `reset`; XCR0 gets values that are its present one or that `check_xsetbv` accepted, and `all`, which
         // the processor has.
         unsafe {
-            if self.allowed == 0 {
-                asm!("fxsave64 [{}]", "fxrstor64 [{}]", in(reg) from.address(), in(reg) to.address(),
-                     options(nostack));
+            if self.method == XStateSwitch::FXSAVE {
+                asm!("fxsave64 [{}]", "fxrstor64 [{}]", in(reg) from, in(reg) to, options(nostack));
                 return;
             }
             if from_xcr0 != all {
                 write_xcr0(all);
             }
-            let (low, high) = (all as u32, (all >> 32) as u32);
-            asm!("xsave64 [{}]", "xrstor64 [{}]", in(reg) from.address(), in(reg) to.address(),
-                 in("eax") low, in("edx") high, options(nostack));
+            if self.method == XStateSwitch::XSAVEOPT {
+                asm!("xsaveopt64 [{}]", "xrstor64 [{}]", in(reg) from, in(reg) to,
+                     in("eax") low, in("edx") high, options(nostack));
+            } else {
+                asm!("xsave64 [{}]", "xrstor64 [{}]", in(reg) from, in(reg) to,
+                     in("eax") low, in("edx") high, options(nostack));
+            }
             if to_xcr0 != all {
                 write_xcr0(to_xcr0);
+            }
+        }
+    }
+
+    /// Makes the processor forget from where it restored last: a restore of no component, from the guest's area.
+    fn forget_restored(&self) {
+        if self.method == XStateSwitch::XSAVEOPT {
+            // SAFETY: the guest's area always holds a valid header, and no component is loaded.
+            unsafe {
+                asm!("xrstor64 [{}]", in(reg) self.guest.address(), in("eax") 0, in("edx") 0, options(nostack));
             }
         }
     }
@@ -195,17 +221,31 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 }
 
-/// What of XCR0 a guest may have on this processor and under this host, and the size of an area for it in bytes.
-fn supported() -> (u64, usize) {
-    const LEAF1_ECX_XSAVE: u32 = 1 << 26;
-    let xsave = __cpuid(1).ecx & LEAF1_ECX_XSAVE != 0;
-    if !xsave || !Cr4::read().contains(Cr4Flags::OSXSAVE) {
-        return (0, FXSAVE_SIZE);
+/// What this processor has, under this host.
+struct Supported {
+    /// What of XCR0 a guest may have.
+    allowed: u64,
+    method: u64,
+    /// The size of an area in bytes.
+    size: usize,
+}
+
+impl Supported {
+    fn here() -> Self {
+        const LEAF1_ECX_XSAVE: u32 = 1 << 26;
+        const LEAF13_EAX_XSAVEOPT: u32 = 1 << 0;
+        let xsave = __cpuid(1).ecx & LEAF1_ECX_XSAVE != 0;
+        if !xsave || !Cr4::read().contains(Cr4Flags::OSXSAVE) {
+            return Self { allowed: 0, method: XStateSwitch::FXSAVE, size: FXSAVE_SIZE };
+        }
+        let leaf = __cpuid_count(0xD, 0);
+        let extensions = __cpuid_count(0xD, 1).eax;
+        let native = u64::from(leaf.edx) << 32 | u64::from(leaf.eax);
+        let optimized = extensions & LEAF13_EAX_XSAVEOPT != 0;
+        let method = if optimized { XStateSwitch::XSAVEOPT } else { XStateSwitch::XSAVE };
+        // ECX: the size for every component that XCR0 can have here, so for those of the host too.
+        Self { allowed: native & KEPT, method, size: leaf.ecx as usize }
     }
-    let leaf = __cpuid_count(0xD, 0);
-    let native = u64::from(leaf.edx) << 32 | u64::from(leaf.eax);
-    // ECX: the size for every component that XCR0 can have on this processor, so for those of the host too.
-    (native & KEPT, leaf.ecx as usize)
 }
 
 fn read_xcr0() -> u64 {

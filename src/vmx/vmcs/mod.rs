@@ -23,7 +23,8 @@ pub use fields::{
     VmcsHost32, VmcsHost64, VmcsHostNW, VmcsReadOnly32, VmcsReadOnly64, VmcsReadOnlyNW, WritableVmcsField,
 };
 
-use super::instructions::{vmread, vmwrite};
+use super::definitions::VmxInstructionError;
+use super::instructions::{VmFail, vmread, vmwrite};
 use super::processor::Processor;
 use super::structs::VmxRegion;
 
@@ -183,6 +184,23 @@ impl<H: AxVCpuHal> Vmcs<H> {
         !self.launched.get()
     }
 
+    /// Takes over what a refused entry says of this VMCS, which somebody else may have cleared behind the crate's back.
+    #[cold]
+    pub(crate) fn entry_refused(&self, failure: VmFail) {
+        match failure {
+            VmFail::Invalid => {
+                // There is no current VMCS. The next run loads this one again.
+                if let Some(home) = self.home.get() {
+                    home.current_was_lost();
+                }
+                self.launched.set(false);
+            }
+            VmFail::Valid(VmxInstructionError::VMLAUNCH_NOT_CLEAR) => self.launched.set(true),
+            VmFail::Valid(VmxInstructionError::VMRESUME_NOT_LAUNCHED) => self.launched.set(false),
+            VmFail::Valid(_) => {}
+        }
+    }
+
     /// Gives the processor what was written since the last entry.
     #[inline(always)]
     pub(crate) fn flush(&self, _: Here) -> AxResult {
@@ -323,7 +341,7 @@ fn slot_name(slot: usize) -> &'static str {
 }
 
 #[cold]
-fn access_failed<T>(instruction: &str, field: &str, failure: super::instructions::VmFail) -> AxResult<T> {
+fn access_failed<T>(instruction: &str, field: &str, failure: VmFail) -> AxResult<T> {
     log::warn!("{instruction} of {field}: {failure}");
     ax_err!(Unsupported)
 }

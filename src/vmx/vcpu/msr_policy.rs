@@ -1,0 +1,198 @@
+//! What becomes of the guest's RDMSR and WRMSR, MSR by MSR.
+
+use alloc::vec::Vec;
+use core::ops::RangeInclusive;
+
+use axerrno::{AxResult, ax_err};
+use axvcpu::AxVCpuHal;
+
+use super::VmxVcpu;
+use crate::msr::Msr;
+
+/// What becomes of the guest's RDMSR and WRMSR of an MSR.
+///
+/// # The default
+///
+/// Nothing of the host's can be read or written by a guest that nobody has opened an MSR to.
+///
+/// | MSR | default |
+/// |---|---|
+/// | FS_BASE, GS_BASE, SYSENTER_CS, SYSENTER_ESP, SYSENTER_EIP | passed through; VMCS guest state |
+/// | TIME_STAMP_COUNTER | reads passed through, with the TSC offset; writes to the caller |
+/// | EFER, PAT, DEBUGCTL (LBR and BTF), XSS | the guest's own; checked as the processor does |
+/// | STAR, LSTAR, CSTAR, FMASK, KERNEL_GS_BASE, TSC_AUX | the guest's own, switched once it can use them; checked |
+/// | FEATURE_CONTROL | kept: 1, locked with VMX off; cannot be written |
+/// | MISC_ENABLE | kept: fast strings on, no branch trace store, no PEBS; only fast strings can be written |
+/// | BIOS_UPDT_TRIG, BIOS_SIGN_ID (microcode) | kept: written without effect, read back |
+/// | APIC_BASE, x2APIC (800H to 8FFH) | to the caller, whose APIC it is |
+/// | MTRRs, machine check, PMU, debug store, power, UMWAIT_CONTROL, SPEC_CTRL, and all others | to the caller, and hidden by CPUID |
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MsrPolicy {
+    /// The guest uses the processor's own register, without an exit. It shares it with the host, unless the crate
+    /// switches it; the caller answers for that.
+    PassThrough,
+    /// The vCPU keeps a value of its own. A write that changes a bit outside `writable` is #GP.
+    Keep {
+        /// The value until the guest writes another.
+        value: u64,
+        /// The bits that the guest may change.
+        writable: u64,
+    },
+    /// The access exits to the caller, who completes it with a value or a fault.
+    Exit,
+}
+
+/// The MSRs that a vCPU keeps as plain values.
+#[derive(Debug, Default)]
+pub(super) struct KeptMsrs(Vec<KeptMsr>);
+
+#[derive(Clone, Copy, Debug)]
+struct KeptMsr {
+    msr: u32,
+    initial: u64,
+    value: u64,
+    writable: u64,
+}
+
+impl KeptMsrs {
+    /// The MSRs of the table above.
+    pub(super) fn with_defaults() -> Self {
+        /// Locked, VMX neither inside nor outside SMX.
+        const LOCKED: u64 = 1;
+        const FAST_STRINGS: u64 = 1;
+        const NO_BTS_NO_PEBS: u64 = 0b11 << 11;
+        let mut kept = Self::default();
+        kept.insert(Msr::IA32_FEATURE_CONTROL.number(), LOCKED, 0);
+        kept.insert(Msr::IA32_MISC_ENABLE.number(), FAST_STRINGS | NO_BTS_NO_PEBS, FAST_STRINGS);
+        kept.insert(Msr::IA32_BIOS_UPDT_TRIG.number(), 0, u64::MAX);
+        kept.insert(Msr::IA32_BIOS_SIGN_ID.number(), 0, u64::MAX);
+        kept
+    }
+
+    /// Back to the initial values.
+    pub(super) fn reset(&mut self) {
+        self.0.iter_mut().for_each(|kept| kept.value = kept.initial);
+    }
+
+    pub(super) fn read(&self, msr: u32) -> Option<u64> {
+        self.place(msr).ok().map(|i| self.0[i].value)
+    }
+
+    /// `None` for an MSR that is not kept here; otherwise whether the guest may write this value, which it has then.
+    pub(super) fn write(&mut self, msr: u32, value: u64) -> Option<bool> {
+        let place = self.place(msr).ok()?;
+        let kept = &mut self.0[place];
+        let accepted = (value ^ kept.value) & !kept.writable == 0;
+        if accepted {
+            kept.value = value;
+        }
+        Some(accepted)
+    }
+
+    fn insert(&mut self, msr: u32, value: u64, writable: u64) {
+        let kept = KeptMsr { msr, initial: value, value, writable };
+        match self.place(msr) {
+            Ok(i) => self.0[i] = kept,
+            Err(i) => self.0.insert(i, kept),
+        }
+    }
+
+    fn remove(&mut self, msrs: &RangeInclusive<u32>) {
+        self.0.retain(|kept| !msrs.contains(&kept.msr));
+    }
+
+    fn place(&self, msr: u32) -> Result<usize, usize> {
+        self.0.binary_search_by_key(&msr, |kept| kept.msr)
+    }
+}
+
+impl<H: AxVCpuHal> VmxVcpu<H> {
+    /// Decides what becomes of the guest's accesses to a range of MSRs. The MSRs that the table of [`MsrPolicy`] calls
+    /// the guest's own stay so: asking for another policy for one of them is an error, but for
+    /// [`Exit`](MsrPolicy::Exit), which changes nothing for them.
+    ///
+    /// # Errors
+    /// `InvalidInput` for an empty range, for [`PassThrough`](MsrPolicy::PassThrough) of MSRs outside 0 to 1FFFH and
+    /// C0000000H to C0001FFFH, which always exit, for [`Keep`](MsrPolicy::Keep) of more than 4096 MSRs, and for the
+    /// guest's own MSRs. Nothing is changed then.
+    pub fn set_msr_policy(&mut self, msrs: RangeInclusive<u32>, policy: MsrPolicy) -> AxResult {
+        const MOST_KEPT: u32 = 4096;
+        if msrs.is_empty() {
+            return ax_err!(InvalidInput, "an empty range of MSRs");
+        }
+        if policy != MsrPolicy::Exit && msrs.clone().any(|msr| self.is_guests_own(msr)) {
+            return ax_err!(InvalidInput, "the range holds an MSR that is the guest's own");
+        }
+        match policy {
+            MsrPolicy::PassThrough => {
+                let passable = |msr| matches!(msr, 0..=0x1FFF | 0xC000_0000..=0xC000_1FFF);
+                let one_block = (msrs.start() ^ msrs.end()) >> 13 == 0;
+                if !passable(*msrs.start()) || !passable(*msrs.end()) || !one_block {
+                    return ax_err!(InvalidInput, "the range holds an MSR that always exits");
+                }
+            }
+            MsrPolicy::Keep { value, writable } => {
+                if msrs.end() - msrs.start() >= MOST_KEPT {
+                    return ax_err!(InvalidInput, "too many MSRs to keep");
+                }
+                msrs.clone().for_each(|msr| self.kept.insert(msr, value, writable));
+            }
+            MsrPolicy::Exit => {}
+        }
+        if !matches!(policy, MsrPolicy::Keep { .. }) {
+            self.kept.remove(&msrs);
+        }
+        let intercept = policy != MsrPolicy::PassThrough;
+        // MSRs that no bitmap covers exit as they are, so of a large range only two parts have bits.
+        for covered in [0..=0x1FFF, 0xC000_0000..=0xC000_1FFFu32] {
+            for msr in *msrs.start().max(covered.start())..=*msrs.end().min(covered.end()) {
+                if !self.is_guests_own(msr) {
+                    self.try_set_msr_intercept(msr, intercept)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// A guest never changes a bit that it may not change, and reads what it wrote.
+        #[test]
+        fn only_writable_bits_change(initial: u64, writable: u64, writes: Vec<u64>) {
+            let mut kept = KeptMsrs::default();
+            kept.insert(7, initial, writable);
+            for write in writes {
+                let before = kept.read(7);
+                match kept.write(7, write) {
+                    Some(true) => prop_assert_eq!(kept.read(7), Some(write)),
+                    _ => prop_assert_eq!(kept.read(7), before),
+                }
+                prop_assert_eq!((kept.read(7).unwrap() ^ initial) & !writable, 0);
+            }
+            kept.reset();
+            prop_assert_eq!(kept.read(7), Some(initial));
+        }
+
+        /// What is kept is found whatever was inserted and removed around it.
+        #[test]
+        fn kept_msrs_are_a_map(msrs: Vec<(u32, u64)>, gone: (u32, u32)) {
+            let mut kept = KeptMsrs::default();
+            let mut model = alloc::collections::BTreeMap::new();
+            for (msr, value) in &msrs {
+                kept.insert(*msr, *value, 0);
+                model.insert(*msr, *value);
+            }
+            let gone = gone.0.min(gone.1)..=gone.0.max(gone.1);
+            kept.remove(&gone);
+            model.retain(|msr, _| !gone.contains(msr));
+            for (msr, _) in msrs {
+                prop_assert_eq!(kept.read(msr), model.get(&msr).copied());
+            }
+        }
+    }
+}
