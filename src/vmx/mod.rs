@@ -27,7 +27,7 @@ pub use self::percpu::VmxPerCpuState as VmxArchPerCpuState;
 pub use self::percpu::VmxPerCpuState;
 pub use self::structs::{IOBitmap, MsrBitmap, VmxRegion};
 pub use self::vcpu::VmxVcpu as VmxArchVCpu;
-pub use self::vcpu::{FpuPolicy, MsrPolicy, StartState, VmCpuMode, VmxVcpu};
+pub use self::vcpu::{FpuPolicy, MsrPolicy, SpeculationPolicy, StartState, VmCpuMode, VmxVcpu};
 pub use self::vmcs::{
     FIELDS, FieldInfo, FieldKind, FieldValue, GuestStateField, VmcsControl16, VmcsControl32, VmcsControl64,
     VmcsControlNW, VmcsField, VmcsGuest16, VmcsGuest32, VmcsGuest64, VmcsGuestNW, VmcsHost16, VmcsHost32, VmcsHost64,

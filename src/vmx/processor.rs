@@ -43,6 +43,8 @@ pub(crate) struct Processor {
     enabled: AtomicBool,
     /// Physical address of the current VMCS, or 0.
     current: AtomicU64,
+    /// Physical address of the VMCS whose guest ran here last, or 0.
+    last_guest: AtomicU64,
     /// Physical addresses of the active VMCSs; 0 is a free place.
     active: [AtomicU64; MAX_ACTIVE],
 }
@@ -87,6 +89,7 @@ impl Processor {
             host,
             enabled: AtomicBool::new(false),
             current: AtomicU64::new(0),
+            last_guest: AtomicU64::new(0),
             active: [const { AtomicU64::new(0) }; MAX_ACTIVE],
         }));
         loop {
@@ -116,6 +119,13 @@ impl Processor {
     #[inline(always)]
     pub(crate) fn is_current(&self, region: u64) -> bool {
         self.current.load(Relaxed) == region
+    }
+
+    /// Whether another guest than that of the VMCS at `region` ran here last; from now on it is this one.
+    pub(crate) fn another_guest_ran(&self, region: u64) -> bool {
+        let last = self.last_guest.load(Relaxed);
+        self.last_guest.store(region, Relaxed);
+        last != 0 && last != region
     }
 
     /// Records that there is no current VMCS although there should be.

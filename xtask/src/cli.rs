@@ -18,6 +18,8 @@ pub enum Command {
     Run(RunOptions),
     /// Run everything that is tested, or what matches a name.
     Test(TestOptions),
+    /// Count what an exit costs: instructions, VMCS accesses and others, exactly, by Bochs' instruction trace.
+    Bench(BenchOptions),
 }
 
 #[derive(Debug, Args)]
@@ -77,6 +79,17 @@ impl RunOptions {
 pub struct TestOptions {
     /// Run the tests and the cases whose name holds this
     pub name: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct BenchOptions {
+    /// Print the counts as JSON
+    #[arg(long)]
+    pub json: bool,
+
+    /// Keep the traces and the emulator's files in this folder
+    #[arg(long, value_name = "DIR")]
+    pub keep: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -1,6 +1,6 @@
 //! Builds the bare-metal host and its boot code.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context, Result};
 
@@ -12,20 +12,32 @@ pub struct HostImage {
     pub boot: Vec<u8>,
 }
 
+/// What it is built for: named in the host's own cargo configuration, see there why.
+pub const TARGET: &str = "x86_64-unknown-linux-gnu";
+
 /// The command that builds both.
 pub fn command() -> Command {
+    command_into(&paths::host_target())
+}
+
+/// The same into another folder, for a build with other flags.
+pub fn command_into(target: &Path) -> Command {
     let mut cargo = process::cargo();
-    cargo.args(["build", "--release", "--target-dir"]).arg(paths::host_target()).current_dir(paths::host());
+    cargo.args(["build", "--release", "--target-dir"]).arg(target).current_dir(paths::host());
     cargo
 }
 
 /// Reads what the command built.
 pub fn load() -> Result<HostImage> {
-    Ok(HostImage { host: read("host")?, boot: read("boot")? })
+    load_from(&paths::host_target())
 }
 
-fn read(program: &str) -> Result<Vec<u8>> {
-    // The target is named in the host's own cargo configuration: see there why it is this one.
-    let path: PathBuf = paths::host_target().join("x86_64-unknown-linux-gnu/release").join(program);
+pub fn load_from(target: &Path) -> Result<HostImage> {
+    let folder = target.join(TARGET).join("release");
+    Ok(HostImage { host: read(&folder, "host")?, boot: read(&folder, "boot")? })
+}
+
+fn read(folder: &Path, program: &str) -> Result<Vec<u8>> {
+    let path = folder.join(program);
     fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
 }

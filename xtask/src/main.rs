@@ -1,9 +1,10 @@
-//! The two commands of this repository.
+//! The commands of this repository.
 //!
 //! `cargo xtask run` boots the host of `host/` in an emulator and shows a guest's console live;
-//! `cargo xtask test` runs everything that can turn red. Both work from a clean clone: what is missing on the machine
+//! `cargo xtask test` runs everything that can turn red; `cargo xtask bench` counts what exits cost. All work from a clean clone: what is missing on the machine
 //! is installed, or named with the command that installs it.
 
+mod bench;
 mod cli;
 mod emulator;
 mod guest;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
     let outcome = process::watch_for_interrupts().and_then(|()| match cli.command {
         Command::Run(options) => run::run(&options),
         Command::Test(options) => suite::run(&options),
+        Command::Bench(options) => bench::run(&options),
     });
     if process::interrupted() {
         eprintln!("interrupted");

@@ -11,6 +11,7 @@ use axerrno::{AxResult, ax_err};
 use axvcpu::AxVCpuHal;
 
 use super::{Here, VmxVcpu};
+use crate::ept::EptViolation;
 use crate::vmx::capability::PrimaryControls;
 use crate::vmx::definitions::{ErrorCode, VmxExitReason, VmxInterruptInfo, VmxInterruptionType};
 use crate::vmx::guest_cr::CR0_PE;
@@ -248,7 +249,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         }
         let bits = self.vmcs.get(here, VmcsReadOnly32::IDT_VECTORING_INFO)?;
         if bits & VmxInterruptInfo::VALID == 0 {
-            return Ok(());
+            return self.block_nmis_again(here, reason);
         }
         let code = match bits & VmxInterruptInfo::ERROR_CODE_VALID {
             0 => 0,
@@ -263,6 +264,28 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             self.vmcs.write_changed(VmcsGuest32::INTERRUPTIBILITY_STATE, state & !blocking::BY_NMI);
         }
         self.events.interrupted = Some(Event { info, instruction_length });
+        Ok(())
+    }
+
+    /// An IRET that faulted or exited after it had unblocked NMIs is executed again, with NMIs blocked as before (SDM Vol.
+    /// 3C, section 28.2.3, "Information About NMI Unblocking Due to IRET").
+    fn block_nmis_again(&mut self, here: Here, reason: VmxExitReason) -> AxResult {
+        let unblocked = match reason {
+            VmxExitReason::EPT_VIOLATION | VmxExitReason::PML_FULL | VmxExitReason::SPP_EVENT => {
+                let qualification = EptViolation::from_qualification(self.exit_qualification()?);
+                qualification.contains(EptViolation::NMI_UNBLOCKING)
+            }
+            VmxExitReason::EXCEPTION_NMI => {
+                const DOUBLE_FAULT: u32 = 8;
+                let bits = self.vmcs.get(here, VmcsReadOnly32::VMEXIT_INTERRUPTION_INFO)?;
+                bits & VmxInterruptInfo::NMI_UNBLOCKING != 0 && bits & 0xFF != DOUBLE_FAULT
+            }
+            _ => false,
+        };
+        if unblocked {
+            let state = self.vmcs.get(here, VmcsGuest32::INTERRUPTIBILITY_STATE)?;
+            self.vmcs.write_changed(VmcsGuest32::INTERRUPTIBILITY_STATE, state | blocking::BY_NMI);
+        }
         Ok(())
     }
 

@@ -19,6 +19,7 @@ mod msr_areas;
 mod msr_policy;
 mod msrs;
 mod setup;
+mod speculation;
 mod start;
 mod switch;
 mod timer;
@@ -33,6 +34,7 @@ use axvcpu::AxVCpuHal;
 
 pub use memory::VmCpuMode;
 pub use msr_policy::MsrPolicy;
+pub use speculation::SpeculationPolicy;
 pub use start::StartState;
 pub use xstate::FpuPolicy;
 
@@ -52,7 +54,7 @@ use super::host;
 use super::instructions::{self, InvEptType, invept};
 use super::processor::Processor;
 use super::structs::{IOBitmap, MsrBitmap};
-use super::vmcs::{Here, Vmcs, VmcsReadOnly32, VmcsReadOnlyNW};
+use super::vmcs::{Here, Vmcs, VmcsReadOnly32, VmcsReadOnlyNW, due};
 use crate::regs::GeneralRegisters;
 
 /// A virtual CPU on VMX.
@@ -80,6 +82,7 @@ pub struct VmxVcpu<H: AxVCpuHal> {
     shadow_ended: bool,
     cpuid: CpuidTable,
     controls: Controls,
+    speculation: SpeculationPolicy,
     time_slice: Option<u64>,
     /// CR8, which the guest does not share with the host.
     cr8: u8,
@@ -87,10 +90,6 @@ pub struct VmxVcpu<H: AxVCpuHal> {
     host_mce: u64,
     /// Why the last entry did not reach the guest.
     entry_failure: Option<EntryFailure>,
-    /// The host's state is to be taken over before the next entry: the vCPU was bound since the last.
-    newly_bound: Cell<bool>,
-    /// What the processor may have cached of the EPT is not to be used any more.
-    ept_stale: Cell<bool>,
     /// The processor that it was bound to last.
     last_home: Cell<*const Processor>,
     start: Option<StartState>,
@@ -113,7 +112,8 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     pub fn new(vm_id: usize, vcpu_id: usize) -> AxResult<Self> {
         let mut io_bitmap = IOBitmap::passthrough_all()?;
         io_bitmap.set_intercept(u32::from(io::POWER_OFF_PORT), true)?;
-        Ok(Self {
+        let speculation = SpeculationPolicy::for_this_processor();
+        let mut vcpu = Self {
             context: SwitchContext::default(),
             vmcs: Vmcs::new()?,
             io_bitmap,
@@ -127,19 +127,20 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             shadow_ended: false,
             cpuid: CpuidTable::default(),
             controls: Controls::default(),
+            speculation,
             time_slice: None,
             cr8: 0,
             host_mce: 0,
             entry_failure: None,
-            newly_bound: Cell::new(false),
-            ept_stale: Cell::new(true),
             last_home: Cell::new(ptr::null()),
             start: None,
             entry: None,
             ept_root: None,
             vm_id,
             id: vcpu_id,
-        })
+        };
+        vcpu.set_speculation_policy(speculation);
+        Ok(vcpu)
     }
 
     /// Binds the vCPU to the processor that executes this: its VMCS becomes active and current there. Binding it again
@@ -149,7 +150,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// `BadState` where VMX is not enabled, or for a vCPU that is bound to another processor.
     pub fn bind_to_current_processor(&self) -> AxResult {
         self.vmcs.bind()?;
-        self.newly_bound.set(true);
+        self.vmcs.set_due(due::HOST_STATE);
         Ok(())
     }
 
@@ -208,11 +209,8 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// What has to be in the VMCS and in the registers before an entry.
     #[inline(always)]
     fn prepare_entry(&mut self, here: Here) -> AxResult {
-        if self.newly_bound.get() {
-            self.take_over_host()?;
-        }
-        if self.ept_stale.get() {
-            self.drop_cached_ept()?;
+        if self.vmcs.due() != 0 {
+            self.do_what_is_due()?;
         }
         self.complete_pending()?;
         self.inject_pending_events(here)?;
@@ -257,10 +255,23 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         }
     }
 
-    /// Reads the host's state that the vCPU has to give back, after a bind.
+    /// What an entry needs only after a bind, after another vCPU ran here, or after a change of the EPT.
     #[cold]
-    fn take_over_host(&mut self) -> AxResult {
+    fn do_what_is_due(&mut self) -> AxResult {
         let home = self.vmcs.home().ok_or_else(|| ax_err_type!(BadState, "the vCPU is not bound"))?;
+        if self.vmcs.due() & due::HOST_STATE != 0 {
+            self.take_over_host(home)?;
+        }
+        if self.vmcs.due() & due::EPT != 0 {
+            self.drop_cached_ept(home)?;
+        }
+        self.separate_from_last_guest(home.another_guest_ran(self.vmcs.address()));
+        self.vmcs.nothing_due();
+        Ok(())
+    }
+
+    /// Reads the host's state that the vCPU has to give back, after a bind.
+    fn take_over_host(&mut self, home: &'static Processor) -> AxResult {
         home.host.write_to(&self.vmcs);
         host::write_variable_state(&self.vmcs)?;
         self.context.set_host_tables(&home.host);
@@ -270,9 +281,8 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         let moved = !ptr::eq(self.last_home.replace(home), home);
         self.xstate.bind(&mut self.context.xstate, home, moved)?;
         if moved {
-            self.ept_stale.set(true);
+            self.vmcs.set_due(due::EPT);
         }
-        self.newly_bound.set(false);
         Ok(())
     }
 
@@ -280,9 +290,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     ///
     /// An EPT root may have been another guest's before, and on a processor that the vCPU comes back to, mappings from
     /// its last stay there may have changed since.
-    #[cold]
-    fn drop_cached_ept(&mut self) -> AxResult {
-        let home = self.vmcs.home().ok_or_else(|| ax_err_type!(BadState, "the vCPU is not bound"))?;
+    fn drop_cached_ept(&self, home: &Processor) -> AxResult {
         let single = home.capabilities.ept_vpid.contains(super::capability::EptVpidCaps::INVEPT_SINGLE_CONTEXT);
         let kind = if single { InvEptType::SingleContext } else { InvEptType::Global };
         // SAFETY: VMX is on here, and the capabilities have one of the two types or VMX would not have been enabled.
@@ -290,7 +298,6 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             log::warn!("INVEPT: {failure}");
             return ax_err!(BadState);
         }
-        self.ept_stale.set(false);
         Ok(())
     }
 
@@ -338,7 +345,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// other memory, or removed a permission. This vCPU uses nothing cached from its next entry on; each vCPU that uses
     /// the EPT needs the call, and one that runs on another processor must first be made to exit.
     pub fn invalidate_ept(&mut self) {
-        self.ept_stale.set(true);
+        self.vmcs.set_due(due::EPT);
     }
 
     /// The general registers but RSP, which is in the VMCS ([`stack_pointer`](Self::stack_pointer)).

@@ -14,7 +14,7 @@ use crate::vmx::capability::{
 };
 use crate::vmx::guest_cpuid::{CpuidTable, Support};
 use crate::vmx::processor::Processor;
-use crate::vmx::vmcs::{VmcsControl32, VmcsControl64, VmcsHostNW};
+use crate::vmx::vmcs::{VmcsControl32, VmcsControl64, VmcsHostNW, due};
 
 /// #MC exits, so that the host handles its machine checks; #DB, while the guest's DR6 is kept by the vCPU.
 const EXCEPTIONS: u32 = 1 << 18 | 1 << 1;
@@ -72,7 +72,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             if self.controls.done {
                 self.controls.eptp = eptp;
                 self.vmcs.write_changed(VmcsControl64::EPTP, eptp);
-                self.ept_stale.set(true);
+                self.vmcs.set_due(due::EPT);
             }
         }
         self.ept_root = Some(root);
@@ -148,7 +148,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             eptp,
             done: false,
         };
-        self.ept_stale.set(true);
+        self.vmcs.set_due(due::EPT);
         self.apply_time_slice();
         Ok(())
     }

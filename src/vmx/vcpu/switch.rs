@@ -12,6 +12,7 @@
 //! | x87, SSE, AVX, AVX-512, PKRU, XCR0 | the code below ([`FpuPolicy::EveryExit`]), or at bind and unbind | see [`super::xstate`] | XSAVEOPT and XRSTOR (or XSAVE, or FXSAVE and FXRSTOR), twice; XSETBV where XCR0 differs |
 //! | STAR, LSTAR, CSTAR, FMASK, KERNEL_GS_BASE, TSC_AUX | MSR areas ([`super::msr_areas`]) | only once the guest can use them | one area entry each |
 //! | DR0 to DR3, DR6 | [`super::debug`] | only while the guest has a breakpoint set | 5 moves each way |
+//! | branch predictors, buffers, return stack | [`super::speculation`] | only on processors that say so | VERW at entries, 32 calls at exits |
 //! | the host's DR7, DEBUGCTL, LDTR and TR limit, which an exit resets | [`super::debug`], [`crate::vmx::host`] | only where the host's differ from what an exit leaves | none otherwise |
 //!
 //! # Shape
@@ -49,6 +50,11 @@ pub(super) struct SwitchContext {
     reload_tables: u64,
     /// Whether LDTR or TR must be loaded again after an exit, by compiled code.
     reload_segments: u64,
+    /// Whether the processor's buffers are overwritten before an entry, and the return-stack buffer filled after an exit.
+    clear_buffers: u64,
+    fill_return_stack: u64,
+    /// A selector that VERW can look at: the host's SS.
+    verw_selector: u16,
     gdtr: TableRegister,
     idtr: TableRegister,
     /// The extended state, as [`super::xstate`] wants it switched here.
@@ -86,8 +92,15 @@ impl SwitchContext {
     pub(super) fn set_host_tables(&mut self, host: &HostConstants) {
         let (gdtr, idtr) = host.descriptor_tables();
         self.reload_segments = u64::from(host.exit_changes_segments());
+        self.verw_selector = x86::segmentation::ss().bits();
         self.reload_tables = u64::from(!gdtr.survives_exit() || !idtr.survives_exit());
         (self.gdtr, self.idtr) = (gdtr, idtr);
+    }
+
+    /// Turns the barriers on or off that are raised here.
+    pub(super) fn set_barriers(&mut self, clear_buffers: bool, fill_return_stack: bool) {
+        self.clear_buffers = u64::from(clear_buffers);
+        self.fill_return_stack = u64::from(fill_return_stack);
     }
 
     /// Whether an exit leaves LDTR or TR different from the host's.
@@ -152,6 +165,11 @@ unsafe extern "C" fn vmx_exit() {
         "mov [rdi + {r13}], r13",
         "mov [rdi + {r14}], r14",
         "mov [rdi + {r15}], r15",
+        // The host's first return must not go where the guest's calls would have it go.
+        "cmp qword ptr [rdi + {fill_return_stack}], 0",
+        "je 2f",
+        fill_return_stack!(),
+        "2:",
         // The limits of the descriptor tables are FFFFH now.
         "cmp qword ptr [rdi + {reload_tables}], 0",
         "je 2f",
@@ -180,6 +198,7 @@ unsafe extern "C" fn vmx_exit() {
         rbp = const register(5), rsi = const register(6), rdi = const register(7), r8 = const register(8),
         r9 = const register(9), r10 = const register(10), r11 = const register(11), r12 = const register(12),
         r13 = const register(13), r14 = const register(14), r15 = const register(15),
+        fill_return_stack = const offset_of!(SwitchContext, fill_return_stack),
         reload_tables = const offset_of!(SwitchContext, reload_tables),
         gdtr = const offset_of!(SwitchContext, gdtr),
         idtr = const offset_of!(SwitchContext, idtr),
@@ -222,6 +241,10 @@ macro_rules! enter {
             "mov cr2, rcx",
             "2:",
             switch_xstate!("host", "guest"),
+            "cmp qword ptr [rdi + {clear_buffers}], 0",
+            "je 2f",
+            "verw [rdi + {verw_selector}]",
+            "2:",
             "mov rax, [rdi + {rax}]",
             "mov rcx, [rdi + {rcx}]",
             "mov rdx, [rdi + {rdx}]",
@@ -258,6 +281,8 @@ macro_rules! enter {
             rbp = const register(5), rsi = const register(6), rdi = const register(7), r8 = const register(8),
             r9 = const register(9), r10 = const register(10), r11 = const register(11), r12 = const register(12),
             r13 = const register(13), r14 = const register(14), r15 = const register(15),
+            clear_buffers = const offset_of!(SwitchContext, clear_buffers),
+            verw_selector = const offset_of!(SwitchContext, verw_selector),
             host_rsp = const offset_of!(SwitchContext, host_rsp),
             host_rsp_encoding = const VmcsHostNW::RSP.encoding(),
             guest_cr2 = const offset_of!(SwitchContext, guest_cr2),
@@ -333,6 +358,33 @@ macro_rules! switch_xstate {
     };
 }
 use switch_xstate;
+
+/// Fills the 32 entries of the return-stack buffer with returns to a loop that nobody enters. RCX is lost.
+macro_rules! fill_return_stack {
+    () => {
+        concat!(
+            "mov ecx, 16\n",
+            "22:\n",
+            "call 24f\n",
+            "23:\n",
+            "pause\n",
+            "lfence\n",
+            "jmp 23b\n",
+            "24:\n",
+            "call 26f\n",
+            "25:\n",
+            "pause\n",
+            "lfence\n",
+            "jmp 25b\n",
+            "26:\n",
+            "dec ecx\n",
+            "jnz 22b\n",
+            "add rsp, 256\n",
+            "lfence",
+        )
+    };
+}
+use fill_return_stack;
 
 /// Offset of a general register, by its number, in the context.
 const fn register(index: usize) -> usize {

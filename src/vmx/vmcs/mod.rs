@@ -30,6 +30,16 @@ use super::structs::VmxRegion;
 
 const WORDS: usize = FIELD_COUNT.div_ceil(64);
 
+/// Work that an entry may have to do first.
+pub(crate) mod due {
+    /// The host's state is taken over: the vCPU was bound since the last entry.
+    pub(crate) const HOST_STATE: u8 = 1 << 0;
+    /// What the processor has cached of the EPT is dropped.
+    pub(crate) const EPT: u8 = 1 << 1;
+    /// Another VMCS was current on the processor since the last entry.
+    pub(crate) const SWITCHED: u8 = 1 << 2;
+}
+
 /// One bit for each slot.
 type SlotSet = [Cell<u64>; WORDS];
 
@@ -43,6 +53,8 @@ pub(crate) struct Vmcs<H: AxVCpuHal> {
     prepared: Cell<bool>,
     /// Whether VMLAUNCH has succeeded since the last VMCLEAR: the launch state as the processor has it.
     launched: Cell<bool>,
+    /// What is to be done before the next entry, beyond the usual; one test tells that it is nothing.
+    due: Cell<u8>,
     values: [Cell<u64>; FIELD_COUNT],
     valid: SlotSet,
     dirty: SlotSet,
@@ -59,10 +71,16 @@ impl<H: AxVCpuHal> Vmcs<H> {
             home: Cell::new(None),
             prepared: Cell::new(false),
             launched: Cell::new(false),
+            due: Cell::new(0),
             values: [const { Cell::new(0) }; FIELD_COUNT],
             valid: [const { Cell::new(0) }; WORDS],
             dirty: [const { Cell::new(0) }; WORDS],
         })
+    }
+
+    /// Physical address of the region, by which processors tell guests apart.
+    pub(crate) fn address(&self) -> u64 {
+        self.address
     }
 
     /// The processor that it is bound to. None after VMX was turned off there: that cleared the VMCS.
@@ -107,6 +125,22 @@ impl<H: AxVCpuHal> Vmcs<H> {
         Ok(())
     }
 
+    /// Adds work for the next entry.
+    pub(crate) fn set_due(&self, work: u8) {
+        self.due.set(self.due.get() | work);
+    }
+
+    /// The work that the next entry has to do first.
+    #[inline(always)]
+    pub(crate) fn due(&self) -> u8 {
+        self.due.get()
+    }
+
+    /// Records that all of it is done.
+    pub(crate) fn nothing_due(&self) {
+        self.due.set(0);
+    }
+
     /// The proof that this VMCS is current here. Another vCPU may have been bound to this processor meanwhile, in which
     /// case this one is made current again.
     #[inline(always)]
@@ -124,6 +158,7 @@ impl<H: AxVCpuHal> Vmcs<H> {
         };
         // SAFETY: the region is ours and active on that processor; the record refuses on any other.
         unsafe { home.load(self.address) }?;
+        self.set_due(due::SWITCHED);
         Ok(Here(()))
     }
 

@@ -19,6 +19,8 @@ use crate::{
 
 const PROGRAM: &str = "bochs-bin";
 const LOG: &str = "bochs.log";
+const CONFIGURATION: &str = "bochsrc";
+const SCRIPT: &str = "debugger.rc";
 const QUERY_LIMIT: Duration = Duration::from_secs(10);
 /// Bochs takes no more of the computer's memory at its start.
 const HOST_MEMORY_MAX_MIB: u32 = 2048;
@@ -26,8 +28,8 @@ const HOST_MEMORY_MAX_MIB: u32 = 2048;
 const COMPLAINT_LINES: usize = 20;
 
 pub fn command(machine: &Machine, model: &str, folder: &Path, disk: &Path, port: u16) -> Result<Command> {
-    let configuration = folder.join("bochsrc");
-    let script = folder.join("debugger.rc");
+    let configuration = folder.join(CONFIGURATION);
+    let script = folder.join(SCRIPT);
     let cylinders = fs::metadata(disk)?.len() / CYLINDER as u64;
     fs::write(&configuration, bochsrc(machine, model, disk, cylinders, port)?)?;
     fs::write(&script, debugger_script(machine.cpus))?;
@@ -82,6 +84,19 @@ fn debugger_script(cpus: u32) -> String {
     }
     script + "quit\n"
 }
+
+/// Changes the machine that [`command`] described in this folder into one that prints every instruction, with its
+/// accesses to memory, between two `xchg bx, bx`. What runs on it ends it before [`MARKS_MAX`] of them.
+pub fn trace_between_marks(folder: &Path) -> Result<()> {
+    let configuration = folder.join(CONFIGURATION);
+    let text = fs::read_to_string(&configuration)?;
+    fs::write(&configuration, text + "magic_break: enabled=1\n")?;
+    let pair = "continue\ntrace on\ntrace-mem on\ncontinue\ntrace off\ntrace-mem off\n";
+    fs::write(folder.join(SCRIPT), pair.repeat(MARKS_MAX / 2) + "quit\n")?;
+    Ok(())
+}
+
+const MARKS_MAX: usize = 200;
 
 /// Bochs' name of a processor model from a part of it, so that `haswell` is enough.
 pub fn resolve_model(name: &str) -> Result<String> {

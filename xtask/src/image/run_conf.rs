@@ -11,6 +11,8 @@ pub enum Mode<'a> {
     Guest { guest: &'a Guest, memory_mib: u32, cpus: u32 },
     /// Run the host's own cases, those whose name holds the text.
     Cases { filter: &'a str },
+    /// Run guests that mark what is to be measured.
+    Bench,
 }
 
 pub struct RunConf<'a> {
@@ -28,7 +30,7 @@ impl RunConf<'_> {
     pub fn memory_mib(&self) -> u32 {
         match self.mode {
             Mode::Guest { memory_mib, .. } => memory_mib,
-            Mode::Cases { .. } => CASES_MEMORY_MIB,
+            Mode::Cases { .. } | Mode::Bench => CASES_MEMORY_MIB,
         }
     }
 
@@ -54,6 +56,7 @@ impl RunConf<'_> {
                 pairs.push(("mode".to_owned(), "cases".to_owned()));
                 pairs.push(("filter".to_owned(), (*filter).to_owned()));
             }
+            Mode::Bench => pairs.push(("mode".to_owned(), "bench".to_owned())),
         }
         let mut text = String::new();
         for (key, value) in pairs {

@@ -1,0 +1,169 @@
+//! Reads what Bochs' debugger prints with `trace on` and `trace-mem on`.
+//!
+//! An instruction is printed before it is executed, and then its accesses to memory, each on a line of its own. Those of
+//! an instruction that exits are followed by the exit's: guest state written, host state read, MSR areas.
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::vmcs::FieldNames;
+
+/// The host is at 1 MiB; the guests of the bench are below it.
+const HOST_START: u64 = 0x10_0000;
+
+pub struct Trace {
+    pub rows: Vec<Row>,
+    pub fields: FieldNames,
+}
+
+/// What was executed between two marks.
+#[derive(Debug)]
+pub struct Row {
+    pub caller: String,
+    pub exit: String,
+    pub steps: Vec<Step>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub struct Step {
+    pub by_host: bool,
+    pub mnemonic: String,
+    pub accesses: Vec<Access>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub struct Access {
+    pub writes: bool,
+    pub place: Place,
+    pub bytes: u64,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum Place {
+    /// What an instruction reads or writes at an address of its own.
+    Memory,
+    /// A VMCS, by VMREAD and VMWRITE or in the course of an entry or exit, at this physical address.
+    Vmcs(u64),
+    /// The lists of MSRs that an entry or exit loads or stores.
+    MsrArea,
+    /// Page tables, bitmaps.
+    Other,
+}
+
+impl Trace {
+    pub fn parse(output: &str) -> Result<Self> {
+        let mut trace = Self { rows: Vec::new(), fields: FieldNames::new() };
+        let mut tracing = false;
+        for line in output.lines() {
+            if let Some(name) = line.strip_prefix("bench ").and_then(|rest| rest.split_once(": ")) {
+                trace.rows.push(Row { caller: name.0.to_owned(), exit: name.1.to_owned(), steps: Vec::new() });
+            } else if let Some((encoding, name)) = line.strip_prefix("field 0x").and_then(|rest| rest.split_once(' ')) {
+                trace.fields.insert(u32::from_str_radix(encoding, 16)?, name.to_owned());
+            } else if line.starts_with("Tracing enabled") {
+                tracing = true;
+                let row = trace.rows.last().context("a mark before the first row")?;
+                ensure!(row.steps.is_empty(), "{}: {} has more than two marks", row.caller, row.exit);
+            } else if line.starts_with("Tracing disabled") {
+                tracing = false;
+            } else if let Some(row) = trace.rows.last_mut().filter(|_| tracing) {
+                row.read(line).with_context(|| format!("a line of the trace: {line}"))?;
+            }
+        }
+        ensure!(!tracing, "the trace has no end");
+        if let Some(row) = trace.rows.iter().find(|row| row.steps.is_empty()) {
+            bail!("{}: {} has no marks", row.caller, row.exit);
+        }
+        Ok(trace)
+    }
+}
+
+impl Row {
+    fn read(&mut self, line: &str) -> Result<()> {
+        if line.starts_with("(0).[") {
+            self.steps.push(Step::parse(line).context("not an instruction")?);
+        } else if let Some(access) = line.strip_prefix("[CPU0 ") {
+            let step = self.steps.last_mut().context("an access before the first instruction")?;
+            step.accesses.push(Access::parse(access).context("not an access")?);
+        }
+        // The rest is the debugger's talk about marks and its own commands.
+        Ok(())
+    }
+}
+
+impl Step {
+    /// `(0).[TIME] [PHYSICAL] CS:RIP (unk. ctxt): MNEMONIC OPERANDS ; BYTES`
+    fn parse(line: &str) -> Option<Self> {
+        let (place, instruction) = line.split_once(" (unk. ctxt): ")?;
+        let (_, address) = place.rsplit_once(':')?;
+        let words = instruction.split_whitespace();
+        let mnemonic = words.skip_while(|word| word.starts_with("rep") || *word == "lock").next()?;
+        Some(Self {
+            by_host: u64::from_str_radix(address, 16).ok()? >= HOST_START,
+            mnemonic: mnemonic.to_owned(),
+            accesses: Vec::new(),
+        })
+    }
+}
+
+impl Access {
+    /// `RD]: PHY 0xADDRESS (len=N, TYPE): VALUES ; WHAT`, where an access at a linear address has `LIN 0xADDRESS` before
+    /// and no WHAT. RW is a read and a write of the same.
+    fn parse(text: &str) -> Option<Self> {
+        let (kind, rest) = text.split_once("]: ")?;
+        let (place, rest) = rest.split_once(" (len=")?;
+        let (_, physical) = place.split_once("PHY 0x")?;
+        let (bytes, rest) = rest.split_once(',')?;
+        let what = rest.split_once("\t; ").map(|(_, what)| what.trim_end());
+        let place = match what {
+            _ if place.starts_with("LIN ") => Place::Memory,
+            Some("VMCS") => Place::Vmcs(u64::from_str_radix(physical, 16).ok()?),
+            Some("VMX LDMSR" | "VMX STMSR") => Place::MsrArea,
+            _ => Place::Other,
+        };
+        Some(Self { writes: kind != "RD", place, bytes: bytes.parse().ok()? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of a CPUID exit, with most lines of each kind left out.
+    pub const SAMPLE: &str = include_str!("sample.txt");
+
+    fn sample() -> Trace {
+        Trace::parse(SAMPLE).expect("a trace")
+    }
+
+    #[test]
+    fn instructions_belong_to_the_host_or_to_the_guest() {
+        let trace = sample();
+        let [row] = trace.rows.as_slice() else { panic!("{:?}", trace.rows) };
+        assert_eq!((row.caller.as_str(), row.exit.as_str()), ("bound", "CPUID"));
+        let host: Vec<_> = row.steps.iter().filter(|step| step.by_host).map(|step| step.mnemonic.as_str()).collect();
+        assert_eq!(host, ["push", "mov", "xsaveopt", "vmread", "cmp", "vmwrite", "vmresume"]);
+        let guest: Vec<_> = row.steps.iter().filter(|step| !step.by_host).map(|step| step.mnemonic.as_str()).collect();
+        assert_eq!(guest, ["xor", "cpuid", "dec", "jnz", "xchg"]);
+    }
+
+    #[test]
+    fn accesses_belong_to_the_instruction_before_them() {
+        let trace = sample();
+        let vmread = trace.rows[0].steps.iter().find(|step| step.mnemonic == "vmread").expect("a VMREAD");
+        assert_eq!(vmread.accesses, [Access { writes: false, place: Place::Vmcs(0x120_9918), bytes: 4 }]);
+        let push = trace.rows[0].steps.iter().find(|step| step.mnemonic == "push").expect("a PUSH");
+        assert_eq!(push.accesses.last(), Some(&Access { writes: true, place: Place::Memory, bytes: 8 }));
+    }
+
+    #[test]
+    fn a_row_without_both_marks_is_an_error() {
+        let cut = SAMPLE.split("Tracing disabled").next().expect("a beginning");
+        assert!(Trace::parse(cut).is_err());
+        assert!(Trace::parse("bench bound: CPUID\n").is_err());
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_an_error_and_not_left_out() {
+        assert!(Trace::parse(&SAMPLE.replace("len=", "length ")).is_err());
+        assert!(Trace::parse(&SAMPLE.replace("(unk. ctxt)", "")).is_err());
+    }
+}
