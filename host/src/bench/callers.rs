@@ -45,12 +45,13 @@ pub fn rebinding(code: &[u8], mut answer: impl FnMut(&mut Guest, &Exit) -> CaseR
 #[inline(always)]
 pub fn taking_turns(code: &[u8], mut answer: impl FnMut(&mut Guest, &Exit) -> CaseResult<bool>) -> CaseResult {
     let (mut one, mut other) = (Guest::long(code)?, Guest::long(code)?);
+    let (mut next, mut last) = (&mut one, &mut other);
     loop {
-        let exit = one.vcpu.run()?;
-        if !answer(&mut one, &exit)? {
-            return expect_end(&one, &exit);
+        let exit = next.vcpu.run()?;
+        if !answer(next, &exit)? {
+            return expect_end(next, &exit);
         }
-        core::mem::swap(&mut one, &mut other);
+        core::mem::swap(&mut next, &mut last);
     }
 }
 

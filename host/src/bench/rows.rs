@@ -151,15 +151,7 @@ program!(
     wait_for_a_gap,
     [],
     // The time stamp counter jumps where the host has run.
-    [
-        "rdtsc",
-        "4: mov ebx, eax",
-        "rdtsc",
-        "mov ecx, eax",
-        "sub ecx, ebx",
-        "cmp ecx, 30",
-        "jb 4b"
-    ]
+    ["rdtsc", "4: mov ebx, eax", "rdtsc", "mov ecx, eax", "sub ecx, ebx", "cmp ecx, 30", "jb 4b"]
 );
 
 fn preemption_timer() -> CaseResult {

@@ -19,12 +19,24 @@ use crate::msr::Msr;
 use crate::vmx::host::HostConstants;
 use crate::vmx::vmcs::{Vmcs, VmcsControl32, VmcsControl64};
 
-/// In the order of the lists: TSC_AUX first, so that either group is one run of entries.
-const SWITCHED: [Msr; 6] =
-    [Msr::IA32_TSC_AUX, Msr::IA32_STAR, Msr::IA32_LSTAR, Msr::IA32_CSTAR, Msr::IA32_FMASK, Msr::IA32_KERNEL_GSBASE];
+/// In the order of the lists: what is rarely needed first, so that what is needed is one run of entries.
+const SWITCHED: [Msr; 7] = [
+    Msr::IA32_XSS,
+    Msr::IA32_TSC_AUX,
+    Msr::IA32_STAR,
+    Msr::IA32_LSTAR,
+    Msr::IA32_CSTAR,
+    Msr::IA32_FMASK,
+    Msr::IA32_KERNEL_GSBASE,
+];
 const XSS: usize = 0;
 const TSC_AUX: usize = 1;
 const SYSCALL_GROUP: usize = 2;
+const _: () = assert!(
+    matches!(SWITCHED[XSS], Msr::IA32_XSS)
+        && matches!(SWITCHED[TSC_AUX], Msr::IA32_TSC_AUX)
+        && matches!(SWITCHED[SYSCALL_GROUP], Msr::IA32_STAR)
+);
 /// Offset of the host's list in the frame; the guest's is at 0.
 const HOST_LIST: usize = 2048;
 

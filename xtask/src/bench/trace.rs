@@ -94,8 +94,8 @@ impl Step {
     fn parse(line: &str) -> Option<Self> {
         let (place, instruction) = line.split_once(" (unk. ctxt): ")?;
         let (_, address) = place.rsplit_once(':')?;
-        let words = instruction.split_whitespace();
-        let mnemonic = words.skip_while(|word| word.starts_with("rep") || *word == "lock").next()?;
+        let is_prefix = |word: &str| word.starts_with("rep") || word == "lock";
+        let mnemonic = instruction.split_whitespace().find(|word| !is_prefix(word))?;
         Some(Self {
             by_host: u64::from_str_radix(address, 16).ok()? >= HOST_START,
             mnemonic: mnemonic.to_owned(),

@@ -1,11 +1,37 @@
 //! What a guest is made of, read from files.
 
+mod debian;
 pub mod gnumach;
+mod memtest;
+mod tiny;
 
 use std::{fs, io::Read, path::Path};
 
 use anyhow::{Context, Result};
 use flate2::read::MultiGzDecoder;
+
+/// The guests that are tests: one for each kind of image that the host loads.
+pub static TRIALS: [Trial; 4] = [gnumach::TRIAL, memtest::TRIAL, tiny::FLAT, tiny::PVH];
+
+/// A guest, and what must come of it.
+#[derive(Debug)]
+pub struct Trial {
+    pub name: &'static str,
+    pub fetch: fn() -> Result<Guest>,
+    /// A text that its console must show.
+    pub goal: &'static str,
+    pub ending: Ending,
+    pub memory_mib: u32,
+}
+
+/// How a guest ends that has shown what it was to show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// It turns its machine off.
+    ByItself,
+    /// It runs for ever, and is stopped.
+    WhenStopped,
+}
 
 #[derive(Debug)]
 pub struct Guest {

@@ -10,6 +10,7 @@ mod plan;
 mod report;
 
 use std::{
+    collections::BTreeMap,
     num::NonZeroUsize,
     sync::{Mutex, PoisonError},
     thread,
@@ -20,7 +21,6 @@ use anyhow::Result;
 
 use crate::{
     cli::TestOptions,
-    guest::gnumach,
     host_build::{self, HostImage},
     install,
     process::{self, capture},
@@ -68,13 +68,14 @@ fn build_host() -> Result<HostImage> {
 }
 
 fn run_boots(plan: &Plan, host: &HostImage, report: &Report) {
-    // Fetched once for all boots that need it; those fail one by one if it cannot be had.
-    let gnumach = plan
-        .boots
-        .iter()
-        .any(|boot| boot.kind == BootKind::GnuMach)
-        .then(|| gnumach::fetch().map_err(|error| format!("{error:#}")));
-    let supplies = Supplies { host, gnumach };
+    // Fetched once for all boots that need one; those fail one by one if it cannot be had.
+    let mut guests = BTreeMap::new();
+    for boot in &plan.boots {
+        if let BootKind::Guest(trial) = &boot.kind {
+            guests.entry(trial.name).or_insert_with(|| (trial.fetch)().map_err(|error| format!("{error:#}")));
+        }
+    }
+    let supplies = Supplies { host, guests };
     let queue = Mutex::new(plan.boots.iter());
     let next = || {
         let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);

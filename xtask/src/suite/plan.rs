@@ -3,6 +3,7 @@
 use super::checks::{self, Check};
 use crate::{
     emulator::Emulator,
+    guest::{TRIALS, Trial},
     install::{self, Need},
 };
 
@@ -28,14 +29,14 @@ pub struct Boot {
     pub kind: BootKind,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum BootKind {
     /// The host's cases whose name holds the text.
     Cases { filter: String },
     /// The crate's error must hold the text.
     Refusal { must_say: &'static str },
-    /// GNU Mach must reach its last words.
-    GnuMach,
+    /// A guest must show what its trial says.
+    Guest(&'static Trial),
 }
 
 impl Plan {
@@ -99,11 +100,13 @@ fn boots() -> Vec<Boot> {
             kind: BootKind::Cases { filter: String::new() },
         })
     });
-    let gnumach = WORKING_MODELS.iter().map(|(short, model)| Boot {
-        name: format!("gnumach/{short}"),
-        emulator: bochs(model),
-        cpus: 1,
-        kind: BootKind::GnuMach,
+    let guests = WORKING_MODELS.iter().flat_map(|(short, model)| {
+        TRIALS.iter().map(move |trial| Boot {
+            name: format!("guest/{}/{short}", trial.name),
+            emulator: bochs(model),
+            cpus: 1,
+            kind: BootKind::Guest(trial),
+        })
     });
     let refusals = REFUSED_MODELS.iter().map(|(short, model, must_say)| Boot {
         name: format!("refusal/{short}"),
@@ -117,7 +120,7 @@ fn boots() -> Vec<Boot> {
         cpus: 1,
         kind: BootKind::Refusal { must_say: "VMX" },
     };
-    cases.chain(gnumach).chain(refusals).chain([tcg]).collect()
+    cases.chain(guests).chain(refusals).chain([tcg]).collect()
 }
 
 #[cfg(test)]
@@ -165,7 +168,7 @@ mod tests {
 
     #[test]
     fn only_the_emulators_that_boot_something_are_needed() {
-        assert_eq!(Plan::new(Some("gnumach/")).needs(), install::BOCHS);
+        assert_eq!(Plan::new(Some("guest/gnumach/")).needs(), install::BOCHS);
         assert_eq!(Plan::new(None).needs(), [install::BOCHS, install::QEMU].concat());
     }
 }

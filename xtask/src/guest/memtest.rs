@@ -1,0 +1,16 @@
+//! memtest86+ as Debian ships it: a Linux bzImage that needs no initrd and says its name at once.
+
+use anyhow::Result;
+
+use super::{Ending, Guest, Trial, debian};
+
+const PACKAGE: &str = "memtest86+";
+const KERNEL: &str = "boot/memtest86+x64.bin";
+const COMMAND_LINE: &str = "console=ttyS0,115200 nosmp";
+
+pub const TRIAL: Trial =
+    Trial { name: "memtest86+", fetch, goal: "Memtest86+", ending: Ending::WhenStopped, memory_mib: 32 };
+
+fn fetch() -> Result<Guest> {
+    Guest::read(&debian::file(PACKAGE, KERNEL)?, COMMAND_LINE, &[])
+}
