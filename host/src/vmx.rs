@@ -66,6 +66,14 @@ impl State {
         }
     }
 
+    /// The host has changed registers that the library takes as constant.
+    pub fn refresh(&mut self) -> axerrno::AxResult {
+        match self {
+            Self::Own(state) => state.refresh_host_state(),
+            Self::Ready(state) => state.refresh_host_state(),
+        }
+    }
+
     pub fn is_enabled(&self) -> bool {
         match self {
             Self::Own(state) => state.is_enabled(),

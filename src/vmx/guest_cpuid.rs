@@ -108,6 +108,8 @@ pub(crate) struct Support {
     pub(crate) xsaves: bool,
     /// The APIC id of this vCPU.
     pub(crate) apic_id: u32,
+    /// The bits that VMX operation allows in CR4.
+    pub(crate) cr4: u64,
 }
 
 /// One leaf, or one subleaf of it.
@@ -150,7 +152,7 @@ impl CpuidTable {
         for leaf in 0x8000_0000..=max_extended {
             table.add_extended(leaf, native(leaf, 0), max_extended, support);
         }
-        table.derive_registers();
+        table.derive_registers(support);
         table
     }
 
@@ -322,7 +324,7 @@ impl CpuidTable {
     }
 
     /// What CR4, EFER and addresses may hold for such a processor.
-    fn derive_registers(&mut self) {
+    fn derive_registers(&mut self, support: &Support) {
         let [_, _, ecx1, edx1] = self.lookup(1, 0);
         let [_, ebx7, ecx7, _] = self.lookup(7, 0);
         let [.., edx_extended] = self.lookup(0x8000_0001, 0);
@@ -347,6 +349,7 @@ impl CpuidTable {
             | when(ebx7, 1 << 20, 1 << 21)
             | when(ecx7, LEAF7_PKU, CR4_PKE)
             | when(ecx7, 1 << 7, CR4_CET);
+        self.allowed_cr4 &= support.cr4;
         self.allowed_efer = when(edx_extended, EXTENDED_SYSCALL, EFER_SCE)
             | when(edx_extended, EXTENDED_LM, EFER_LME)
             | when(edx_extended, EXTENDED_NX, EFER_NXE);
@@ -422,6 +425,7 @@ mod tests {
                 invpcid,
                 xsaves,
                 apic_id: id.into(),
+                cr4: u64::MAX,
             },
         )
     }

@@ -31,6 +31,11 @@ pub fn id() -> u32 {
     }
 }
 
+/// Whether it is used through its page, rather than through MSRs.
+pub fn has_page() -> bool {
+    matches!(access(), Access::Page(_))
+}
+
 pub fn end_of_interrupt() {
     write(END_OF_INTERRUPT, 0);
 }

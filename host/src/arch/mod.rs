@@ -6,7 +6,7 @@ pub mod interrupts;
 pub mod lapic;
 pub mod paging;
 pub mod processor;
-mod segments;
+pub mod segments;
 pub mod time;
 
 /// What the first processor still lacks after the boot code, and what all processors share.

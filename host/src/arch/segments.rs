@@ -29,6 +29,9 @@ pub enum Stack {
 
 const STACK_SIZE: usize = 16 * 1024;
 
+/// Behind the null descriptor, code, data, and the two words of the TSS.
+const LOCAL_TABLE: u16 = 5 << 3;
+
 pub fn load(new_stack: &mut dyn FnMut(usize) -> VirtAddr) {
     let mut tss = TaskStateSegment::new();
     tss.privilege_stack_table[0] = new_stack(STACK_SIZE);
@@ -41,6 +44,9 @@ pub fn load(new_stack: &mut dyn FnMut(usize) -> VirtAddr) {
     let code = gdt.append(Descriptor::kernel_code_segment());
     let data = gdt.append(Descriptor::kernel_data_segment());
     let task = gdt.append(Descriptor::tss_segment(tss));
+    // Not loaded: a host that has one is for the tests, see `load_local_table`.
+    let (low, high) = local_table_descriptor();
+    gdt.append(Descriptor::SystemSegment(low, high));
     gdt.load();
     // SAFETY: the selectors are of flat segments in the table just loaded, which is never freed.
     unsafe {
@@ -52,4 +58,33 @@ pub fn load(new_stack: &mut dyn FnMut(usize) -> VirtAddr) {
         GS::set_reg(data);
         load_tss(task);
     }
+}
+
+/// Gives the host of this processor an LDT, which a VM exit takes away and the library has to give back.
+pub fn load_local_table() {
+    // SAFETY: the selector of an LDT descriptor in the GDT that `load` made.
+    unsafe { load_ldtr(LOCAL_TABLE) };
+}
+
+/// The host does without one again.
+pub fn unload_local_table() {
+    // SAFETY: the null selector.
+    unsafe { load_ldtr(0) };
+}
+
+/// # Safety
+///
+/// The selector is null, or that of an LDT descriptor.
+unsafe fn load_ldtr(selector: u16) {
+    // SAFETY: by the contract above.
+    unsafe { core::arch::asm!("lldt {0:x}", in(reg) selector, options(nostack, preserves_flags)) };
+}
+
+/// An LDT of one descriptor, which nothing uses.
+fn local_table_descriptor() -> (u64, u64) {
+    static TABLE: [u64; 1] = [0];
+    const PRESENT_LDT: u64 = 0x82 << 40;
+    let base = (&raw const TABLE) as u64;
+    let limit = size_of_val(&TABLE) as u64 - 1;
+    (limit | (base & 0xFF_FFFF) << 16 | PRESENT_LDT | (base >> 24 & 0xFF) << 56, base >> 32)
 }

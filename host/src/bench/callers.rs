@@ -1,4 +1,8 @@
 //! The callers: what surrounds `run`, written as tight as a caller can be. All of it is counted.
+//!
+//! Exits are looked at where `run` put them: `?` would move each one first.
+
+use alloc::format;
 
 use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
 
@@ -18,9 +22,10 @@ pub fn bound(code: &[u8], answer: impl FnMut(&mut Guest, &Exit) -> CaseResult<bo
 #[inline(always)]
 pub fn bound_guest(mut guest: Guest, mut answer: impl FnMut(&mut Guest, &Exit) -> CaseResult<bool>) -> CaseResult {
     loop {
-        let exit = guest.vcpu.run()?;
-        if !answer(&mut guest, &exit)? {
-            return expect_end(&guest, &exit);
+        let exit = &guest.vcpu.run();
+        let Ok(exit) = exit else { return refused(&guest) };
+        if !answer(&mut guest, exit)? {
+            return expect_end(&guest, exit);
         }
     }
 }
@@ -32,11 +37,12 @@ pub fn rebinding(code: &[u8], mut answer: impl FnMut(&mut Guest, &Exit) -> CaseR
     guest.vcpu.unbind()?;
     loop {
         guest.vcpu.bind()?;
-        let exit = guest.vcpu.run()?;
+        let exit = &guest.vcpu.run();
+        let Ok(exit) = exit else { return refused(&guest) };
         guest.vcpu.unbind()?;
-        if !answer(&mut guest, &exit)? {
+        if !answer(&mut guest, exit)? {
             guest.vcpu.bind()?;
-            return expect_end(&guest, &exit);
+            return expect_end(&guest, exit);
         }
     }
 }
@@ -47,9 +53,10 @@ pub fn taking_turns(code: &[u8], mut answer: impl FnMut(&mut Guest, &Exit) -> Ca
     let (mut one, mut other) = (Guest::long(code)?, Guest::long(code)?);
     let (mut next, mut last) = (&mut one, &mut other);
     loop {
-        let exit = next.vcpu.run()?;
-        if !answer(next, &exit)? {
-            return expect_end(next, &exit);
+        let exit = &next.vcpu.run();
+        let Ok(exit) = exit else { return refused(next) };
+        if !answer(next, exit)? {
+            return expect_end(next, exit);
         }
         core::mem::swap(&mut next, &mut last);
     }
@@ -61,4 +68,9 @@ fn expect_end(guest: &Guest, exit: &Exit) -> CaseResult {
         Exit::IoWrite { port, .. } if port.0 == END_PORT => Ok(()),
         other => fail("the program's end", guest.describe(other)),
     }
+}
+
+#[cold]
+fn refused(guest: &Guest) -> CaseResult {
+    fail("an entry", format!("{:?}", guest.vcpu.entry_failure()))
 }

@@ -9,6 +9,7 @@
 //! | 0x5000  | handlers: `mov al, VECTOR`, `out 0x77, al`, `hlt`; for NMI `iret` at the end |
 //! | 0x7000  | top of the stack |
 //! | 0x8000  | the program |
+//! | 0xC000  | handlers of the case's own, see [`Guest::set_handler`] |
 //! | 0x10000 | free for the program |
 //!
 //! Every guest has a time slice, so that none runs for ever, and every run checks that the host's state came back.
@@ -47,6 +48,9 @@ const IDT: u64 = 0x4000;
 const HANDLERS: u64 = 0x5000;
 const HANDLER_SIZE: u64 = 8;
 const VECTORS: u64 = 256;
+/// Handlers that a case brings, for the exceptions.
+const OWN_HANDLERS: u64 = 0xC000;
+const OWN_HANDLER_SIZE: u64 = 64;
 /// Its handler has to return: Bochs 2.7 keeps virtual-NMI blocking from one vCPU to the next until an IRET.
 const NMI: u64 = 2;
 
@@ -267,10 +271,17 @@ impl<H: AxVCpuHal> Guest<H> {
             match mode {
                 Mode::Real => self.memory.write(vector * 4, &(handler as u32).to_le_bytes())?,
                 Mode::Protected => self.write_words(IDT + vector * 8, &[handler | selector | 0x8E00 << 32])?,
-                Mode::Long => self.write_words(IDT + vector * 16, &[handler | selector | 0x8E00 << 32, 0])?,
+                Mode::Long => self.write_words(IDT + vector * 16, &[long_gate(handler), 0])?,
             }
         }
         Ok(())
+    }
+
+    /// Gives a vector of long mode a handler of the case's own, in place of the one that reports it.
+    pub fn set_handler(&mut self, vector: u64, code: &[u8]) -> CaseResult {
+        let handler = OWN_HANDLERS + vector * OWN_HANDLER_SIZE;
+        self.memory.write(handler, code)?;
+        self.write_words(IDT + vector * 16, &[long_gate(handler), 0])
     }
 
     fn write_page_tables(&mut self) -> CaseResult {
@@ -286,6 +297,11 @@ impl<H: AxVCpuHal> Guest<H> {
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
         Ok(self.memory.write(address, &bytes)?)
     }
+}
+
+/// The first word of an interrupt gate; the handler lies below 64 KiB.
+fn long_gate(handler: u64) -> u64 {
+    handler | u64::from(CODE_SELECTOR) << 16 | 0x8E00 << 32
 }
 
 impl Mode {

@@ -4,6 +4,7 @@ use alloc::format;
 
 use core::arch::asm;
 
+use raw_cpuid::CpuId;
 use x86_64::{
     instructions::tables::{sgdt, sidt},
     registers::{
@@ -20,7 +21,7 @@ use super::check::{CaseResult, fail};
 #[derive(Clone, Copy)]
 pub struct HostState([(&'static str, u64); COUNT]);
 
-const MSRS: [(&str, u32); 11] = [
+const MSRS: [(&str, u32); 12] = [
     ("IA32_EFER", 0xC000_0080),
     ("IA32_STAR", 0xC000_0081),
     ("IA32_LSTAR", 0xC000_0082),
@@ -31,14 +32,16 @@ const MSRS: [(&str, u32); 11] = [
     ("IA32_KERNEL_GS_BASE", 0xC000_0102),
     ("IA32_SYSENTER_CS", 0x174),
     ("IA32_SYSENTER_ESP", 0x175),
+    ("IA32_SYSENTER_EIP", 0x176),
     ("IA32_PAT", 0x277),
 ];
 
-const COUNT: usize = 20 + MSRS.len();
+const COUNT: usize = 27 + MSRS.len();
 
 impl HostState {
     pub fn read() -> Self {
         let (gdt, idt) = (sgdt(), sidt());
+        let debug = read_debug();
         let mut values = [("", 0); COUNT];
         let registers = [
             ("CR0", Cr0::read_raw()),
@@ -46,6 +49,11 @@ impl HostState {
             ("CR3", Cr3::read().0.start_address().as_u64()),
             ("CR4", Cr4::read_raw()),
             ("CR8", read_cr8()),
+            ("DR0", debug[0]),
+            ("DR1", debug[1]),
+            ("DR2", debug[2]),
+            ("DR3", debug[3]),
+            ("DR6", debug[4]),
             ("DR7", Dr7Value::bits(&Dr7::read())),
             ("RFLAGS", rflags::read_raw() & !ARITHMETIC_FLAGS),
             ("MXCSR", mxcsr::read().bits().into()),
@@ -61,6 +69,8 @@ impl HostState {
             ("ES", read_selector::<ES>()),
             ("FS", read_selector::<FS>()),
             ("GS", read_selector::<GS>()),
+            ("TSC_AUX", read_where(has_tsc_aux(), TSC_AUX)),
+            ("IA32_XSS", read_where(has_xss(), XSS)),
         ];
         values[..registers.len()].copy_from_slice(&registers);
         for (slot, (name, number)) in values[registers.len()..].iter_mut().zip(MSRS) {
@@ -91,6 +101,36 @@ fn read_cr8() -> u64 {
     // SAFETY: reading CR8 has no effect.
     unsafe { asm!("mov {}, cr8", out(reg) value, options(nomem, nostack, preserves_flags)) };
     value
+}
+
+const TSC_AUX: u32 = 0xC000_0103;
+const XSS: u32 = 0xDA0;
+
+/// An MSR that not every processor has: zero where there is none.
+fn read_where(exists: bool, msr: u32) -> u64 {
+    // SAFETY: the processor has this MSR.
+    if exists { unsafe { Msr::new(msr).read() } } else { 0 }
+}
+
+pub fn has_tsc_aux() -> bool {
+    let features = CpuId::new().get_extended_processor_and_feature_identifiers();
+    features.is_some_and(|info| info.has_rdtscp())
+}
+
+pub fn has_xss() -> bool {
+    CpuId::new().get_extended_state_info().is_some_and(|info| info.has_xsaves_xrstors())
+}
+
+/// DR0 to DR3, and DR6.
+fn read_debug() -> [u64; 5] {
+    let [mut dr0, mut dr1, mut dr2, mut dr3, mut dr6] = [0u64; 5];
+    // SAFETY: reading has no effect.
+    unsafe {
+        asm!("mov {}, dr0", "mov {}, dr1", "mov {}, dr2", "mov {}, dr3", "mov {}, dr6",
+             inout(reg) dr0, inout(reg) dr1, inout(reg) dr2, inout(reg) dr3, inout(reg) dr6,
+             options(nomem, nostack, preserves_flags));
+    }
+    [dr0, dr1, dr2, dr3, dr6]
 }
 
 fn read_x87_control() -> u16 {

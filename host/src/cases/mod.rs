@@ -20,7 +20,9 @@ mod host;
 mod lifecycle;
 mod msr;
 mod registers;
+mod reset;
 mod start;
+mod world;
 mod xsetbv;
 
 pub use runner::run;
@@ -30,6 +32,7 @@ use need::Need;
 
 const THEMES: &[&[Case]] = &[
     start::CASES,
+    reset::CASES,
     registers::CASES,
     exits::CASES,
     cpuid::CASES,
@@ -41,6 +44,9 @@ const THEMES: &[&[Case]] = &[
     enable::CASES,
     host::CASES,
     cost::CASES,
+    world::patterns::CASES,
+    world::hostile::CASES,
+    world::nmi::CASES,
 ];
 
 pub struct Case {

@@ -4,7 +4,7 @@ use core::fmt;
 
 use raw_cpuid::CpuId;
 
-use crate::smp;
+use crate::{arch::lapic, smp};
 
 #[derive(Clone, Copy)]
 pub enum Need {
@@ -12,6 +12,8 @@ pub enum Need {
     Xsave,
     Avx,
     Avx512,
+    /// The local APIC is used through its page.
+    ApicPage,
 }
 
 impl Need {
@@ -23,6 +25,7 @@ impl Need {
             Self::Processors(count) => smp::count() >= count,
             Self::Xsave => basic.is_some_and(|info| info.has_xsave()),
             Self::Avx => basic.is_some_and(|info| info.has_avx()),
+            Self::ApicPage => lapic::has_page(),
             Self::Avx512 => extended.is_some_and(|info| info.has_avx512f()),
         }
     }
@@ -34,6 +37,7 @@ impl fmt::Display for Need {
             Self::Processors(count) => write!(f, "needs {count} processors"),
             Self::Xsave => f.write_str("the processor has no XSAVE"),
             Self::Avx => f.write_str("the processor has no AVX"),
+            Self::ApicPage => f.write_str("the firmware chose x2APIC"),
             Self::Avx512 => f.write_str("the processor has no AVX-512"),
         }
     }

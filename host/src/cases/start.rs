@@ -17,7 +17,6 @@ pub const CASES: &[Case] = &[
     Case::new("start.protected_32", protected_32),
     Case::new("start.long_64", long_64),
     Case::new("start.reset_vector", reset_vector),
-    Case::new("start.reset_registers", reset_registers),
     Case::new("start.ready_hal", ready_hal),
 ];
 
@@ -117,7 +116,7 @@ fn long_64() -> CaseResult {
 const ROM: u64 = 0xFFFF_F000;
 
 /// A machine whose reset vector jumps to the start of its ROM page, where `code` is.
-fn with_rom(code: &[u8]) -> CaseResult<Guest> {
+pub fn with_rom(code: &[u8]) -> CaseResult<Guest> {
     // jmp near to F000h, from FFF0h
     const JUMP: [u8; 3] = [0xE9, 0x0D, 0xF0];
     let mut guest = Guest::unbound(StartState::Reset, &[])?;
@@ -131,112 +130,6 @@ fn with_rom(code: &[u8]) -> CaseResult<Guest> {
 
 fn reset_vector() -> CaseResult {
     check_real(with_rom(say_42())?, 0xF000)
-}
-
-guest_code!(
-    /// Stores everything that real mode can read, before it changes anything.
-    dump_reset,
-    "code16",
-    "mov [0x9000], eax",
-    "mov [0x9004], ebx",
-    "mov [0x9008], ecx",
-    "mov [0x900c], edx",
-    "mov [0x9010], esi",
-    "mov [0x9014], edi",
-    "mov [0x9018], ebp",
-    "mov sp, 0x7000",
-    "pushfd",
-    "pop eax",
-    "mov [0x901c], eax",
-    "mov eax, cr0",
-    "mov [0x9020], eax",
-    "mov eax, cr2",
-    "mov [0x9024], eax",
-    "mov eax, cr3",
-    "mov [0x9028], eax",
-    "mov eax, cr4",
-    "mov [0x902c], eax",
-    "mov eax, dr6",
-    "mov [0x9030], eax",
-    "mov eax, dr7",
-    "mov [0x9034], eax",
-    "mov eax, dr0",
-    "mov [0x9038], eax",
-    "mov eax, dr3",
-    "mov [0x903c], eax",
-    "mov word ptr [0x9040], ds",
-    "mov word ptr [0x9042], es",
-    "mov word ptr [0x9044], ss",
-    "mov word ptr [0x9046], fs",
-    "mov word ptr [0x9048], gs",
-    "mov word ptr [0x904a], cs",
-    "sgdt [0x9050]",
-    "sidt [0x9058]",
-    "mov ecx, 0xC0000080",
-    "rdmsr",
-    "mov [0x9060], eax",
-    "mov [0x9064], edx",
-    "mov ecx, 0x277",
-    "rdmsr",
-    "mov [0x9068], eax",
-    "mov [0x906c], edx",
-    "mov eax, 1 << 9",
-    "mov cr4, eax",
-    "stmxcsr [0x9070]",
-    "fnstcw [0x9074]",
-    "fnstsw [0x9076]",
-    "fnstenv [0x9080]",
-    "hlt",
-);
-
-/// SDM Vol. 3A, "Processor State After Reset": the table of states following power-up, reset or INIT.
-fn reset_registers() -> CaseResult {
-    let mut guest = with_rom(dump_reset())?;
-    guest.halt()?;
-    let words: [(&str, u64, u32); 20] = [
-        ("EAX", 0x9000, 0),
-        ("EBX", 0x9004, 0),
-        ("ECX", 0x9008, 0),
-        ("EDX (signature)", 0x900C, raw_cpuid::cpuid!(1).eax),
-        ("ESI", 0x9010, 0),
-        ("EDI", 0x9014, 0),
-        ("EBP", 0x9018, 0),
-        ("EFLAGS", 0x901C, 2),
-        ("CR0", 0x9020, 0x6000_0010),
-        ("CR2", 0x9024, 0),
-        ("CR3", 0x9028, 0),
-        ("CR4", 0x902C, 0),
-        ("DR6", 0x9030, 0xFFFF_0FF0),
-        ("DR7", 0x9034, 0x400),
-        ("DR0", 0x9038, 0),
-        ("DR3", 0x903C, 0),
-        ("EFER", 0x9060, 0),
-        ("PAT, low", 0x9068, 0x0007_0406),
-        ("PAT, high", 0x906C, 0x0007_0406),
-        ("MXCSR", 0x9070, 0x1F80),
-    ];
-    for (name, address, expected) in words {
-        equal(name, guest.read_u32(address)?, expected)?;
-    }
-    let halves = [
-        ("DS", 0x9040, 0),
-        ("ES", 0x9042, 0),
-        ("SS", 0x9044, 0),
-        ("FS", 0x9046, 0),
-        ("GS", 0x9048, 0),
-        ("CS", 0x904A, 0xF000),
-        ("GDTR limit", 0x9050, 0xFFFF),
-        ("IDTR limit", 0x9058, 0xFFFF),
-        ("FCW", 0x9074, 0x0040),
-        ("FSW", 0x9076, 0),
-        // After FCW and FSW in the 16-bit environment.
-        ("FTW", 0x9084, 0x5555),
-    ];
-    for (name, address, expected) in halves {
-        equal(name, guest.read_u32(address)? & 0xFFFF, expected)?;
-    }
-    equal("GDTR base", guest.read_u32(0x9052)?, 0)?;
-    equal("IDTR base", guest.read_u32(0x905A)?, 0)
 }
 
 /// The same guest on the library's own HAL type.

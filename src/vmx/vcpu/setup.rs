@@ -139,6 +139,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             invpcid: set(secondary, SecondaryControls::INVPCID),
             xsaves,
             apic_id: self.id as u32,
+            cr4: capabilities.cr4.allowed,
         };
         self.cpuid = CpuidTable::new(cpuid::native, &support);
         self.controls = Controls {

@@ -53,6 +53,8 @@ impl Default for FpuPolicy {
 const KEPT: u64 = xcr0::X87 | xcr0::SSE | xcr0::AVX | xcr0::AVX512 | xcr0::PKRU;
 /// What FXSAVE stores.
 const FXSAVE_SIZE: usize = 512;
+/// The XSAVE header behind it.
+const HEADER_SIZE: usize = 64;
 const ALIGN: usize = 64;
 
 /// The extended state of a vCPU and of its host.
@@ -105,6 +107,10 @@ impl XState {
         self.guest.write(24, 0x1F80u32);
         // XSTATE_BV: the x87 state is not the initial one of XRSTOR.
         self.guest.write(512, xcr0::X87);
+        if self.loaded.get().is_some_and(Processor::is_here) {
+            // The registers hold the state from before; what is saved there does not matter any more.
+            self.restore(&self.guest, switch.guest_xcr0);
+        }
     }
 
     /// Prepares the switch at a bind to `processor`, which may be another one than at the last bind.
@@ -150,38 +156,58 @@ impl XState {
 
     fn swap(&self, from: &Area, from_xcr0: u64, to: &Area, to_xcr0: u64) {
         let Switched { all, .. } = self.switched.get();
-        let (low, high) = (all as u32, (all >> 32) as u32);
-        let (from, to) = (from.address(), to.address());
-        // SAFETY: the areas have the size that CPUID gives for `all`, are aligned and hold states that were saved or
-        // made by `reset`; XCR0 gets values that are its present one or that `check_xsetbv` accepted, and `all`, which
-        // the processor has.
+        let (low, high, area) = (all as u32, (all >> 32) as u32, from.address());
+        // SAFETY: the area has the size that CPUID gives for `all` and is aligned; XCR0 gets `all`, which the processor
+        // has.
+        unsafe {
+            match self.method {
+                XStateSwitch::FXSAVE => asm!("fxsave64 [{}]", in(reg) area, options(nostack)),
+                method => {
+                    if from_xcr0 != all {
+                        write_xcr0(all);
+                    }
+                    if method == XStateSwitch::XSAVEOPT {
+                        asm!("xsaveopt64 [{}]", in(reg) area, in("eax") low, in("edx") high, options(nostack));
+                    } else {
+                        asm!("xsave64 [{}]", in(reg) area, in("eax") low, in("edx") high, options(nostack));
+                    }
+                }
+            }
+        }
+        self.restore(to, to_xcr0);
+    }
+
+    fn restore(&self, to: &Area, to_xcr0: u64) {
+        let Switched { all, .. } = self.switched.get();
+        let (low, high, area) = (all as u32, (all >> 32) as u32, to.address());
+        // SAFETY: the area holds a state that was saved or made by `reset`; XCR0 gets values that the processor has: `all`,
+        // and the host's or one that `check_xsetbv` accepted.
         unsafe {
             if self.method == XStateSwitch::FXSAVE {
-                asm!("fxsave64 [{}]", "fxrstor64 [{}]", in(reg) from, in(reg) to, options(nostack));
+                asm!("fxrstor64 [{}]", in(reg) area, options(nostack));
                 return;
             }
-            if from_xcr0 != all {
+            if read_xcr0() != all {
                 write_xcr0(all);
             }
-            if self.method == XStateSwitch::XSAVEOPT {
-                asm!("xsaveopt64 [{}]", "xrstor64 [{}]", in(reg) from, in(reg) to,
-                     in("eax") low, in("edx") high, options(nostack));
-            } else {
-                asm!("xsave64 [{}]", "xrstor64 [{}]", in(reg) from, in(reg) to,
-                     in("eax") low, in("edx") high, options(nostack));
-            }
+            asm!("xrstor64 [{}]", in(reg) area, in("eax") low, in("edx") high, options(nostack));
             if to_xcr0 != all {
                 write_xcr0(to_xcr0);
             }
         }
     }
 
-    /// Makes the processor forget from where it restored last: a restore of no component, from the guest's area.
+    /// Makes the processor forget from where it restored last: a restore of no component, from an area of its own, which
+    /// has no component that the host's XCR0 could lack.
     fn forget_restored(&self) {
+        #[repr(align(64))]
+        struct Nothing([u8; FXSAVE_SIZE + HEADER_SIZE]);
+        static NOTHING: Nothing = Nothing([0; FXSAVE_SIZE + HEADER_SIZE]);
+
         if self.method == XStateSwitch::XSAVEOPT {
-            // SAFETY: the guest's area always holds a valid header, and no component is loaded.
+            // SAFETY: a header of zeros is valid, and no component is loaded.
             unsafe {
-                asm!("xrstor64 [{}]", in(reg) self.guest.address(), in("eax") 0, in("edx") 0, options(nostack));
+                asm!("xrstor64 [{}]", in(reg) NOTHING.0.as_ptr(), in("eax") 0, in("edx") 0, options(nostack));
             }
         }
     }
@@ -278,7 +304,7 @@ unsafe impl Send for Area {}
 impl Area {
     fn new(size: usize) -> AxResult<Self> {
         let no_memory = || ax_err_type!(NoMemory, "no memory for the extended state");
-        let layout = Layout::from_size_align(size.max(FXSAVE_SIZE + 64), ALIGN).map_err(|_| no_memory())?;
+        let layout = Layout::from_size_align(size.max(FXSAVE_SIZE + HEADER_SIZE), ALIGN).map_err(|_| no_memory())?;
         // SAFETY: the layout's size is not zero.
         let start = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(no_memory)?;
         Ok(Self { start, layout })

@@ -1,0 +1,316 @@
+//! Guests that try to damage the host: they fill what the host may depend on with what would hurt it most. The host goes
+//! on, and every bit of its state is as before.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use super::{
+    super::{
+        Case,
+        check::{CaseResult, equal, is_true},
+        code::guest_code,
+        guest::Guest,
+        host_state::HostState,
+        need::Need,
+    },
+    host::PatternedHost,
+    pattern::Pattern,
+};
+
+pub const CASES: &[Case] = &[
+    Case::new("world.hostile_breakpoints", breakpoints),
+    Case::new("world.hostile_msrs", msrs),
+    Case::new("world.hostile_cr4", cr4),
+    Case::new("world.hostile_xcr0", xcr0).needs(&[Need::Xsave]),
+    Case::new("world.hostile_fpu", fpu),
+    Case::new("world.hostile_flags", flags),
+    Case::new("world.hostile_single_step", single_step),
+];
+
+/// Exits of each program.
+const EXITS: u64 = 3;
+
+/// Runs the program through its exits and to HLT, under a host with nothing and one with everything in its registers.
+fn survive(
+    code: &[u8],
+    prepare: impl Fn(&mut Guest) -> CaseResult,
+    check: impl Fn(&Guest) -> CaseResult,
+) -> CaseResult {
+    let mut guest = Guest::long(code)?;
+    prepare(&mut guest)?;
+    for _ in 0..EXITS {
+        guest.expect_out(0x99)?;
+        bait();
+    }
+    guest.halt()?;
+    check(&guest)?;
+    drop(guest);
+
+    let host = PatternedHost::new(Pattern(2))?;
+    let mut guest = Guest::long(code)?;
+    prepare(&mut guest)?;
+    for round in 0..EXITS {
+        host.around(round, || guest.expect_out(0x99))?;
+        bait();
+    }
+    host.around(EXITS, || guest.halt())?;
+    check(&guest)
+}
+
+/// What breakpoints of a guest are set on: the host executes it and writes to it.
+static BAIT: AtomicU64 = AtomicU64::new(0);
+
+#[inline(never)]
+fn bait() {
+    BAIT.fetch_add(1, Ordering::SeqCst);
+}
+
+guest_code!(
+    break_on_the_host,
+    "code64",
+    "mov rax, [0x20000]",
+    "mov dr0, rax",
+    "mov rax, [0x20008]",
+    "mov dr1, rax",
+    "mov rax, [0x20010]",
+    "mov dr2, rax",
+    "mov rax, [0x20018]",
+    "mov dr3, rax",
+    // DR0 and DR2 execution, DR1 and DR3 access of 8 bytes; all enabled, locally and globally.
+    "mov eax, 0xB0B007FF",
+    "mov dr7, rax",
+    "out 0x99, al",
+    "out 0x99, al",
+    "out 0x99, al",
+    "mov rbx, dr6",
+    "mov rsi, dr7",
+    "hlt",
+);
+
+fn breakpoints() -> CaseResult {
+    let prepare = |guest: &mut Guest| {
+        let (code, data) = (bait as *const () as u64, (&raw const BAIT) as u64);
+        let (more_code, stack) = (HostState::read as *const () as u64, (&raw const code) as u64 & !7);
+        guest.write_words(0x2_0000, &[code, data, more_code, stack])
+    };
+    survive(break_on_the_host(), prepare, |guest| {
+        equal("no breakpoint was hit: DR6", guest.vcpu.regs().rbx, 0xFFFF_0FF0)?;
+        equal("DR7", guest.vcpu.regs().rsi, 0xB0B0_07FF)
+    })
+}
+
+guest_code!(
+    write_msrs,
+    "code64",
+    // Addresses of nothing, to the entry points of SYSCALL and SYSENTER and to all bases.
+    "mov eax, 0xDEADB000",
+    "mov edx, 0x00007FFF",
+    "mov ecx, 0xC0000081",
+    "wrmsr",
+    "mov ecx, 0xC0000082",
+    "wrmsr",
+    "mov ecx, 0xC0000083",
+    "wrmsr",
+    "mov ecx, 0xC0000100",
+    "wrmsr",
+    "mov ecx, 0xC0000101",
+    "wrmsr",
+    "mov ecx, 0xC0000102",
+    "wrmsr",
+    "mov ecx, 0x175",
+    "wrmsr",
+    "mov ecx, 0x176",
+    "wrmsr",
+    "mov ecx, 0x174",
+    "wrmsr",
+    "xor edx, edx",
+    "mov ecx, 0xC0000084",
+    "wrmsr",
+    // DEBUGCTL: LBR and BTF.
+    "mov eax, 3",
+    "mov ecx, 0x1D9",
+    "wrmsr",
+    // PAT: everything uncached.
+    "xor eax, eax",
+    "mov ecx, 0x277",
+    "wrmsr",
+    // EFER: SCE on.
+    "mov ecx, 0xC0000080",
+    "rdmsr",
+    "or eax, 1",
+    "wrmsr",
+    "swapgs",
+    "out 0x99, al",
+    "swapgs",
+    "out 0x99, al",
+    "swapgs",
+    "out 0x99, al",
+    "hlt",
+);
+
+fn msrs() -> CaseResult {
+    survive(write_msrs(), |_| Ok(()), |_| Ok(()))
+}
+
+guest_code!(
+    /// Sets every bit of CR4 by itself, and then each again cleared, where that is allowed. #GP skips the MOV.
+    write_cr4,
+    "code64",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "mov rbx, cr4",
+    "mov r10d, 3",
+    "2: mov ecx, 63",
+    "3: mov eax, 1",
+    "shl rax, cl",
+    "or rax, rbx",
+    "mov cr4, rax",
+    "dec ecx",
+    "jns 3b",
+    "out 0x99, al",
+    "dec r10d",
+    "jnz 2b",
+    "mov cr4, rbx",
+    "hlt",
+);
+
+guest_code!(
+    /// Drops the error code and skips the three bytes of MOV to a control register.
+    skip_three_bytes,
+    "code64",
+    "inc r9",
+    "add rsp, 8",
+    "add qword ptr [rsp], 3",
+    "iretq",
+);
+
+fn cr4() -> CaseResult {
+    survive(
+        write_cr4(),
+        |guest| guest.set_handler(13, skip_three_bytes()),
+        |guest| {
+            // 64 bits, of which no processor has more than half.
+            is_true("most bits are #GP", guest.vcpu.regs().r9 > EXITS * 32)
+        },
+    )
+}
+
+guest_code!(
+    shrink_xcr0,
+    "code64",
+    "mov eax, 0x40620",
+    "mov cr4, rax",
+    "xor ecx, ecx",
+    "xor edx, edx",
+    "mov eax, 1",
+    "xsetbv",
+    "pcmpeqb xmm0, xmm0",
+    "out 0x99, al",
+    "movdqa xmm5, xmm0",
+    "out 0x99, al",
+    // Without CR4.OSXSAVE it stays as it is.
+    "mov eax, 0x620",
+    "mov cr4, rax",
+    "out 0x99, al",
+    "hlt",
+);
+
+fn xcr0() -> CaseResult {
+    survive(shrink_xcr0(), |_| Ok(()), |_| Ok(()))
+}
+
+guest_code!(
+    /// Leaves x87 with an unmasked exception that waits, and SSE with everything unmasked.
+    unmask,
+    "code64",
+    "mov rax, cr0",
+    "and rax, ~0xC",
+    "or rax, 0x22",
+    "mov cr0, rax",
+    "mov eax, 0x620",
+    "mov cr4, rax",
+    "fninit",
+    "push 0x0340",
+    "fldcw [rsp]",
+    "fld1",
+    "fldz",
+    "fdivp st(1), st(0)",
+    "push 0x003F",
+    "ldmxcsr [rsp]",
+    "out 0x99, al",
+    "out 0x99, al",
+    "out 0x99, al",
+    "fnstsw ax",
+    "movzx ebx, ax",
+    "fnstcw [rsp]",
+    "mov ecx, [rsp]",
+    "movzx ecx, cx",
+    "stmxcsr [rsp]",
+    "mov edx, [rsp]",
+    "hlt",
+);
+
+fn fpu() -> CaseResult {
+    survive(
+        unmask(),
+        |_| Ok(()),
+        |guest| {
+            let registers = guest.vcpu.regs();
+            // ES and ZE, B as ES, and one register in use or two.
+            equal("FSW's B, ES and ZE", registers.rbx & 0x8084, 0x8084)?;
+            equal("FCW", registers.rcx, 0x0340)?;
+            equal("MXCSR", registers.rdx, 0x003F)
+        },
+    )
+}
+
+guest_code!(
+    /// DF, IOPL, NT, AC, ID and the arithmetic flags.
+    set_flags,
+    "code64",
+    "mov rax, cr0",
+    "or rax, 1 << 18",
+    "mov cr0, rax",
+    "push 0x247cd7",
+    "popfq",
+    "out 0x99, al",
+    "out 0x99, al",
+    "out 0x99, al",
+    "pushfq",
+    "pop rbx",
+    "hlt",
+);
+
+fn flags() -> CaseResult {
+    survive(set_flags(), |_| Ok(()), |guest| equal("RFLAGS", guest.vcpu.regs().rbx, 0x24_7CD7))
+}
+
+guest_code!(
+    /// Steps through instructions that exit; each has its trap, and the host has none.
+    step_through_exits,
+    "code64",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "mov r10d, 3",
+    "2: push 0x102",
+    "popfq",
+    "cpuid",
+    "out 0x99, al",
+    "push 2",
+    "popfq",
+    "dec r10d",
+    "jnz 2b",
+    "hlt",
+);
+
+guest_code!(count_traps, "code64", "inc r9", "iretq");
+
+fn single_step() -> CaseResult {
+    survive(
+        step_through_exits(),
+        |guest| guest.set_handler(1, count_traps()),
+        |guest| {
+            // CPUID, OUT, PUSH; and POPF, behind which the flag that was set before it still traps.
+            equal("traps", guest.vcpu.regs().r9, EXITS * 4)
+        },
+    )
+}

@@ -1,0 +1,12 @@
+//! The world switch: a guest's state is the guest's, the host's is the host's.
+
+mod host;
+pub mod hostile;
+mod image;
+pub mod nmi;
+mod pattern;
+pub mod patterns;
+mod program;
+mod values;
+
+pub use image::components;

@@ -1,0 +1,151 @@
+//! Two guests and their host have every register filled, each with values of its own, and take turns.
+
+use axvcpu::AxArchVCpu;
+use spin::Mutex;
+
+use super::{
+    super::{Case, check::CaseResult, guest::Guest, need::Need},
+    host::PatternedHost,
+    image,
+    pattern::Pattern,
+    program::{self, EXITS, PORT},
+    values::Values,
+};
+use crate::smp;
+
+pub const CASES: &[Case] = &[
+    Case::new("world.patterns_alone", alone),
+    Case::new("world.patterns_take_turns", take_turns),
+    Case::new("world.patterns_both_bound", both_bound),
+    Case::new("world.patterns_reduced_xcr0", reduced_xcr0).needs(&[Need::Xsave]).on_first(),
+    Case::new("world.patterns_migration", migration).needs(&[Need::Processors(2)]).on_first(),
+];
+
+/// XCR0 as large as it gets.
+const ALL: u64 = u64::MAX;
+
+struct Player {
+    guest: Guest,
+    values: Values,
+}
+
+impl Player {
+    /// Bound, before its first instruction.
+    fn new(pattern: u64, xcr0: u64) -> CaseResult<Self> {
+        let mut guest = Guest::long(program::code())?;
+        let values = Values::new(Pattern(pattern), xcr0);
+        values.write(&mut guest)?;
+        Ok(Self { guest, values })
+    }
+
+    fn unbound(pattern: u64, xcr0: u64) -> CaseResult<Self> {
+        let mut player = Self::new(pattern, xcr0)?;
+        player.guest.vcpu.unbind()?;
+        Ok(player)
+    }
+
+    /// To the next exit.
+    fn step(&mut self, host: &PatternedHost, round: u64) -> CaseResult {
+        host.around(round, || self.guest.expect_out(PORT).map(drop))
+    }
+
+    fn bound_step(&mut self, host: &PatternedHost, round: u64) -> CaseResult {
+        self.guest.vcpu.bind()?;
+        self.step(host, round)?;
+        Ok(self.guest.vcpu.unbind()?)
+    }
+
+    /// Behind the last exit: the guest stores what it has.
+    fn finish(mut self, host: &PatternedHost) -> CaseResult {
+        self.guest.vcpu.bind()?;
+        host.around(100, || self.guest.halt())?;
+        self.values.expect(&self.guest)
+    }
+}
+
+/// One guest, and exits.
+fn alone() -> CaseResult {
+    for set in [0, 1] {
+        let host = PatternedHost::new(Pattern(2 + set))?;
+        let mut player = Player::new(set, ALL)?;
+        (0..EXITS as u64).try_for_each(|round| player.step(&host, round))?;
+        player.finish(&host)?;
+    }
+    Ok(())
+}
+
+/// The two unbind and bind, in all orders of which does so first.
+fn take_turns() -> CaseResult {
+    let host = PatternedHost::new(Pattern(2))?;
+    for (first, second) in [(0, 1), (1, 0)] {
+        let (mut first, mut second) = (Player::unbound(first, ALL)?, Player::unbound(second, ALL)?);
+        for round in 0..EXITS as u64 {
+            first.bound_step(&host, round)?;
+            second.bound_step(&host, round)?;
+        }
+        first.finish(&host)?;
+        second.finish(&host)?;
+    }
+    Ok(())
+}
+
+/// Both stay bound: the vCPU that runs makes its VMCS the current one.
+fn both_bound() -> CaseResult {
+    let host = PatternedHost::new(Pattern(2))?;
+    let (mut first, mut second) = (Player::new(0, ALL)?, Player::new(1, ALL)?);
+    for round in 0..EXITS as u64 {
+        first.step(&host, round)?;
+        second.step(&host, round)?;
+    }
+    second.finish(&host)?;
+    first.finish(&host)
+}
+
+/// What XCR0 leaves out is in the registers all the same, and SSE works without it.
+fn reduced_xcr0() -> CaseResult {
+    // A host with all, and one that has enabled less than its guests.
+    for set in [2, 3] {
+        let host = PatternedHost::new(Pattern(set))?;
+        for (xcr0, other) in [(1, 3), (3, 1), (7, 1), (image::components(), 1)] {
+            let (mut first, mut second) = (Player::unbound(0, xcr0)?, Player::unbound(1, other)?);
+            for round in 0..EXITS as u64 {
+                first.bound_step(&host, round)?;
+                second.bound_step(&host, round)?;
+            }
+            first.finish(&host)?;
+            second.finish(&host)?;
+        }
+    }
+    Ok(())
+}
+
+/// The two go around the processors, on each of which the host has values of its own.
+fn migration() -> CaseResult {
+    let players = Mutex::new((Player::unbound(0, ALL)?, Player::unbound(1, ALL)?));
+    for round in 0..EXITS {
+        let processor = (round + 1) % smp::count();
+        on(processor, || {
+            let host = PatternedHost::new(Pattern(2 + processor as u64))?;
+            let (first, second) = &mut *players.lock();
+            first.bound_step(&host, round as u64)?;
+            second.bound_step(&host, round as u64)
+        })?;
+    }
+    let (first, second) = players.into_inner();
+    let ends = Mutex::new(Some((first, second)));
+    on(smp::count() - 1, || {
+        let host = PatternedHost::new(Pattern(2))?;
+        let Some((first, second)) = ends.lock().take() else {
+            return Ok(());
+        };
+        first.finish(&host)?;
+        second.finish(&host)
+    })
+}
+
+/// Does something on another processor.
+fn on(processor: usize, work: impl Fn() -> CaseResult + Sync) -> CaseResult {
+    let result = Mutex::new(Ok(()));
+    smp::run_on(processor, &|| *result.lock() = work());
+    result.into_inner()
+}
