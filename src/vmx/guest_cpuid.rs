@@ -126,6 +126,9 @@ struct Entry {
 pub(crate) struct CpuidTable {
     /// In ascending order of leaf, then subleaf.
     entries: Vec<Entry>,
+    /// Where the entries of each basic leaf begin, and of each extended one; the end of `entries` where there is none.
+    basic: [u16; 0x20],
+    extended: [u16; 9],
     max_basic: u32,
     allowed_cr4: u64,
     allowed_efer: u64,
@@ -152,6 +155,8 @@ impl CpuidTable {
         for leaf in 0x8000_0000..=max_extended {
             table.add_extended(leaf, native(leaf, 0), max_extended, support);
         }
+        table.build_index();
+        table.set_largest_xsave_area(support);
         table.derive_registers(support);
         table
     }
@@ -159,8 +164,7 @@ impl CpuidTable {
     /// The answer for `leaf` (EAX) and `subleaf` (ECX).
     pub(crate) fn answer(&self, leaf: u32, subleaf: u32, dynamic: Dynamic) -> Registers {
         // Beyond the highest leaf, Intel's processors answer as for the highest basic one.
-        let in_range = leaf <= self.max_basic || self.is_extended(leaf);
-        let leaf = if in_range { leaf } else { self.max_basic };
+        let leaf = if self.first_of(leaf) < self.entries.len() { leaf } else { self.max_basic };
         let mut registers = self.lookup(leaf, subleaf);
         match (leaf, subleaf) {
             (1, _) if dynamic.osxsave => registers[ECX] |= LEAF1_OSXSAVE,
@@ -250,6 +254,10 @@ impl CpuidTable {
                 self.push(0xD, Some(component), native(0xD, component));
             }
         }
+    }
+
+    /// Says how large an area for all components is, once they can be looked up.
+    fn set_largest_xsave_area(&mut self, support: &Support) {
         let all = self.xsave_size(support.xcr0, false);
         if let Some(main) = self.entries.iter_mut().find(|entry| entry.leaf == 0xD && entry.subleaf == Some(0)) {
             main.registers[ECX] = all;
@@ -290,9 +298,10 @@ impl CpuidTable {
     }
 
     fn lookup(&self, leaf: u32, subleaf: u32) -> Registers {
-        let first = self.entries.partition_point(|entry| entry.leaf < leaf);
-        let found = self.entries[first..]
+        let found = self
+            .entries
             .iter()
+            .skip(self.first_of(leaf))
             .take_while(|entry| entry.leaf == leaf)
             .find(|entry| entry.subleaf.is_none_or(|s| s == subleaf));
         match found {
@@ -303,8 +312,25 @@ impl CpuidTable {
         }
     }
 
-    fn is_extended(&self, leaf: u32) -> bool {
-        self.entries.binary_search_by(|entry| entry.leaf.cmp(&leaf)).is_ok()
+    /// Where the entries of a leaf begin; the number of entries for a leaf that has none.
+    fn first_of(&self, leaf: u32) -> usize {
+        let place = match leaf {
+            0..=0x1F => self.basic[leaf as usize],
+            0x8000_0000..=0x8000_0008 => self.extended[(leaf - 0x8000_0000) as usize],
+            _ => return self.entries.iter().position(|entry| entry.leaf == leaf).unwrap_or(self.entries.len()),
+        };
+        usize::from(place)
+    }
+
+    /// Fills the index, once all entries are there.
+    fn build_index(&mut self) {
+        let place = |leaf: u32| {
+            let first = self.entries.iter().position(|entry| entry.leaf == leaf);
+            first.unwrap_or(self.entries.len()) as u16
+        };
+        let basic = core::array::from_fn(|leaf| place(leaf as u32));
+        let extended = core::array::from_fn(|leaf| place(0x8000_0000 + leaf as u32));
+        (self.basic, self.extended) = (basic, extended);
     }
 
     /// The size of an XSAVE area with the components of `xcr0`, standard or compacted (SDM Vol. 1, section 13.4, "XSAVE

@@ -1,7 +1,8 @@
 //! The host's state as the host-state area of a VMCS wants it.
 //!
 //! A VM exit loads the host's state from the VMCS (SDM Vol. 3C, section 28.5, "Loading Host State"). Some of it is
-//! constant for a processor once its host runs: descriptor tables, TR, the SYSENTER MSRs, EFER and PAT. That part is
+//! constant for a processor once its host runs: descriptor tables, TR, the SYSENTER and SYSCALL MSRs, TSC_AUX, XSS, EFER
+//! and PAT. That part is
 //! taken when VMX is enabled, and again when the host says that it changed something
 //! ([`VmxPerCpuState::refresh_host_state`](super::VmxArchPerCpuState::refresh_host_state)). The rest (CR0, CR3, CR4, FS
 //! and GS base) is read whenever a vCPU is bound, and written to its VMCS only where it differs from what is there.
@@ -29,11 +30,13 @@ macro_rules! host_constants {
         pub(crate) struct HostConstants {
             $($(#[$doc])* $name: AtomicU64,)*
             debugctl: AtomicU64,
+            /// How often the rest was read: a vCPU with an older number takes it over again.
+            generation: AtomicU64,
         }
 
         impl HostConstants {
             fn from_values(values: &Values) -> Self {
-                Self { $($name: AtomicU64::new(values.$name),)* debugctl: AtomicU64::new(0) }
+                Self { $($name: AtomicU64::new(values.$name),)* debugctl: AtomicU64::new(0), generation: AtomicU64::new(1) }
             }
 
             fn store(&self, values: &Values) {
@@ -54,6 +57,7 @@ host_constants! {
     idtr_base, idtr_limit,
     pat, efer,
     sysenter_cs, sysenter_esp, sysenter_eip,
+    star, lstar, cstar, fmask,
 }
 
 impl HostConstants {
@@ -65,6 +69,17 @@ impl HostConstants {
     /// Reads it again.
     pub(crate) fn refresh(&self) {
         self.store(&Values::read_here());
+        self.generation.fetch_add(1, Relaxed);
+    }
+
+    /// Which reading of these values this is.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Relaxed)
+    }
+
+    /// STAR, LSTAR, CSTAR and FMASK.
+    pub(crate) fn syscall_msrs(&self) -> [u64; 4] {
+        [&self.star, &self.lstar, &self.cstar, &self.fmask].map(|msr| msr.load(Relaxed))
     }
 
     /// What the host said of its IA32_DEBUGCTL.
@@ -178,6 +193,10 @@ impl Values {
             sysenter_cs: Msr::IA32_SYSENTER_CS.read(),
             sysenter_esp: Msr::IA32_SYSENTER_ESP.read(),
             sysenter_eip: Msr::IA32_SYSENTER_EIP.read(),
+            star: Msr::IA32_STAR.read(),
+            lstar: Msr::IA32_LSTAR.read(),
+            cstar: Msr::IA32_CSTAR.read(),
+            fmask: Msr::IA32_FMASK.read(),
         }
     }
 }

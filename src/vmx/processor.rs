@@ -18,6 +18,7 @@
 
 use alloc::boxed::Box;
 use core::arch::asm;
+use core::arch::x86_64::{__cpuid, __cpuid_count};
 use core::ptr;
 use core::sync::atomic::Ordering::{Acquire, Release};
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering::Relaxed};
@@ -40,6 +41,8 @@ pub(crate) struct Processor {
     pub(crate) capabilities: Capabilities,
     /// The part of the host's state that is constant here.
     pub(crate) host: HostConstants,
+    /// Whether it has the indirect-branch prediction barrier (CPUID.07H.0:EDX\[26\]).
+    pub(crate) has_ibpb: bool,
     enabled: AtomicBool,
     /// Physical address of the current VMCS, or 0.
     current: AtomicU64,
@@ -87,6 +90,7 @@ impl Processor {
             next: ptr::null(),
             capabilities,
             host,
+            has_ibpb: has_ibpb(),
             enabled: AtomicBool::new(false),
             current: AtomicU64::new(0),
             last_guest: AtomicU64::new(0),
@@ -138,70 +142,89 @@ impl Processor {
         self.current.load(Relaxed)
     }
 
-    /// Whether the VMCS at `region` is active on this processor.
-    pub(crate) fn is_active(&self, region: u64) -> bool {
-        self.active.iter().any(|place| place.load(Relaxed) == region)
+    /// Whether the VMCS at `region` is active on this processor, at the place that [`Self::load`] gave it.
+    #[inline(always)]
+    pub(crate) fn is_active(&self, region: u64, place: usize) -> bool {
+        self.active.get(place).is_some_and(|active| active.load(Relaxed) == region)
     }
 
-    /// Makes the VMCS at `region` active and current here.
+    /// Makes the VMCS at `region` active and current here, and gives it a place among the active ones: `hint`, if that is
+    /// free or already its own.
     ///
     /// # Safety
     /// The caller owns the region, which holds this processor's VMCS revision identifier, is not active on another
     /// processor, and stays allocated until [`Self::clear`] or [`Self::clear_all`] has been called here.
-    pub(crate) unsafe fn load(&self, region: u64) -> AxResult {
+    pub(crate) unsafe fn load(&self, region: u64, hint: usize) -> AxResult<usize> {
         self.check_usable()?;
+        let place = self.take_place(region, hint)?;
         if self.is_current(region) {
-            return Ok(());
-        }
-        if !self.is_active(region) {
-            let Some(place) = self.active.iter().find(|place| place.load(Relaxed) == 0) else {
-                return ax_err!(ResourceBusy, "too many vCPUs are bound to this processor");
-            };
-            place.store(region, Relaxed);
+            return Ok(place);
         }
         // SAFETY: VMX is on, and the caller promises the rest.
         if let Err(failure) = unsafe { vmptrld(region) } {
-            self.forget(region);
+            self.active[place].store(0, Relaxed);
+            refused("VMPTRLD", failure)?;
+        }
+        self.current.store(region, Relaxed);
+        Ok(place)
+    }
+
+    /// Makes a VMCS current again that is active here.
+    ///
+    /// # Safety
+    /// The VMCS at `region` is active on this processor, which executes this.
+    pub(crate) unsafe fn make_current_again(&self, region: u64) -> AxResult {
+        // SAFETY: VMX is on where a VMCS is active, and the caller promises the rest.
+        if let Err(failure) = unsafe { vmptrld(region) } {
             return refused("VMPTRLD", failure);
         }
         self.current.store(region, Relaxed);
         Ok(())
     }
 
-    /// Writes the VMCS at `region` back to its memory; it is then neither active nor current.
+    fn take_place(&self, region: u64, hint: usize) -> AxResult<usize> {
+        let free_or_own = |place: &AtomicU64| [0, region].contains(&place.load(Relaxed));
+        let place = match self.active.get(hint) {
+            Some(place) if free_or_own(place) => Some(hint),
+            _ => self.active.iter().position(free_or_own),
+        };
+        let Some(place) = place else {
+            return ax_err!(ResourceBusy, "too many vCPUs are bound to this processor");
+        };
+        self.active[place].store(region, Relaxed);
+        Ok(place)
+    }
+
+    /// Writes the VMCS at `region` back to its memory; it is then neither active nor current, and has no place any more.
     ///
     /// # Safety
     /// The caller owns the region, and it is not active on another processor.
-    pub(crate) unsafe fn clear(&self, region: u64) -> AxResult {
+    pub(crate) unsafe fn clear(&self, region: u64, place: Option<usize>) -> AxResult {
         self.check_usable()?;
         // SAFETY: VMX is on, and the caller promises the rest.
         if let Err(failure) = unsafe { vmclear(region) } {
             return refused("VMCLEAR", failure);
         }
-        self.forget(region);
+        if self.is_current(region) {
+            self.current.store(0, Relaxed);
+        }
+        if let Some(place) = place.and_then(|place| self.active.get(place)) {
+            place.store(0, Relaxed);
+        }
         Ok(())
     }
 
     /// Clears every VMCS that is active here, as software must before VMXOFF: what the processor still holds of an active
     /// VMCS is lost by it (SDM Vol. 3C, section 25.11.1, "Software Use of Virtual-Machine Control Structures").
     pub(crate) fn clear_all(&self) -> AxResult {
-        for place in &self.active {
-            let region = place.load(Relaxed);
+        for (place, active) in self.active.iter().enumerate() {
+            let region = active.load(Relaxed);
             if region != 0 {
                 // SAFETY: it was loaded here, and whoever loaded it keeps its memory until it is cleared.
-                unsafe { self.clear(region) }?;
+                unsafe { self.clear(region, Some(place)) }?;
             }
         }
         Ok(())
-    }
-
-    fn forget(&self, region: u64) {
-        if self.is_current(region) {
-            self.current.store(0, Relaxed);
-        }
-        if let Some(place) = self.active.iter().find(|place| place.load(Relaxed) == region) {
-            place.store(0, Relaxed);
-        }
     }
 
     fn check_usable(&self) -> AxResult {
@@ -234,6 +257,11 @@ fn key_here() -> u64 {
     // SAFETY: bytes 2 to 9 of the array, which has 10.
     let base = unsafe { gdtr.as_ptr().add(1).cast::<u64>().read_unaligned() };
     base.wrapping_add(tr & 0xFFF8)
+}
+
+fn has_ibpb() -> bool {
+    const LEAF7_EDX_IBPB: u32 = 1 << 26;
+    __cpuid(0).eax >= 7 && __cpuid_count(7, 0).edx & LEAF7_EDX_IBPB != 0
 }
 
 fn bucket_of(key: u64) -> usize {

@@ -12,6 +12,7 @@ mod runner;
 
 mod cost;
 mod cpuid;
+mod debug;
 mod enable;
 mod entry_failure;
 mod events;
@@ -19,6 +20,7 @@ mod exits;
 mod host;
 mod lifecycle;
 mod msr;
+mod paging;
 mod registers;
 mod reset;
 mod start;
@@ -38,6 +40,8 @@ const THEMES: &[&[Case]] = &[
     cpuid::CASES,
     msr::CASES,
     xsetbv::CASES,
+    debug::CASES,
+    paging::CASES,
     events::CASES,
     entry_failure::CASES,
     lifecycle::CASES,

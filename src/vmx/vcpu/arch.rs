@@ -25,9 +25,10 @@ use bit_field::BitField;
 use super::completion::WaitsFor;
 use super::io::{POWER_OFF_PORT, POWER_OFF_VALUE};
 use super::{Here, VmxVcpu};
+use crate::ept::EptViolation;
 use crate::vmx::definitions::VmxExitReason;
 use crate::vmx::exit_info::VmxIoExitInfo;
-use crate::vmx::vmcs::VmcsReadOnly32;
+use crate::vmx::vmcs::{VmcsReadOnly32, VmcsReadOnly64};
 
 impl<H: AxVCpuHal> VmxVcpu<H> {
     fn describe(&mut self, here: Here, reason: VmxExitReason) -> AxResult<AxVCpuExitReason> {
@@ -50,12 +51,15 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
                 AxVCpuExitReason::SysRegWrite { addr, value }
             }
             VmxExitReason::EXTERNAL_INTERRUPT => {
-                let vector = u64::from(self.raw_interrupt_exit_info()? & 0xFF);
+                let info = self.vmcs.get(here, VmcsReadOnly32::VMEXIT_INTERRUPTION_INFO)?;
+                let vector = u64::from(info & 0xFF);
                 AxVCpuExitReason::ExternalInterrupt { vector }
             }
             VmxExitReason::EPT_VIOLATION => {
-                let fault = self.nested_page_fault_info()?;
-                AxVCpuExitReason::NestedPageFault { addr: fault.fault_guest_paddr, access_flags: fault.access_flags }
+                let violation = EptViolation::from_qualification(self.qualification(here)?);
+                let address = self.vmcs.get(here, VmcsReadOnly64::GUEST_PHYSICAL_ADDR)?;
+                let addr = GuestPhysAddr::from(address as usize);
+                AxVCpuExitReason::NestedPageFault { addr, access_flags: violation.access() }
             }
             VmxExitReason::HLT => {
                 self.complete_later(here, WaitsFor::Nothing)?;
@@ -70,7 +74,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     fn describe_io(&mut self, here: Here) -> AxResult<AxVCpuExitReason> {
-        let io = VmxIoExitInfo::from_qualification(self.exit_qualification()?);
+        let io = VmxIoExitInfo::from_qualification(self.qualification(here)?);
         let (port, width) = (Port(io.port), AccessWidth::try_from(usize::from(io.access_size)));
         let (false, Ok(width)) = (io.is_string, width) else {
             // INS and OUTS move memory, which axvcpu's variants do not describe.
@@ -114,7 +118,7 @@ impl<H: AxVCpuHal> AxArchVCpu for VmxVcpu<H> {
 
     /// One entry and one exit. What it reports is completed at the next entry.
     fn run(&mut self) -> AxResult<AxVCpuExitReason> {
-        Ok(self.run_then(Self::describe)?.unwrap_or(AxVCpuExitReason::Nothing))
+        self.run_then(|| AxVCpuExitReason::Nothing, Self::describe)
     }
 
     fn bind(&mut self) -> AxResult {

@@ -66,7 +66,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// callers of [`inner_run`](Self::inner_run). Where both are mixed, the instruction is still completed once.
     pub fn advance_rip(&mut self, instr_len: u8) -> AxResult {
         self.completion = None;
-        self.advance(u32::from(instr_len))
+        self.advance(None, u32::from(instr_len))
     }
 
     /// Gives the value that a port or MSR read of the guest waits for. The width merge into AL, AX or EAX and the split
@@ -117,9 +117,9 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
     /// Completes what was left, at an entry.
     #[inline(always)]
-    pub(super) fn complete_pending(&mut self) -> AxResult {
+    pub(super) fn complete_pending(&mut self, here: Here) -> AxResult {
         match self.completion.take() {
-            Some(completion) => self.advance(completion.length),
+            Some(completion) => self.advance(Some(here), completion.length),
             None => Ok(()),
         }
     }
@@ -129,7 +129,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         match outcome.into() {
             Outcome::Done => {
                 let length = self.vmcs.get(here, VmcsReadOnly32::VMEXIT_INSTRUCTION_LEN)?;
-                self.advance(length)?;
+                self.advance(Some(here), length)?;
             }
             Outcome::Fault(vector, err_code) => self.inject_fault(vector, err_code),
         }
@@ -137,27 +137,29 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     #[inline(always)]
-    fn advance(&mut self, length: u32) -> AxResult {
-        let rip = self.vmcs.read(VmcsGuestNW::RIP)?;
+    fn advance(&mut self, here: Option<Here>, length: u32) -> AxResult {
+        let rip = self.vmcs.read_with(here, VmcsGuestNW::RIP)?;
         let mut next = rip.wrapping_add(length as usize);
         if (rip ^ next) >> 32 != 0 && !self.in_64_bit_mode()? {
             next &= 0xFFFF_FFFF;
         }
         self.vmcs.write(VmcsGuestNW::RIP, next);
         self.shadow_ended = true;
-        if self.vmcs.read(VmcsGuestNW::RFLAGS)? & RFLAGS_TF != 0 {
-            self.single_step()?;
+        let single_step = self.vmcs.read_with(here, VmcsGuestNW::RFLAGS)? & RFLAGS_TF != 0;
+        if single_step || self.debug.has_breakpoints() {
+            self.make_traps_due(single_step)?;
         }
         Ok(())
     }
 
-    /// TF is set: the trap that the processor would raise after this instruction is due.
+    /// TF is set, or a breakpoint: the traps that the processor would raise after this instruction are due. MOV SS holds
+    /// off those of its own instruction until now.
     #[cold]
-    fn single_step(&mut self) -> AxResult {
-        if self.vmcs.read(VmcsGuest64::IA32_DEBUGCTL)? & DEBUGCTL_BTF == 0 {
-            let state = self.vmcs.read(VmcsGuest32::INTERRUPTIBILITY_STATE)?;
-            self.vmcs.write_changed(VmcsGuest32::INTERRUPTIBILITY_STATE, state & !super::events::blocking::BY_SHADOW);
-            self.shadow_ended = false;
+    fn make_traps_due(&mut self, single_step: bool) -> AxResult {
+        let state = self.vmcs.read(VmcsGuest32::INTERRUPTIBILITY_STATE)?;
+        self.vmcs.write_changed(VmcsGuest32::INTERRUPTIBILITY_STATE, state & !super::events::blocking::BY_SHADOW);
+        self.shadow_ended = false;
+        if single_step && self.vmcs.read(VmcsGuest64::IA32_DEBUGCTL)? & DEBUGCTL_BTF == 0 {
             let pending = self.vmcs.read(VmcsGuestNW::PENDING_DBG_EXCEPTIONS)?;
             self.vmcs.write(VmcsGuestNW::PENDING_DBG_EXCEPTIONS, pending | PENDING_BS);
         }

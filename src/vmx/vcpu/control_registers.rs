@@ -54,14 +54,14 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     /// Writes EFER, and what follows from it: the IA-32e-mode control, and the MSRs that are switched from now on.
-    pub(super) fn write_guest_efer(&mut self, value: u64) -> AxResult {
+    pub(super) fn write_guest_efer(&mut self, value: u64) {
         self.vmcs.write(VmcsGuest64::IA32_EFER, value);
         let ia32e = EntryControls::IA32E_MODE_GUEST.bits();
         let controls = self.vmcs.known(VmcsControl32::VMENTRY_CONTROLS).unwrap_or_default();
         let long = value & EFER_LMA != 0;
         self.vmcs
             .write_changed(VmcsControl32::VMENTRY_CONTROLS, if long { controls | ia32e } else { controls & !ia32e });
-        self.msrs.efer_changed(&self.vmcs, value)
+        self.msrs.efer_changed(&self.vmcs, value);
     }
 
     /// CR0 as the guest sees it.
@@ -93,7 +93,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     pub(super) fn handle_cr_access(&mut self, here: Here) -> AxResult<Handled> {
         let before = self.control_state()?;
         let wide = before.efer & EFER_LMA != 0 && before.cs_long;
-        let access = CrAccess::from_qualification(self.exit_qualification()?);
+        let access = CrAccess::from_qualification(self.qualification(here)?);
         let value_of = |vcpu: &Self, gpr: u8| -> AxResult<u64> {
             let value = vcpu.general_register(gpr)?;
             Ok(if wide { value } else { value & 0xFFFF_FFFF })
@@ -134,7 +134,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             return Ok(Err(fault));
         }
         if after.efer != before.efer {
-            self.write_guest_efer(after.efer)?;
+            self.write_guest_efer(after.efer);
         }
         self.write_guest_cr0(after.cr0);
         Ok(Ok(()))

@@ -13,13 +13,13 @@ use core::arch::asm;
 use axerrno::AxResult;
 use axvcpu::AxVCpuHal;
 
-use super::completion::Outcome;
+use super::completion::{GP, Outcome, UD};
 use super::exits::Handled;
 use super::{Here, VmxVcpu};
 use crate::msr::Msr;
 use crate::vmx::exit_info::DrAccess;
-use crate::vmx::guest_cr::{EFER_LMA, GeneralProtection};
-use crate::vmx::vmcs::{VmcsControl32, VmcsGuestNW};
+use crate::vmx::guest_cr::GeneralProtection;
+use crate::vmx::vmcs::{VmcsControl32, VmcsGuest32, VmcsGuestNW};
 
 /// DR6 and DR7 after reset.
 pub(super) const DR6_RESET: u64 = 0xFFFF_0FF0;
@@ -29,6 +29,7 @@ const DR7_ENABLES: u64 = 0xFF;
 const DR7_GD: u64 = 1 << 13;
 /// B0 to B3, BD and BS: what the exit qualification of a #DB reports.
 const DR6_CONDITIONS: u64 = 0x600F;
+const DR6_BD: u64 = 1 << 13;
 const DB: u8 = 1;
 const CR4_DE: u64 = 1 << 3;
 
@@ -56,6 +57,12 @@ impl DebugRegisters {
     pub(super) fn bind(&mut self, host_debugctl: u64) {
         self.host_dr7 = read_dr7();
         self.host_debugctl = host_debugctl;
+    }
+
+    /// Whether the guest has a breakpoint enabled.
+    #[inline(always)]
+    pub(super) fn has_breakpoints(&self) -> bool {
+        self.loaded
     }
 
     /// Whether anything is to be done around an entry.
@@ -98,15 +105,25 @@ impl DebugRegisters {
 }
 
 impl<H: AxVCpuHal> VmxVcpu<H> {
-    /// MOV to or from a debug register. CPL and DR7.GD were checked by the processor: those faults come before the exit.
+    /// MOV to or from a debug register. The exit comes before every fault of the instruction but #UD for an opcode that
+    /// does not exist (SDM Vol. 3C, section 26.1.1, "Relative Priority of Faults and VM Exits"), so all are checked here.
     pub(super) fn handle_dr_access(&mut self, here: Here) -> AxResult<Handled> {
-        let access = DrAccess::from_qualification(self.exit_qualification()?);
-        let long = self.control_state()?;
-        let wide = long.efer & EFER_LMA != 0 && long.cs_long;
+        let access = DrAccess::from_qualification(self.qualification(here)?);
         // DR4 and DR5 are DR6 and DR7, unless CR4.DE makes them #UD.
         if matches!(access.dr, 4 | 5) && self.guest_cr4()? & CR4_DE != 0 {
-            return self.complete(here, Outcome::Fault(6, None));
+            return self.complete(here, Outcome::Fault(UD, None));
         }
+        let privilege = self.vmcs.get(here, VmcsGuest32::SS_ACCESS_RIGHTS)? >> 5 & 0b11;
+        if privilege != 0 {
+            return self.complete(here, Outcome::Fault(GP, Some(0)));
+        }
+        let dr7 = self.vmcs.get(here, VmcsGuestNW::DR7)?;
+        if dr7 & DR7_GD as usize != 0 {
+            self.debug.dr6 |= DR6_BD;
+            self.vmcs.write(VmcsGuestNW::DR7, dr7 & !(DR7_GD as usize));
+            return self.complete(here, Outcome::Fault(DB, None));
+        }
+        let wide = self.in_64_bit_mode()?;
         if access.is_read {
             let value = self.debug_register(access.dr)?;
             self.set_general_register(access.gpr, value);
@@ -152,7 +169,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
     /// A debug exception that exited: its conditions go to DR6, and it goes to the guest.
     pub(super) fn handle_debug_exception(&mut self, here: Here) -> AxResult<Handled> {
-        self.debug.dr6 |= self.exit_qualification()? & DR6_CONDITIONS;
+        self.debug.dr6 |= self.qualification(here)? & DR6_CONDITIONS;
         // Delivering #DB clears DR7.GD; an exit in place of the delivery does not.
         let dr7 = self.vmcs.get(here, VmcsGuestNW::DR7)?;
         self.vmcs.write_changed(VmcsGuestNW::DR7, dr7 & !(DR7_GD as usize));

@@ -272,7 +272,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     fn block_nmis_again(&mut self, here: Here, reason: VmxExitReason) -> AxResult {
         let unblocked = match reason {
             VmxExitReason::EPT_VIOLATION | VmxExitReason::PML_FULL | VmxExitReason::SPP_EVENT => {
-                let qualification = EptViolation::from_qualification(self.exit_qualification()?);
+                let qualification = EptViolation::from_qualification(self.qualification(here)?);
                 qualification.contains(EptViolation::NMI_UNBLOCKING)
             }
             VmxExitReason::EXCEPTION_NMI => {

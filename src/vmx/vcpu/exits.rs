@@ -97,6 +97,12 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         }
     }
 
+    /// The exit qualification, for handlers.
+    #[inline(always)]
+    pub(super) fn qualification(&self, here: Here) -> AxResult<u64> {
+        Ok(self.vmcs.get(here, VmcsReadOnlyNW::EXIT_QUALIFICATION)? as u64)
+    }
+
     /// Delivers to the guest the exception that this exit took from it.
     pub(super) fn reflect_exception(&mut self, here: Here) -> AxResult<Handled> {
         let bits = self.vmcs.get(here, VmcsReadOnly32::VMEXIT_INTERRUPTION_INFO)?;

@@ -31,6 +31,7 @@ use core::ptr;
 use axaddrspace::{GuestPhysAddr, HostPhysAddr};
 use axerrno::{AxResult, ax_err, ax_err_type};
 use axvcpu::AxVCpuHal;
+use x86_64::instructions::interrupts;
 
 pub use memory::VmCpuMode;
 pub use msr_policy::MsrPolicy;
@@ -90,8 +91,9 @@ pub struct VmxVcpu<H: AxVCpuHal> {
     host_mce: u64,
     /// Why the last entry did not reach the guest.
     entry_failure: Option<EntryFailure>,
-    /// The processor that it was bound to last.
+    /// The processor that it was bound to last, and which generation of its constant state the VMCS holds.
     last_home: Cell<*const Processor>,
+    host_generation: u64,
     start: Option<StartState>,
     entry: Option<GuestPhysAddr>,
     ept_root: Option<HostPhysAddr>,
@@ -133,6 +135,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             host_mce: 0,
             entry_failure: None,
             last_home: Cell::new(ptr::null()),
+            host_generation: 0,
             start: None,
             entry: None,
             ept_root: None,
@@ -181,29 +184,43 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// `BadState` for a vCPU that is not set up or not bound here, and if VMLAUNCH or VMRESUME fails; in the second case
     /// [`entry_failure`](Self::entry_failure) has the number and text. The vCPU may be corrected and run again.
     pub fn run_once(&mut self) -> AxResult<Option<VmxExitReason>> {
-        self.run_then(|_, _, reason| Ok(reason))
+        self.run_then(|| None, |_, _, reason| Ok(Some(reason)))
     }
 
-    /// One entry and one exit; `describe` makes of an exit for the caller what the caller wants to know, while the VMCS
-    /// is known to be current.
+    /// One entry and one exit. Gives `handled` for an exit that the crate has handled, and for one of the caller's what
+    /// `describe` makes of it while the VMCS is known to be current.
     #[inline(always)]
     fn run_then<T>(
         &mut self,
+        handled: impl FnOnce() -> T,
         describe: impl FnOnce(&mut Self, Here, VmxExitReason) -> AxResult<T>,
-    ) -> AxResult<Option<T>> {
+    ) -> AxResult<T> {
         if !self.controls.done {
             return ax_err!(BadState, "the vCPU is not set up");
         }
-        // From the check that the VMCS is current until the exit is handled, nothing may bind another one here.
-        x86_64::instructions::interrupts::without_interrupts(|| {
-            let here = self.vmcs.current()?;
-            self.prepare_entry(here)?;
-            self.enter(here)?;
-            match self.handle_exit(here)? {
-                Some(reason) => describe(self, here, reason).map(Some),
-                None => Ok(None),
-            }
-        })
+        // From the check that the VMCS is current until the exit is described, nothing may bind another one here.
+        let interrupts_were_on = interrupts::are_enabled();
+        interrupts::disable();
+        let result = self.run_undisturbed(handled, describe);
+        if interrupts_were_on {
+            interrupts::enable();
+        }
+        result
+    }
+
+    #[inline(always)]
+    fn run_undisturbed<T>(
+        &mut self,
+        handled: impl FnOnce() -> T,
+        describe: impl FnOnce(&mut Self, Here, VmxExitReason) -> AxResult<T>,
+    ) -> AxResult<T> {
+        let here = self.vmcs.current()?;
+        self.prepare_entry(here)?;
+        self.enter(here)?;
+        match self.handle_exit(here)? {
+            Some(reason) => describe(self, here, reason),
+            None => Ok(handled()),
+        }
     }
 
     /// What has to be in the VMCS and in the registers before an entry.
@@ -212,7 +229,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         if self.vmcs.due() != 0 {
             self.do_what_is_due()?;
         }
-        self.complete_pending()?;
+        self.complete_pending(here)?;
         self.inject_pending_events(here)?;
         self.shadow_ended = false;
         self.vmcs.flush(here)
@@ -265,20 +282,24 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         if self.vmcs.due() & due::EPT != 0 {
             self.drop_cached_ept(home)?;
         }
-        self.separate_from_last_guest(home.another_guest_ran(self.vmcs.address()));
+        self.separate_from_last_guest(home);
         self.vmcs.nothing_due();
         Ok(())
     }
 
     /// Reads the host's state that the vCPU has to give back, after a bind.
     fn take_over_host(&mut self, home: &'static Processor) -> AxResult {
-        home.host.write_to(&self.vmcs);
+        let moved = !ptr::eq(self.last_home.replace(home), home);
+        let generation = home.host.generation();
+        if moved || generation != self.host_generation {
+            home.host.write_to(&self.vmcs);
+            self.context.set_host_tables(&home.host);
+            self.host_generation = generation;
+        }
         host::write_variable_state(&self.vmcs)?;
-        self.context.set_host_tables(&home.host);
         self.msrs.bind(&self.vmcs, &home.host);
         self.bind_cr4()?;
         self.debug.bind(home.host.debugctl());
-        let moved = !ptr::eq(self.last_home.replace(home), home);
         self.xstate.bind(&mut self.context.xstate, home, moved)?;
         if moved {
             self.vmcs.set_due(due::EPT);

@@ -3,8 +3,8 @@
 //! SYSCALL uses STAR, LSTAR, CSTAR and FMASK, SWAPGS uses KERNEL_GS_BASE, RDTSCP and RDPID read TSC_AUX, XSAVES and
 //! XRSTORS cover what XSS says. Their values
 //! are the guest's while it runs and the host's after each exit, by the VMCS's MSR areas (SDM Vol. 3C, section 25.7.2,
-//! "VM-Exit Controls for MSRs", and 25.8.2): the guest's list is loaded at entry and stored at exit, the host's loaded
-//! at exit. An entry in an area costs about what RDMSR or WRMSR does, so each is there only while the guest could see or
+//! "VM-Exit Controls for MSRs", and 25.8.2): the guest's list is loaded at entry, the host's at exit, and what the guest
+//! can change without an exit is stored at exit. An entry in an area costs about what RDMSR or WRMSR does, so each is there only while the guest could see or
 //! change the register: the SYSCALL and SWAPGS group once EFER.SCE or LMA is set, TSC_AUX and XSS where guest and host
 //! differ.
 //!
@@ -32,10 +32,12 @@ const SWITCHED: [Msr; 7] = [
 const XSS: usize = 0;
 const TSC_AUX: usize = 1;
 const SYSCALL_GROUP: usize = 2;
+const KERNEL_GS_BASE: usize = 6;
 const _: () = assert!(
     matches!(SWITCHED[XSS], Msr::IA32_XSS)
         && matches!(SWITCHED[TSC_AUX], Msr::IA32_TSC_AUX)
         && matches!(SWITCHED[SYSCALL_GROUP], Msr::IA32_STAR)
+        && matches!(SWITCHED[KERNEL_GS_BASE], Msr::IA32_KERNEL_GSBASE)
 );
 /// Offset of the host's list in the frame; the guest's is at 0.
 const HOST_LIST: usize = 2048;
@@ -120,30 +122,32 @@ impl<H: AxVCpuHal> GuestMsrs<H> {
     }
 
     /// EFER of the guest is now `efer`: from SCE or LMA on, the SYSCALL group is switched.
-    pub(super) fn efer_changed(&mut self, vmcs: &Vmcs<H>, efer: u64) -> AxResult {
-        let active = efer & (EFER_SCE | EFER_LMA) != 0;
-        if active && !self.syscall_active && vmcs.home().is_some() {
-            self.read_host_group();
+    pub(super) fn efer_changed(&mut self, vmcs: &Vmcs<H>, efer: u64) {
+        if efer & (EFER_SCE | EFER_LMA) != 0 && !self.syscall_active {
+            self.syscall_active = true;
+            if let Some(home) = vmcs.home() {
+                self.take_host_group(&home.host);
+            }
         }
-        self.syscall_active |= active;
         self.write_counts(vmcs);
-        Ok(())
     }
 
     /// Takes the host's values at a bind.
     pub(super) fn bind(&mut self, vmcs: &Vmcs<H>, host: &HostConstants) {
         if self.syscall_active {
-            self.read_host_group();
+            self.take_host_group(host);
         }
         self.host_tsc_aux = host.tsc_aux();
         self.host_xss = host.xss();
         self.write_counts(vmcs);
     }
 
-    fn read_host_group(&mut self) {
-        for (i, msr) in SWITCHED.into_iter().enumerate().skip(SYSCALL_GROUP) {
-            self.set_data(HOST_LIST, i, msr.read());
+    /// The SYSCALL MSRs are constant for a processor; what SWAPGS exchanges is the running thread's.
+    fn take_host_group(&mut self, host: &HostConstants) {
+        for (i, value) in host.syscall_msrs().into_iter().enumerate() {
+            self.set_data(HOST_LIST, SYSCALL_GROUP + i, value);
         }
+        self.set_data(HOST_LIST, KERNEL_GS_BASE, Msr::IA32_KERNEL_GSBASE.read());
     }
 
     /// Tells the VMCS which run of entries is in use.
@@ -164,14 +168,17 @@ impl<H: AxVCpuHal> GuestMsrs<H> {
             (false, false) => SYSCALL_GROUP,
         };
         let end = if self.syscall_active { SWITCHED.len() } else { SYSCALL_GROUP };
-        let count = (end - first) as u32;
-        let address = self.frame.start_paddr().as_usize() + first * size_of::<Entry>();
-        vmcs.write_changed(VmcsControl64::VMENTRY_MSR_LOAD_ADDR, address as u64);
-        vmcs.write_changed(VmcsControl64::VMEXIT_MSR_STORE_ADDR, address as u64);
-        vmcs.write_changed(VmcsControl64::VMEXIT_MSR_LOAD_ADDR, (address + HOST_LIST) as u64);
-        vmcs.write_changed(VmcsControl32::VMENTRY_MSR_LOAD_COUNT, count);
-        vmcs.write_changed(VmcsControl32::VMEXIT_MSR_STORE_COUNT, count);
-        vmcs.write_changed(VmcsControl32::VMEXIT_MSR_LOAD_COUNT, count);
+        let loaded = (end - first) as u32;
+        // All but KERNEL_GS_BASE, which SWAPGS changes, can only be written by WRMSR, which exits.
+        let stored = u32::from(self.syscall_active);
+        let address =
+            |list: usize, i: usize| (self.frame.start_paddr().as_usize() + list + i * size_of::<Entry>()) as u64;
+        vmcs.write_changed(VmcsControl64::VMENTRY_MSR_LOAD_ADDR, address(0, first));
+        vmcs.write_changed(VmcsControl64::VMEXIT_MSR_STORE_ADDR, address(0, KERNEL_GS_BASE));
+        vmcs.write_changed(VmcsControl64::VMEXIT_MSR_LOAD_ADDR, address(HOST_LIST, first));
+        vmcs.write_changed(VmcsControl32::VMENTRY_MSR_LOAD_COUNT, loaded);
+        vmcs.write_changed(VmcsControl32::VMEXIT_MSR_STORE_COUNT, stored);
+        vmcs.write_changed(VmcsControl32::VMEXIT_MSR_LOAD_COUNT, loaded);
     }
 
     fn place_of(&self, msr: u32) -> Option<usize> {

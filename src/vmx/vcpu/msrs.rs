@@ -104,7 +104,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     fn write_efer(&mut self, value: u64) -> AxResult<Result<(), GeneralProtection>> {
         match self.control_state()?.with_efer(value, self.cpuid.allowed_efer()) {
             Ok(after) => {
-                self.write_guest_efer(after.efer)?;
+                self.write_guest_efer(after.efer);
                 Ok(Ok(()))
             }
             Err(fault) => Ok(Err(fault)),

@@ -56,7 +56,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         };
         let capabilities = &Processor::here()?.capabilities;
         self.write_controls(capabilities, root)?;
-        self.write_start_state(start)?;
+        self.write_start_state(start);
         self.controls.done = true;
         Ok(())
     }

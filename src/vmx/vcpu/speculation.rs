@@ -11,6 +11,7 @@ use axvcpu::AxVCpuHal;
 
 use super::VmxVcpu;
 use crate::msr::Msr;
+use crate::vmx::processor::Processor;
 
 /// Which barriers are raised around a guest. The default is what this processor says that it needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,14 +62,12 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         self.context.set_barriers(policy.clear_buffers, policy.fill_return_stack);
     }
 
-    /// At a bind: the barrier between two guests, where another one ran on this processor before.
-    pub(super) fn separate_from_last_guest(&self, another_ran_here: bool) {
-        if !another_ran_here || !self.speculation.barrier_between_guests {
-            return;
-        }
+    /// Before an entry after another vCPU may have run here: the barrier between two guests.
+    pub(super) fn separate_from_last_guest(&self, home: &Processor) {
         const IBPB: u64 = 1;
-        if SpeculationPolicy::for_this_processor().barrier_between_guests {
-            // SAFETY: the processor enumerates IBPB; the write changes nothing but predictors.
+        let another_ran = home.another_guest_ran(self.vmcs.address());
+        if another_ran && self.speculation.barrier_between_guests && home.has_ibpb {
+            // SAFETY: the processor has IBPB; the write changes nothing but predictors.
             unsafe { Msr::IA32_PRED_CMD.write(IBPB) };
         }
     }

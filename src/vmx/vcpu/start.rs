@@ -105,7 +105,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     /// Writes the whole guest-state area, and resets what the vCPU keeps beside it.
-    pub(super) fn write_start_state(&mut self, start: StartState) -> AxResult {
+    pub(super) fn write_start_state(&mut self, start: StartState) {
         self.reset_kept_state();
         self.write_reset_state();
         match start {
@@ -125,11 +125,10 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
                 self.vmcs.write(VmcsGuestNW::RIP, entry as usize);
                 self.vmcs.write(VmcsGuestNW::CR3, cr3 as usize);
                 self.write_guest_cr4(CR4_PAE);
-                self.write_guest_efer(EFER_LME | EFER_LMA)?;
+                self.write_guest_efer(EFER_LME | EFER_LMA);
                 self.write_guest_cr0(CR0_PE | CR0_ET | CR0_PG);
             }
         }
-        Ok(())
     }
 
     /// The state after power-up or reset, all of it.
@@ -169,8 +168,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         vmcs.write(VmcsControl32::VMENTRY_INTERRUPTION_INFO, 0);
 
         self.write_guest_cr4(0);
-        // EFER is 0: there is no LMA to check against paging, so this cannot fail.
-        let _ = self.write_guest_efer(0);
+        self.write_guest_efer(0);
         self.write_guest_cr0(super::control_registers::CR0_RESET);
     }
 

@@ -359,29 +359,10 @@ macro_rules! switch_xstate {
 }
 use switch_xstate;
 
-/// Fills the 32 entries of the return-stack buffer with returns to a loop that nobody enters. RCX is lost.
+/// Fills the 32 entries of the return-stack buffer: 32 calls to the instruction behind a trap that nobody executes.
 macro_rules! fill_return_stack {
     () => {
-        concat!(
-            "mov ecx, 16\n",
-            "22:\n",
-            "call 24f\n",
-            "23:\n",
-            "pause\n",
-            "lfence\n",
-            "jmp 23b\n",
-            "24:\n",
-            "call 26f\n",
-            "25:\n",
-            "pause\n",
-            "lfence\n",
-            "jmp 25b\n",
-            "26:\n",
-            "dec ecx\n",
-            "jnz 22b\n",
-            "add rsp, 256\n",
-            "lfence",
-        )
+        concat!(".rept 32\n", "call 22f\n", "int3\n", "22:\n", ".endr\n", "add rsp, 256\n", "lfence")
     };
 }
 use fill_return_stack;

@@ -49,6 +49,8 @@ pub(crate) struct Vmcs<H: AxVCpuHal> {
     address: u64,
     /// The processor that it is bound to.
     home: Cell<Option<&'static Processor>>,
+    /// Its place among the active ones there.
+    place: Cell<usize>,
     /// Whether the region has been given a revision identifier and cleared since it was allocated.
     prepared: Cell<bool>,
     /// Whether VMLAUNCH has succeeded since the last VMCLEAR: the launch state as the processor has it.
@@ -69,6 +71,7 @@ impl<H: AxVCpuHal> Vmcs<H> {
             region,
             address,
             home: Cell::new(None),
+            place: Cell::new(0),
             prepared: Cell::new(false),
             launched: Cell::new(false),
             due: Cell::new(0),
@@ -86,7 +89,7 @@ impl<H: AxVCpuHal> Vmcs<H> {
     /// The processor that it is bound to. None after VMX was turned off there: that cleared the VMCS.
     pub(crate) fn home(&self) -> Option<&'static Processor> {
         let home = self.home.get()?;
-        if !home.is_active(self.address) {
+        if !home.is_active(self.address, self.place.get()) {
             self.forget_home();
             return None;
         }
@@ -101,17 +104,23 @@ impl<H: AxVCpuHal> Vmcs<H> {
                 return ax_err!(BadState, "the vCPU is bound to another processor; unbind it there first");
             }
             Some(_) => {
-                // SAFETY: the region is ours and active here.
-                unsafe { here.load(self.address) }?;
+                self.load_on(here)?;
                 return Ok(false);
             }
             None => {}
         }
         self.prepare(here)?;
-        // SAFETY: the region is ours, holds the revision identifier, is active nowhere, and is not freed while bound.
-        unsafe { here.load(self.address) }?;
+        self.load_on(here)?;
         self.home.set(Some(here));
         Ok(true)
+    }
+
+    fn load_on(&self, processor: &Processor) -> AxResult {
+        // SAFETY: the region is ours, holds the revision identifier, and is active nowhere or there, where the record
+        // refuses to load it from elsewhere; it is not freed while bound.
+        let place = unsafe { processor.load(self.address, self.place.get()) }?;
+        self.place.set(place);
+        Ok(())
     }
 
     /// Writes it back to memory; any processor may bind it next.
@@ -120,7 +129,7 @@ impl<H: AxVCpuHal> Vmcs<H> {
             return ax_err!(BadState, "the vCPU is not bound");
         };
         // SAFETY: the region is ours; the record refuses when this is not the processor that it is active on.
-        unsafe { home.clear(self.address) }?;
+        unsafe { home.clear(self.address, Some(self.place.get())) }?;
         self.forget_home();
         Ok(())
     }
@@ -156,8 +165,7 @@ impl<H: AxVCpuHal> Vmcs<H> {
         let Some(home) = self.home() else {
             return ax_err!(BadState, "the vCPU is not bound to a processor");
         };
-        // SAFETY: the region is ours and active on that processor; the record refuses on any other.
-        unsafe { home.load(self.address) }?;
+        self.load_on(home)?;
         self.set_due(due::SWITCHED);
         Ok(Here(()))
     }
@@ -168,6 +176,15 @@ impl<H: AxVCpuHal> Vmcs<H> {
         match self.known(field) {
             Some(value) => Ok(value),
             None => self.fetch(field),
+        }
+    }
+
+    /// Reads a field with the proof, where the caller has it, that the VMCS is current.
+    #[inline(always)]
+    pub(crate) fn read_with<F: VmcsField>(&self, here: Option<Here>, field: F) -> AxResult<F::Value> {
+        match here {
+            Some(here) => self.get(here, field),
+            None => self.read(field),
         }
     }
 
@@ -302,7 +319,7 @@ impl<H: AxVCpuHal> Vmcs<H> {
         self.unbind()?;
         if previous != 0 {
             // SAFETY: it was current here a moment ago, so whoever owns it has not cleared it.
-            unsafe { here.load(previous) }?;
+            unsafe { here.make_current_again(previous) }?;
         }
         value
     }
@@ -315,7 +332,7 @@ impl<H: AxVCpuHal> Vmcs<H> {
         }
         self.region.set_revision_id(here.capabilities.basic.revision_id);
         // SAFETY: the region is ours and was never active.
-        unsafe { here.clear(self.address) }?;
+        unsafe { here.clear(self.address, None) }?;
         self.prepared.set(true);
         Ok(())
     }

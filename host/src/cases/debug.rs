@@ -1,0 +1,378 @@
+//! Debug exceptions of the guest: breakpoints and single steps, on instructions that run and on those that exit. Each trap
+//! comes after exactly the instruction that it is of, none is late and none is lost.
+
+use alloc::vec::Vec;
+
+use axvcpu::AxArchVCpu;
+
+use super::{
+    Case,
+    check::{CaseResult, equal, same},
+    code::{ORIGIN, guest_code},
+    guest::Guest,
+};
+
+pub const CASES: &[Case] = &[
+    Case::new("debug.breakpoint_on_execution", breakpoint_on_execution),
+    Case::new("debug.breakpoint_on_data", breakpoint_on_data),
+    Case::new("debug.general_detect", general_detect),
+    Case::new("debug.single_step_over_exits", single_step_over_exits),
+    Case::new("debug.single_step_with_breakpoints_set", single_step_with_breakpoints_set),
+    Case::new("debug.single_step_behind_mov_ss", single_step_behind_mov_ss),
+    Case::new("debug.data_breakpoint_of_mov_ss", data_breakpoint_of_mov_ss),
+    Case::new("debug.interrupt_behind_sti_and_cpuid", interrupt_behind_sti_and_cpuid),
+    Case::new("debug.int1", int1),
+    Case::new("debug.mov_dr_in_user_mode", mov_dr_in_user_mode),
+];
+
+const DB: u64 = 1;
+/// Where the handler puts RIP and DR6 of each exception.
+const LOG: u64 = 0x2_0000;
+
+guest_code!(
+    /// Logs RIP and DR6, resets DR6, and lets the instruction go on: RF, for breakpoints on execution. R15 counts.
+    log_exception,
+    "code64",
+    "push rax",
+    "push rbx",
+    "mov rbx, r15",
+    "shl rbx, 4",
+    "mov rax, [rsp + 16]",
+    "mov [rbx + 0x20000], rax",
+    "mov rax, dr6",
+    "mov [rbx + 0x20008], rax",
+    "mov eax, 0xffff0ff0",
+    "mov dr6, rax",
+    "inc r15",
+    "or qword ptr [rsp + 32], 0x10000",
+    "pop rbx",
+    "pop rax",
+    "iretq",
+);
+
+/// Marks of a program: NOPs with an operand that nothing else has, behind which the places to compare are.
+const MARK: [u8; 4] = [0x0F, 0x1F, 0x40, 0x77];
+
+/// Addresses of the instructions behind each mark, as `nop [rax + 0x77]`.
+fn marks(code: &[u8]) -> Vec<u64> {
+    let places = code.windows(MARK.len()).enumerate().filter(|(_, window)| *window == MARK);
+    places.map(|(place, _)| ORIGIN + (place + MARK.len()) as u64).collect()
+}
+
+/// Runs to HLT and gives what was logged.
+fn log_of(guest: &mut Guest) -> CaseResult<Vec<(u64, u64)>> {
+    guest.run_to_halt()?;
+    let count = guest.vcpu.regs().r15;
+    (0..count).map(|i| Ok((guest.read_u64(LOG + i * 16)?, guest.read_u64(LOG + i * 16 + 8)?))).collect()
+}
+
+fn run(code: &[u8]) -> CaseResult<Vec<(u64, u64)>> {
+    let mut guest = Guest::long(code)?;
+    guest.set_handler(DB, log_exception())?;
+    log_of(&mut guest)
+}
+
+fn expect(found: &[(u64, u64)], expected: &[(u64, u64)]) -> CaseResult {
+    let hex = |list: &[(u64, u64)]| alloc::format!("(RIP, DR6) {list:x?}");
+    same("debug exceptions", hex(found), hex(expected))
+}
+
+guest_code!(
+    execute,
+    "code64",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "lea rax, [rip + 2f]",
+    "mov dr2, rax",
+    "mov eax, 0x420",
+    "mov dr7, rax",
+    "xor eax, eax",
+    "cpuid",
+    "out 0x99, al",
+    "nop dword ptr [rax + 0x77]",
+    "2: inc r8",
+    "inc r8",
+    "hlt",
+);
+
+/// A fault: before the instruction, which runs once.
+fn breakpoint_on_execution() -> CaseResult {
+    let mut guest = Guest::long(execute())?;
+    guest.set_handler(DB, log_exception())?;
+    let log = log_of(&mut guest)?;
+    expect(&log, &[(marks(execute())[0], 0xFFFF_0FF4)])?;
+    equal("instructions that ran", guest.vcpu.regs().r8, 2)
+}
+
+guest_code!(
+    write_data,
+    "code64",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "mov eax, 0x21000",
+    "mov dr1, rax",
+    // L1, on writes of 4 bytes.
+    "mov eax, 0xd00404",
+    "mov dr7, rax",
+    "out 0x99, al",
+    "mov ebx, [0x21000]",
+    "mov [0x21008], ebx",
+    "mov [0x21000], ebx",
+    "nop dword ptr [rax + 0x77]",
+    "xor eax, eax",
+    "cpuid",
+    "mov byte ptr [0x21003], 1",
+    "nop dword ptr [rax + 0x77]",
+    "hlt",
+);
+
+/// A trap: behind the instruction.
+fn breakpoint_on_data() -> CaseResult {
+    let behind = marks(write_data());
+    let length = MARK.len() as u64;
+    let expected = [(behind[0] - length, 0xFFFF_0FF2), (behind[1] - length, 0xFFFF_0FF2)];
+    expect(&run(write_data())?, &expected)
+}
+
+guest_code!(
+    touch_guarded,
+    "code64",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "mov eax, 0x2400",
+    "mov dr7, rax",
+    "nop dword ptr [rax + 0x77]",
+    "mov rbx, dr0",
+    "mov rcx, dr7",
+    "hlt",
+);
+
+/// DR7.GD: a fault at the access, which clears GD.
+fn general_detect() -> CaseResult {
+    let mut guest = Guest::long(touch_guarded())?;
+    guest.set_handler(DB, log_exception())?;
+    let log = log_of(&mut guest)?;
+    expect(&log, &[(marks(touch_guarded())[0], 0xFFFF_2FF0)])?;
+    equal("DR7", guest.vcpu.regs().rcx, 0x400)
+}
+
+guest_code!(
+    step,
+    "code64",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "xor eax, eax",
+    "mov ecx, 0x1a0",
+    "push 0x102",
+    "popfq",
+    "cpuid",
+    "nop dword ptr [rax + 0x77]",
+    "out 0x99, al",
+    "nop dword ptr [rax + 0x77]",
+    "mov ecx, 0x1a0",
+    "nop dword ptr [rax + 0x77]",
+    "rdmsr",
+    "nop dword ptr [rax + 0x77]",
+    "mov rbx, dr0",
+    "nop dword ptr [rax + 0x77]",
+    "vmcall",
+    "nop dword ptr [rax + 0x77]",
+    "push 2",
+    "popfq",
+    "hlt",
+);
+
+/// Behind POPF comes no trap, behind each of what follows one: at each mark, and behind it.
+fn expected_steps(code: &[u8]) -> Vec<(u64, u64)> {
+    const STEP: u64 = 0xFFFF_4FF0;
+    let mut expected: Vec<_> =
+        marks(code).into_iter().flat_map(|behind| [(behind - MARK.len() as u64, STEP), (behind, STEP)]).collect();
+    // PUSH of two bytes, POPF of one.
+    let last = expected.last().map_or(0, |step| step.0);
+    expected.extend([(last + 2, STEP), (last + 3, STEP)]);
+    expected
+}
+
+fn single_step_over_exits() -> CaseResult {
+    let mut guest = Guest::long(step())?;
+    guest.set_handler(DB, log_exception())?;
+    let log = log_with_calls(&mut guest)?;
+    expect(&log, &expected_steps(step()))
+}
+
+/// As [`log_of`], of a guest that makes calls too.
+fn log_with_calls(guest: &mut Guest) -> CaseResult<Vec<(u64, u64)>> {
+    use axvcpu::AxVCpuExitReason as Exit;
+    loop {
+        match guest.exit()? {
+            Exit::IoWrite { .. } | Exit::Hypercall { .. } => {}
+            Exit::Halt => break,
+            other => return super::check::fail("OUT, VMCALL or HLT", guest.describe(&other)),
+        }
+    }
+    let count = guest.vcpu.regs().r15;
+    (0..count).map(|i| Ok((guest.read_u64(LOG + i * 16)?, guest.read_u64(LOG + i * 16 + 8)?))).collect()
+}
+
+guest_code!(
+    step_with_breakpoints,
+    "code64",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "mov eax, 0x1f0000",
+    "mov dr3, rax",
+    "mov eax, 0x440",
+    "mov dr7, rax",
+    "xor eax, eax",
+    "push 0x102",
+    "popfq",
+    "cpuid",
+    "nop dword ptr [rax + 0x77]",
+    "out 0x99, al",
+    "nop dword ptr [rax + 0x77]",
+    "mov rbx, dr7",
+    "nop dword ptr [rax + 0x77]",
+    "push 2",
+    "popfq",
+    "hlt",
+);
+
+/// While a breakpoint is set, the guest's DR6 is in the register, and the processor delivers the traps by itself.
+fn single_step_with_breakpoints_set() -> CaseResult {
+    expect(&run(step_with_breakpoints())?, &expected_steps(step_with_breakpoints()))
+}
+
+guest_code!(
+    step_behind_mov_ss,
+    "code64",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "mov ebx, ss",
+    "xor eax, eax",
+    "push 0x102",
+    "popfq",
+    "mov ss, ebx",
+    "cpuid",
+    "nop dword ptr [rax + 0x77]",
+    "push 2",
+    "popfq",
+    "hlt",
+);
+
+/// MOV SS holds off the trap behind it; the one behind CPUID comes at its place.
+fn single_step_behind_mov_ss() -> CaseResult {
+    expect(&run(step_behind_mov_ss())?, &expected_steps(step_behind_mov_ss()))
+}
+
+guest_code!(
+    mov_ss_from_data,
+    "code64",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "mov eax, 0x21000",
+    "mov dr0, rax",
+    "mov word ptr [0x21000], 0x18",
+    // L0, on accesses of 2 bytes.
+    "mov eax, 0x70401",
+    "mov dr7, rax",
+    "xor eax, eax",
+    "mov ss, word ptr [0x21000]",
+    "cpuid",
+    "nop dword ptr [rax + 0x77]",
+    "nop",
+    "nop",
+    "hlt",
+);
+
+/// The trap of the data access waits for the end of MOV SS's shadow, which is the end of CPUID.
+fn data_breakpoint_of_mov_ss() -> CaseResult {
+    let behind_cpuid = marks(mov_ss_from_data())[0] - MARK.len() as u64;
+    expect(&run(mov_ss_from_data())?, &[(behind_cpuid, 0xFFFF_0FF1)])
+}
+
+guest_code!(
+    sti_and_cpuid,
+    "code64",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "out 0x99, al",
+    "xor eax, eax",
+    "sti",
+    "cpuid",
+    "nop dword ptr [rax + 0x77]",
+    "nop",
+    "hlt",
+);
+
+/// An interrupt that waits is delivered when STI's shadow ends, which is behind CPUID and not later.
+fn interrupt_behind_sti_and_cpuid() -> CaseResult {
+    const VECTOR: u64 = 0x15;
+    let mut guest = Guest::long(sti_and_cpuid())?;
+    guest.set_handler(VECTOR, log_exception())?;
+    guest.expect_out(0x99)?;
+    guest.vcpu.inject_interrupt(VECTOR as usize)?;
+    let log = log_of(&mut guest)?;
+    expect(&log, &[(marks(sti_and_cpuid())[0] - MARK.len() as u64, 0xFFFF_0FF0)])
+}
+
+guest_code!(
+    undocumented_once,
+    "code64",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    ".byte 0xf1",
+    "nop dword ptr [rax + 0x77]",
+    "hlt",
+);
+
+/// INT1: a trap that DR6 says nothing of.
+fn int1() -> CaseResult {
+    let behind = marks(undocumented_once())[0] - MARK.len() as u64;
+    expect(&run(undocumented_once())?, &[(behind, 0xFFFF_0FF0)])
+}
+
+guest_code!(
+    /// Goes to CPL 3, and tries to set a breakpoint from there.
+    write_dr_as_user,
+    "code64",
+    "lgdt [0x30ff0]",
+    "lidt [0x510]",
+    "mov ax, 0x30",
+    "ltr ax",
+    "push 0x23",
+    "push 0x7800",
+    "push 2",
+    "push 0x2b",
+    "lea rax, [rip + 2f]",
+    "push rax",
+    "iretq",
+    "2: mov rbx, dr7",
+    "mov eax, 0x401",
+    "mov dr7, rax",
+    "hlt",
+);
+
+/// The exit of MOV DR comes before the check of the privilege level, which is so the library's to make.
+fn mov_dr_in_user_mode() -> CaseResult {
+    const GP: u8 = 13;
+    let mut guest = Guest::long(write_dr_as_user())?;
+    give_user_mode(&mut guest)?;
+    guest.expect_vector(GP)?;
+    equal("RBX, which the guest read DR7 into", guest.vcpu.regs().rbx, 0)
+}
+
+/// Pages that user code reaches, descriptors for it, and a TSS with a stack for the handlers.
+fn give_user_mode(guest: &mut Guest) -> CaseResult {
+    const CODE: u64 = 0x00AF_9B00_0000_FFFF;
+    const DATA: u64 = 0x00CF_9300_0000_FFFF;
+    const USER: u64 = 0b11 << 45;
+    const TSS: u64 = 0x3_2000;
+    const TSS_DESCRIPTOR: u64 = 0x67 | TSS << 16 | 0x89 << 40;
+    guest.write_words(0x3_1000, &[0, 0, CODE, DATA, DATA | USER, CODE | USER, TSS_DESCRIPTOR, 0])?;
+    guest.write_words(0x3_0FF0, &[63 | 0x3_1000 << 16, 0])?;
+    // RSP0, at offset 4.
+    guest.write_words(TSS + 4, &[0x7000])?;
+    guest.write_words(0x1000, &[0x2007])?;
+    guest.write_words(0x2000, &[0x3007])?;
+    guest.write_words(0x3000, &[0x87])
+}

@@ -1,0 +1,455 @@
+//! Control registers and the modes that they switch: PAE paging, into long mode and out of it, and every write that the
+//! SDM refuses with #GP (Vol. 2, "MOV—Move to/from Control Registers"; Vol. 3A, "Control Registers").
+
+use alloc::format;
+
+use super::{
+    Case,
+    check::{CaseResult, equal},
+    code::guest_code,
+    guest::Guest,
+};
+
+pub const CASES: &[Case] = &[
+    Case::new("paging.pae", pae),
+    Case::new("paging.pae_reserved_bits", pae_reserved_bits),
+    Case::new("paging.into_long_mode_and_out", into_long_mode_and_out),
+    Case::new("paging.cr0_refused", cr0_refused),
+    Case::new("paging.cr4_refused", cr4_refused),
+    Case::new("paging.efer_refused", efer_refused),
+    Case::new("paging.cr0_refused_without_paging", cr0_refused_without_paging),
+    Case::new("paging.cr8", cr8),
+    Case::new("paging.lmsw_smsw_clts", lmsw_smsw_clts),
+];
+
+const GP: u64 = 13;
+/// Page tables of the PAE guest.
+const PDPT: u64 = 0x1_2000;
+const DIRECTORY: u64 = 0x1_3000;
+const OTHER_DIRECTORY: u64 = 0x1_4000;
+const LARGE_PAGE: u64 = 0x83;
+
+/// Address 0 is at 0 and at 1 GiB. With `broken`, a bit that the last entry may not have.
+fn write_pae_tables(guest: &mut Guest, broken: u64) -> CaseResult {
+    guest.write_words(PDPT, &[DIRECTORY | 1, OTHER_DIRECTORY | 1, 0, DIRECTORY | 1 | broken])?;
+    guest.write_words(DIRECTORY, &[LARGE_PAGE])?;
+    guest.write_words(OTHER_DIRECTORY, &[LARGE_PAGE])
+}
+
+guest_code!(
+    use_pae,
+    "code32",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "mov eax, 0x12000",
+    "mov cr3, eax",
+    "mov eax, cr4",
+    "or eax, 0x20",
+    "mov cr4, eax",
+    "mov eax, cr0",
+    "or eax, 0x80000000",
+    "mov cr0, eax",
+    "mov dword ptr [0x40010000], 0x1234567",
+    "xor eax, eax",
+    "cpuid",
+    "mov esi, [0x10000]",
+    "mov edi, [0xc0010000]",
+    // The table is read at MOV to CR3 and to some bits of CR4 only: here the second entry changes under way.
+    "mov dword ptr [0x12008], 0",
+    "out 0x99, al",
+    "mov ebp, [0x40010000]",
+    // CR4.PGE: now it is read again, and the address is gone.
+    "mov dword ptr [0x12008], 0x13001",
+    "mov dword ptr [0x12018], 0x14001",
+    "mov eax, cr4",
+    "or eax, 0x80",
+    "mov cr4, eax",
+    "mov ebx, [0xc0010000]",
+    // Out of paging and in again.
+    "mov eax, cr0",
+    "and eax, 0x7fffffff",
+    "mov cr0, eax",
+    "mov dword ptr [0x10000], 0x7654321",
+    "or eax, 0x80000000",
+    "mov cr0, eax",
+    "mov edx, [0x40010000]",
+    "mov ecx, cr0",
+    "hlt",
+);
+
+fn pae() -> CaseResult {
+    let mut guest = Guest::protected(use_pae())?;
+    write_pae_tables(&mut guest, 0)?;
+    guest.run_to_halt()?;
+    let registers = *guest.vcpu.regs();
+    equal("memory through the second entry", registers.rsi, 0x123_4567)?;
+    equal("memory through the fourth entry", registers.rdi, 0x123_4567)?;
+    equal("memory through an entry that is in the registers still", registers.rbp, 0x123_4567)?;
+    equal("memory through the entries that CR4.PGE loaded", registers.rbx, 0x123_4567)?;
+    equal("memory behind leaving and entering", registers.rdx, 0x765_4321)?;
+    equal("CR0's PG and PE", registers.rcx & 0x8000_0001, 0x8000_0001)
+}
+
+guest_code!(
+    start_pae,
+    "code32",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "mov eax, 0x12000",
+    "mov cr3, eax",
+    "mov eax, 0x20",
+    "mov cr4, eax",
+    "mov eax, cr0",
+    "or eax, 0x80000000",
+    "inc ebx",
+    "mov cr0, eax",
+    "inc ebx",
+    "hlt",
+);
+
+/// A present entry with a reserved bit makes MOV to CR0 fail, and paging stays off: the handler of #GP runs.
+fn pae_reserved_bits() -> CaseResult {
+    let width = raw_cpuid::cpuid!(0x8000_0008).eax & 0xFF;
+    for bit in [1, 2, 5, 6, 7, 8, width, 62, 63] {
+        let mut guest = Guest::protected(start_pae())?;
+        write_pae_tables(&mut guest, 1 << bit)?;
+        guest.expect_vector(GP as u8)?;
+        equal(&format!("instructions with bit {bit} set"), guest.vcpu.regs().rbx, 1)?;
+    }
+    Ok(())
+}
+
+/// Three programs, one behind the other, that go round twice: protected mode, long mode, compatibility mode.
+const LONG_CODE: u64 = 0xA000;
+const BACK: u64 = 0xA800;
+
+guest_code!(
+    enter_long,
+    "code32",
+    "lgdt [0x31ff0]",
+    "mov eax, 0x1000",
+    "mov cr3, eax",
+    "mov eax, 0x20",
+    "mov cr4, eax",
+    "mov ecx, 0xC0000080",
+    "rdmsr",
+    "or eax, 0x101",
+    "wrmsr",
+    "mov eax, cr0",
+    "or eax, 0x80000000",
+    "mov cr0, eax",
+    "rdmsr",
+    "mov esi, eax",
+    "push 0x10",
+    "push 0xA000",
+    "retf",
+);
+
+guest_code!(
+    in_long,
+    "code64",
+    "mov r8, 0x123456789abcdef0",
+    "add r9, r8",
+    "out 0x99, al",
+    "xor eax, eax",
+    "cpuid",
+    "push 0x20",
+    "push 0xA800",
+    // RETF of 64 bits.
+    ".byte 0x48, 0xcb",
+);
+
+guest_code!(
+    leave_long,
+    "code32",
+    "mov eax, cr0",
+    "and eax, 0x7fffffff",
+    "mov cr0, eax",
+    "mov ecx, 0xC0000080",
+    "rdmsr",
+    "mov edi, eax",
+    "and eax, ~0x100",
+    "wrmsr",
+    "rdmsr",
+    "mov ebp, eax",
+    "xor eax, eax",
+    "mov cr4, eax",
+    "inc ebx",
+    "out 0x98, al",
+    "mov eax, 0x8000",
+    "jmp eax",
+);
+
+fn into_long_mode_and_out() -> CaseResult {
+    const CODE_32: u64 = 0x00CF_9B00_0000_FFFF;
+    const CODE_64: u64 = 0x00AF_9B00_0000_FFFF;
+    const DATA: u64 = 0x00CF_9300_0000_FFFF;
+    let mut guest = Guest::protected(enter_long())?;
+    guest.memory.write(LONG_CODE, in_long())?;
+    guest.memory.write(BACK, leave_long())?;
+    guest.write_words(0x3_2000, &[0, 0, CODE_64, DATA, CODE_32])?;
+    guest.write_words(0x3_1FF0, &[39 | 0x3_2000 << 16, 0])?;
+    guest.write_words(0x1000, &[0x2003])?;
+    guest.write_words(0x2000, &[0x3003])?;
+    guest.write_words(0x3000, &[LARGE_PAGE])?;
+    for round in 1..=3u64 {
+        guest.expect_out(0x99)?;
+        let registers = guest.vcpu.regs();
+        equal("EFER in long mode", registers.rsi, 0x501)?;
+        equal("R9 of 64-bit code", registers.r9, 0x1234_5678_9ABC_DEF0u64.wrapping_mul(round))?;
+        guest.expect_out(0x98)?;
+        let registers = guest.vcpu.regs();
+        equal("EFER without paging", registers.rdi, 0x101)?;
+        equal("EFER without LME", registers.rbp, 1)?;
+    }
+    Ok(())
+}
+
+/// Where a program below finds how many values there are and the values, and puts how often each was refused.
+const VALUES: u64 = 0x2_0000;
+const REFUSED: u64 = 0x2_1000;
+
+guest_code!(
+    /// Skips an instruction of R11 bytes, and counts in R9.
+    skip,
+    "code64",
+    "inc r9",
+    "add rsp, 8",
+    "add [rsp], r11",
+    "iretq",
+);
+
+guest_code!(
+    try_cr0,
+    "code64",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "mov r11d, 3",
+    "mov rbx, cr0",
+    "mov esi, 0x20008",
+    "2: xor r9d, r9d",
+    "mov rax, [rsi]",
+    "mov cr0, rax",
+    "mov rdi, cr0",
+    "mov cr0, rbx",
+    "mov [rsi + 0x1000], r9",
+    "add rsi, 8",
+    "dec qword ptr [0x20000]",
+    "jnz 2b",
+    "hlt",
+);
+
+guest_code!(
+    try_cr4,
+    "code64",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "mov r11d, 3",
+    "mov rbx, cr4",
+    "mov esi, 0x20008",
+    "2: xor r9d, r9d",
+    "mov rax, [rsi]",
+    "mov cr4, rax",
+    "mov cr4, rbx",
+    "mov [rsi + 0x1000], r9",
+    "add rsi, 8",
+    "dec qword ptr [0x20000]",
+    "jnz 2b",
+    "hlt",
+);
+
+guest_code!(
+    try_efer,
+    "code64",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "mov r11d, 2",
+    "mov ecx, 0xC0000080",
+    "rdmsr",
+    "mov rbx, rax",
+    "mov esi, 0x20008",
+    "2: xor r9d, r9d",
+    "mov eax, [rsi]",
+    "mov edx, [rsi + 4]",
+    "wrmsr",
+    "mov rax, rbx",
+    "xor edx, edx",
+    "wrmsr",
+    "mov [rsi + 0x1000], r9",
+    "add rsi, 8",
+    "dec qword ptr [0x20000]",
+    "jnz 2b",
+    "hlt",
+);
+
+guest_code!(
+    try_cr8,
+    "code64",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "mov r11d, 4",
+    "mov esi, 0x20008",
+    "2: xor r9d, r9d",
+    "mov rax, [rsi]",
+    "mov cr8, rax",
+    "mov rbx, cr8",
+    "mov [rsi + 0x1000], r9",
+    "add rsi, 8",
+    "dec qword ptr [0x20000]",
+    "jnz 2b",
+    "hlt",
+);
+
+/// Tries each value, and checks that exactly those that are said to be refused are.
+fn try_values(register: &str, code: &[u8], values: &[(u64, bool)]) -> CaseResult<Guest> {
+    let mut guest = Guest::long(code)?;
+    guest.set_handler(GP, skip())?;
+    guest.write_words(VALUES, &[values.len() as u64])?;
+    for (index, (value, _)) in (1..).zip(values) {
+        guest.write_words(VALUES + index * 8, &[*value])?;
+    }
+    guest.halt()?;
+    for (index, (value, refused)) in (1..).zip(values) {
+        equal(&format!("#GP of {value:#x} to {register}"), guest.read_u64(REFUSED + index * 8)?, u64::from(*refused))?;
+    }
+    Ok(guest)
+}
+
+fn cr0_refused() -> CaseResult {
+    const PG_PE: u64 = 0x8000_0001;
+    const NW: u64 = 1 << 29;
+    const CD: u64 = 1 << 30;
+    let values = [
+        (PG_PE | 0x10, false),
+        (PG_PE | CD | 0x10, false),
+        (PG_PE | CD | NW | 0x10, false),
+        (PG_PE | NW | 0x10, true),
+        // PG without PE; without PG in 64-bit mode; without both.
+        (0x8000_0010, true),
+        (0x11, true),
+        (0x10, true),
+        // Bits 63:32 are reserved; reserved bits below are ignored.
+        (1 << 32 | PG_PE, true),
+        (1 << 63 | PG_PE, true),
+        (PG_PE | 1 << 6 | 1 << 17 | 1 << 28, false),
+        (PG_PE | 0x5_0036, false),
+    ];
+    try_values("CR0", try_cr0(), &values).map(drop)
+}
+
+fn cr4_refused() -> CaseResult {
+    const PAE: u64 = 1 << 5;
+    const LA57: u64 = 1 << 12;
+    const VMXE: u64 = 1 << 13;
+    const SMXE: u64 = 1 << 14;
+    let values = [
+        (PAE, false),
+        (PAE | 1 << 9 | 1 << 10, false),
+        (PAE | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 7, false),
+        // PAE off in long mode.
+        (0, true),
+        (1 << 9, true),
+        (PAE | LA57, true),
+        (PAE | VMXE, true),
+        (PAE | SMXE, true),
+        (PAE | 1 << 15, true),
+        (PAE | 1 << 31, true),
+        (PAE | 1 << 32, true),
+        (PAE | 1 << 63, true),
+    ];
+    try_values("CR4", try_cr4(), &values).map(drop)
+}
+
+fn efer_refused() -> CaseResult {
+    let values = [
+        (0x500, false),
+        (0x501, false),
+        // LMA is not written, whatever the value says.
+        (0x101, false),
+        // LME cannot change while paging is on.
+        (0x401, true),
+        (0, true),
+        // SVME, LMSLE, FFXSR and others, which Intel's processors do not have.
+        (0x500 | 1 << 12, true),
+        (0x500 | 1 << 13, true),
+        (0x500 | 1 << 14, true),
+        (0x500 | 1 << 1, true),
+        (0x500 | 1 << 63, true),
+    ];
+    try_values("EFER", try_efer(), &values).map(drop)
+}
+
+fn cr8() -> CaseResult {
+    let values = [(0, false), (15, false), (16, true), (1 << 63, true), (7, false), (0xFF, true)];
+    let guest = try_values("CR8", try_cr8(), &values)?;
+    equal("CR8 behind a write that was refused", guest.vcpu.regs().rbx, 7)
+}
+
+guest_code!(page_without_protection, "code16", "mov eax, 0x80000010", "inc bx", "mov cr0, eax", "inc bx", "hlt",);
+
+/// PG without PE in real mode; and LME without PAE in protected mode.
+fn cr0_refused_without_paging() -> CaseResult {
+    let mut guest = Guest::real(page_without_protection())?;
+    guest.expect_vector(GP as u8)?;
+    equal("instructions of real mode", guest.vcpu.regs().rbx, 1)?;
+    let mut guest = Guest::protected(long_mode_without_pae())?;
+    guest.expect_vector(GP as u8)?;
+    equal("instructions of protected mode", guest.vcpu.regs().rbx, 1)
+}
+
+guest_code!(
+    long_mode_without_pae,
+    "code32",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "mov ecx, 0xC0000080",
+    "rdmsr",
+    "or eax, 0x100",
+    "wrmsr",
+    "mov eax, 0x12000",
+    "mov cr3, eax",
+    "mov eax, cr0",
+    "or eax, 0x80000000",
+    "inc ebx",
+    "mov cr0, eax",
+    "inc ebx",
+    "hlt",
+);
+
+guest_code!(
+    machine_status,
+    "code32",
+    "mov eax, cr0",
+    "mov [0x20000], eax",
+    // Sets MP, EM and TS; cannot clear PE.
+    "mov ax, 0xe",
+    "lmsw ax",
+    "mov eax, cr0",
+    "mov [0x20004], eax",
+    "clts",
+    "mov eax, cr0",
+    "mov [0x20008], eax",
+    "mov word ptr [0x20100], 0x9",
+    "lmsw word ptr [0x20100]",
+    "smsw eax",
+    "mov [0x2000c], eax",
+    // Bits above the lowest four are not written.
+    "mov ax, 0xfff1",
+    "lmsw ax",
+    "xor eax, eax",
+    "smsw ax",
+    "mov [0x20010], eax",
+    "smsw word ptr [0x20014]",
+    "hlt",
+);
+
+fn lmsw_smsw_clts() -> CaseResult {
+    let mut guest = Guest::protected(machine_status())?;
+    guest.halt()?;
+    let before = guest.read_u32(0x2_0000)?;
+    equal("CR0 behind LMSW 0EH", guest.read_u32(0x2_0004)?, before & !0xE | 0xF)?;
+    equal("CR0 behind CLTS", guest.read_u32(0x2_0008)?, before & !0xE | 0x7)?;
+    equal("SMSW behind LMSW 9", guest.read_u32(0x2_000C)? & 0xFFFF, before & 0xFFF0 | 0x9)?;
+    equal("SMSW behind LMSW FFF1H", guest.read_u32(0x2_0010)?, before & 0xFFF0 | 1)?;
+    equal("SMSW to memory", guest.read_u32(0x2_0014)?, before & 0xFFF0 | 1)
+}
