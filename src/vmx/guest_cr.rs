@@ -48,6 +48,8 @@ pub(crate) struct ControlState {
     pub(crate) efer: u64,
     /// CS.L
     pub(crate) cs_long: bool,
+    /// TR holds a 16-bit TSS.
+    pub(crate) tss_16_bit: bool,
 }
 
 impl ControlState {
@@ -70,7 +72,7 @@ impl ControlState {
         let refused = value >> 32 != 0
             || (set(CR0_NW) && !set(CR0_CD))
             || (pages && !set(CR0_PE))
-            || (starts_long_mode && (self.cr4 & CR4_PAE == 0 || self.cs_long))
+            || (starts_long_mode && (self.cr4 & CR4_PAE == 0 || self.cs_long || self.tss_16_bit))
             || (!pages && was_paging && (self.in_64_bit_mode() || self.cr4 & CR4_PCIDE != 0))
             || (!set(CR0_WP) && self.cr4 & CR4_CET != 0);
         if refused {
@@ -155,7 +157,7 @@ mod tests {
     /// A state that some sequence of accepted writes from reset leads to.
     fn reachable() -> impl Strategy<Value = ControlState> {
         proptest::collection::vec((0u8..4, any::<u64>(), any::<bool>()), 0..24).prop_map(|writes| {
-            let reset = ControlState { cr0: 0x6000_0010, cr3: 0, cr4: 0, efer: 0, cs_long: false };
+            let reset = ControlState { cr0: 0x6000_0010, cr3: 0, cr4: 0, efer: 0, cs_long: false, tss_16_bit: false };
             writes.into_iter().fold(reset, |state, (register, value, long)| {
                 let state = ControlState { cs_long: long && state.efer & EFER_LMA != 0, ..state };
                 // Values near the present one reach deeper than random ones, nearly all of which are refused.
@@ -166,6 +168,8 @@ mod tests {
                     2 => state
                         .with_efer(state.efer ^ [EFER_LME, EFER_SCE, EFER_NXE][value as usize % 3], 0xD01)
                         .unwrap_or(state),
+                    // LTR of another kind of TSS; in IA-32e mode there is only one.
+                    3 if value & 1 != 0 => ControlState { tss_16_bit: long && state.efer & EFER_LMA == 0, ..state },
                     _ => ControlState { cr3: value, ..state },
                 }
             })
@@ -181,6 +185,7 @@ mod tests {
             && (!lma || (pg && state.cr4 & CR4_PAE != 0))
             && (lma || state.cr4 & CR4_PCIDE == 0)
             && (!pg || lma == lme)
+            && !(lma && state.tss_16_bit)
             && (state.cr4 & CR4_CET == 0 || state.cr0 & CR0_WP != 0)
     }
 

@@ -1,8 +1,7 @@
 //! The host's state as the host-state area of a VMCS wants it.
 //!
 //! A VM exit loads the host's state from the VMCS (SDM Vol. 3C, section 28.5, "Loading Host State"). Some of it is
-//! constant for a processor once its host runs: descriptor tables, TR, the SYSENTER and SYSCALL MSRs, TSC_AUX, XSS, EFER
-//! and PAT. That part is
+//! constant for a processor once its host runs: descriptor tables, TR, the SYSENTER MSRs, TSC_AUX, XSS, EFER and PAT. That part is
 //! taken when VMX is enabled, and again when the host says that it changed something
 //! ([`VmxPerCpuState::refresh_host_state`](super::VmxArchPerCpuState::refresh_host_state)). The rest (CR0, CR3, CR4, FS
 //! and GS base) is read whenever a vCPU is bound, and written to its VMCS only where it differs from what is there.
@@ -57,7 +56,6 @@ host_constants! {
     idtr_base, idtr_limit,
     pat, efer,
     sysenter_cs, sysenter_esp, sysenter_eip,
-    star, lstar, cstar, fmask,
 }
 
 impl HostConstants {
@@ -75,11 +73,6 @@ impl HostConstants {
     /// Which reading of these values this is.
     pub(crate) fn generation(&self) -> u64 {
         self.generation.load(Relaxed)
-    }
-
-    /// STAR, LSTAR, CSTAR and FMASK.
-    pub(crate) fn syscall_msrs(&self) -> [u64; 4] {
-        [&self.star, &self.lstar, &self.cstar, &self.fmask].map(|msr| msr.load(Relaxed))
     }
 
     /// What the host said of its IA32_DEBUGCTL.
@@ -193,10 +186,6 @@ impl Values {
             sysenter_cs: Msr::IA32_SYSENTER_CS.read(),
             sysenter_esp: Msr::IA32_SYSENTER_ESP.read(),
             sysenter_eip: Msr::IA32_SYSENTER_EIP.read(),
-            star: Msr::IA32_STAR.read(),
-            lstar: Msr::IA32_LSTAR.read(),
-            cstar: Msr::IA32_CSTAR.read(),
-            fmask: Msr::IA32_FMASK.read(),
         }
     }
 }

@@ -100,7 +100,7 @@ impl<H: AxVCpuHal> VmxPerCpuState<H> {
     }
 
     /// Reads the host's constant state again: descriptor tables, segment registers, TR, IA32_PAT, IA32_EFER, IA32_XSS,
-    /// IA32_TSC_AUX, and the SYSENTER and SYSCALL MSRs. A host that changes one of them after VMX was enabled calls this before it binds the next vCPU;
+    /// IA32_TSC_AUX, and the SYSENTER MSRs. A host that changes one of them after VMX was enabled calls this before it binds the next vCPU;
     /// vCPUs that are bound already take it over when they are bound again.
     ///
     /// # Errors

@@ -48,12 +48,27 @@ pub(crate) struct Processor {
     current: AtomicU64,
     /// Physical address of the VMCS whose guest ran here last, or 0.
     last_guest: AtomicU64,
+    /// Whose extended state the registers hold, where that is not switched at each exit.
+    pub(crate) fpu: FpuOwner,
     /// Physical addresses of the active VMCSs; 0 is a free place.
     active: [AtomicU64; MAX_ACTIVE],
 }
 
 // SAFETY: `next` points to a record that is never freed nor changed; everything else is `Sync` of itself.
 unsafe impl Sync for Processor {}
+
+/// Whose extended state the registers of a processor hold, under a host that leaves a guest's there while its vCPU is
+/// bound. Only [`xstate`](super::vcpu) reads and writes it, on its own processor.
+#[derive(Default)]
+pub(crate) struct FpuOwner {
+    /// Address of the area of the guest whose state it is; 0: the host's.
+    pub(crate) guest_area: AtomicU64,
+    /// Address of the area with the host's state, which is there while the registers hold a guest's. Made once.
+    pub(crate) host_area: AtomicU64,
+    /// The host's XCR0, and the one under which all is saved and restored.
+    pub(crate) host_xcr0: AtomicU64,
+    pub(crate) all_xcr0: AtomicU64,
+}
 
 const BUCKETS: usize = 64;
 static REGISTRY: [AtomicPtr<Processor>; BUCKETS] = [const { AtomicPtr::new(ptr::null_mut()) }; BUCKETS];
@@ -94,6 +109,7 @@ impl Processor {
             enabled: AtomicBool::new(false),
             current: AtomicU64::new(0),
             last_guest: AtomicU64::new(0),
+            fpu: FpuOwner::default(),
             active: [const { AtomicU64::new(0) }; MAX_ACTIVE],
         }));
         loop {

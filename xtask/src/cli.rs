@@ -40,8 +40,8 @@ pub struct RunOptions {
     #[arg(long, value_name = "MB", default_value_t = 128, value_parser = value_parser!(u32).range(1..=2048))]
     pub memory: u32,
 
-    /// Virtual processors of the guest
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = value_parser!(u32).range(1..=64))]
+    /// Virtual processors of the guest. So far 1: a guest starts others through an APIC, which the host does not give it
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = value_parser!(u32).range(1..=1))]
     pub cpus: u32,
 
     /// Processors of the machine that the host runs on

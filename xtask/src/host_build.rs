@@ -1,6 +1,10 @@
 //! Builds the bare-metal host and its boot code.
 
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context, Result};
 
@@ -12,29 +16,51 @@ pub struct HostImage {
     pub boot: Vec<u8>,
 }
 
+/// One program, compiled in two ways.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostKind {
+    /// With SSE, as its target has it: the extended state is switched around each entry.
+    Sse,
+    /// Without SSE, as ArceOS compiles its kernels: the registers are the guest's while its vCPU is bound.
+    NoSse,
+}
+
 /// What it is built for: named in the host's own cargo configuration, see there why.
-pub const TARGET: &str = "x86_64-unknown-linux-gnu";
+const TARGET: &str = "x86_64-unknown-linux-gnu";
 
-/// The command that builds both.
-pub fn command() -> Command {
-    command_into(&paths::host_target())
-}
+impl HostKind {
+    /// A folder name for what belongs to it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Sse => "sse",
+            Self::NoSse => "no-sse",
+        }
+    }
 
-/// The same into another folder, for a build with other flags.
-pub fn command_into(target: &Path) -> Command {
-    let mut cargo = process::cargo();
-    cargo.args(["build", "--release", "--target-dir"]).arg(target).current_dir(paths::host());
-    cargo
-}
+    /// The command that builds both programs.
+    pub fn command(self) -> Command {
+        let mut cargo = process::cargo();
+        cargo.args(["build", "--release", "--target-dir"]).arg(self.folder()).current_dir(paths::host());
+        if self == Self::NoSse {
+            const FLAGS: &str = "-Ctarget-feature=-sse,-sse2";
+            cargo.arg("--config").arg(format!("target.{TARGET}.rustflags=[{FLAGS:?}]"));
+        }
+        cargo
+    }
 
-/// Reads what the command built.
-pub fn load() -> Result<HostImage> {
-    load_from(&paths::host_target())
-}
+    /// Reads what the command built.
+    pub fn load(self) -> Result<HostImage> {
+        let folder = self.folder().join(TARGET).join("release");
+        Ok(HostImage { host: read(&folder, "host")?, boot: read(&folder, "boot")? })
+    }
 
-pub fn load_from(target: &Path) -> Result<HostImage> {
-    let folder = target.join(TARGET).join("release");
-    Ok(HostImage { host: read(&folder, "host")?, boot: read(&folder, "boot")? })
+    /// Other flags are another build of every dependency: in its own folder, neither evicts the other.
+    fn folder(self) -> PathBuf {
+        match self {
+            Self::Sse => paths::host_target(),
+            Self::NoSse => paths::check_target(self.name()),
+        }
+    }
 }
 
 fn read(folder: &Path, program: &str) -> Result<Vec<u8>> {

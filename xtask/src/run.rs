@@ -9,7 +9,7 @@ use crate::{
     cli::{Backend, RunOptions},
     emulator::{self, Emulator, Machine},
     guest::{Guest, gnumach},
-    host_build,
+    host_build::HostKind,
     image::{self, Mode, RunConf},
     install, process,
     session::{self, Event, Outcome, Session, Verdict},
@@ -32,13 +32,13 @@ pub fn run(options: &RunOptions) -> Result<bool> {
     emulator.check_computer()?;
     install::install_missing(emulator.needs())?;
     let (guest, goal) = guest(options)?;
-    process::show(&mut host_build::command()).context("cannot build the host")?;
+    process::show(&mut HostKind::Sse.command()).context("cannot build the host")?;
     let conf = RunConf {
         mode: Mode::Guest { guest: &guest, memory_mib: options.memory, cpus: options.cpus },
         log: options.log,
         expect_cpus: options.host_cpus,
     };
-    let disk = image::build(&host_build::load()?, &conf)?;
+    let disk = image::build(&HostKind::Sse.load()?, &conf)?;
     let machine = Machine { emulator, cpus: options.host_cpus, memory_mib: machine_memory(options.memory, disk.len()) };
     let folder = Folder::new(options.keep.as_ref())?;
     println!("booting: {machine}");

@@ -86,6 +86,8 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             cr4: self.guest_cr4()?,
             efer: self.vmcs.read(VmcsGuest64::IA32_EFER)?,
             cs_long: self.vmcs.read(VmcsGuest32::CS_ACCESS_RIGHTS)? & (1 << 13) != 0,
+            // Type 3 is a busy 16-bit TSS.
+            tss_16_bit: self.vmcs.read(VmcsGuest32::TR_ACCESS_RIGHTS)? & 0xF == 3,
         })
     }
 

@@ -57,12 +57,15 @@ impl Event {
 pub(super) struct EventQueue {
     /// One whose delivery an exit interrupted.
     interrupted: Option<Event>,
+    /// The one that the last entry injected.
+    injected: Option<Event>,
     waiting: VecDeque<Event>,
 }
 
 impl EventQueue {
     pub(super) fn clear(&mut self) {
         self.interrupted = None;
+        self.injected = None;
         self.waiting.clear();
     }
 
@@ -85,8 +88,13 @@ impl EventQueue {
     }
 
     fn take_next(&mut self) {
-        if self.interrupted.take().is_none() {
-            self.waiting.pop_front();
+        self.injected = self.interrupted.take().or_else(|| self.waiting.pop_front());
+    }
+
+    /// The last entry did not reach the guest: what it was to inject waits again.
+    pub(super) fn take_back_injected(&mut self) {
+        if self.interrupted.is_none() {
+            self.interrupted = self.injected.take();
         }
     }
 }
@@ -170,6 +178,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
     /// Puts the next event that the guest can take into the VMCS, and asks for a window for one that it cannot.
     pub(super) fn inject_pending_events(&mut self, here: Here) -> AxResult {
+        self.events.injected = None;
         let primary = self.vmcs.known(VmcsControl32::PRIMARY_PROCBASED_EXEC_CONTROLS).unwrap_or_default();
         let windows = PrimaryControls::INTERRUPT_WINDOW_EXITING | PrimaryControls::NMI_WINDOW_EXITING;
         if self.events.is_empty() {
@@ -188,7 +197,14 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         }
         // What still waits gets its window.
         match self.events.next().map(|event| event.info.int_type) {
-            Some(VmxInterruptionType::NMI) => self.set_nmi_window(true),
+            // STI can hold off an NMI, but not the exit of its window, which would come again and again; the window for
+            // interrupts opens when STI's effect ends, and STI has set IF.
+            Some(VmxInterruptionType::NMI) => {
+                match self.vmcs.get(here, VmcsGuest32::INTERRUPTIBILITY_STATE)? & blocking::BY_STI {
+                    0 => self.set_nmi_window(true),
+                    _ => self.set_interrupt_window(true)?,
+                }
+            }
             Some(VmxInterruptionType::External) => self.set_interrupt_window(true)?,
             _ => {}
         }

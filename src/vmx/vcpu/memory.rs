@@ -10,6 +10,8 @@ use crate::vmx::guest_cr::{CR0_PE, CR0_PG, CR0_WP, CR4_LA57, CR4_PAE, CR4_PSE, C
 use crate::vmx::vmcs::{VmcsGuest16, VmcsGuest32, VmcsGuest64, VmcsGuestNW};
 
 const CR4_SMAP: u64 = 1 << 21;
+/// The EPT memory type of ordinary memory.
+const WRITE_BACK: u8 = 6;
 
 /// The mode that the guest's code runs in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,15 +144,20 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         }
     }
 
-    /// Eight bytes of guest-physical memory at an address that is a multiple of 8, as the EPT maps it.
+    /// Eight bytes of guest-physical memory at an address that is a multiple of 8, if the EPT maps it there as write-back
+    /// memory.
     pub(super) fn read_guest_u64(&self, gpa: usize) -> AxResult<u64> {
         let root = self.ept_root.ok_or_else(|| ax_err_type!(BadState, "the vCPU has no EPT"))?;
         let home = self.vmcs.home().ok_or_else(|| ax_err_type!(BadState, "the vCPU is not bound"))?;
         let rules = EptRules { caps: home.capabilities.ept_vpid, phys_addr_bits: home.capabilities.phys_addr_bits };
         let found = translate(root, rules, GuestPhysAddr::from(gpa), |entry| Some(read_host_u64::<H>(entry)))
             .map_err(|fault| ax_err_type!(BadAddress, format_args!("guest-physical {gpa:#x}: {fault}")))?;
-        if !found.allowed.contains(MappingFlags::READ) {
-            return Err(ax_err_type!(PermissionDenied));
+        // Other memory types are devices', which the host need not have mapped where its HAL maps memory.
+        if found.memory_type != WRITE_BACK || !found.allowed.contains(MappingFlags::READ) {
+            return Err(ax_err_type!(
+                BadAddress,
+                format_args!("guest-physical {gpa:#x} is not memory that can be read")
+            ));
         }
         Ok(read_host_u64::<H>(found.paddr))
     }

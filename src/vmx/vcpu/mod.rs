@@ -52,10 +52,10 @@ use super::definitions::VmxExitReason;
 use super::exit_info::{EntryFailure, VmxExitInfo};
 use super::guest_cpuid::CpuidTable;
 use super::host;
-use super::instructions::{self, InvEptType, invept};
+use super::instructions::{self, InvEptType, VmFail, invept};
 use super::processor::Processor;
 use super::structs::{IOBitmap, MsrBitmap};
-use super::vmcs::{Here, Vmcs, VmcsReadOnly32, VmcsReadOnlyNW, due};
+use super::vmcs::{Here, Vmcs, VmcsControl32, VmcsReadOnly32, VmcsReadOnlyNW, due};
 use crate::regs::GeneralRegisters;
 
 /// A virtual CPU on VMX.
@@ -163,7 +163,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// # Errors
     /// `BadState` for a vCPU that is not bound, or is bound to another processor.
     pub fn unbind_from_current_processor(&self) -> AxResult {
-        self.xstate.unbind(&self.context.xstate);
+        self.xstate.unbind();
         self.vmcs.unbind()
     }
 
@@ -232,7 +232,10 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         self.complete_pending(here)?;
         self.inject_pending_events(here)?;
         self.shadow_ended = false;
-        self.vmcs.flush(here)
+        match self.vmcs.flush(here) {
+            Ok(()) => Ok(()),
+            Err((field, failure)) => self.not_entered(field, failure),
+        }
     }
 
     /// The entry itself.
@@ -276,9 +279,9 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     #[cold]
     fn do_what_is_due(&mut self) -> AxResult {
         let home = self.vmcs.home().ok_or_else(|| ax_err_type!(BadState, "the vCPU is not bound"))?;
-        if self.vmcs.due() & due::HOST_STATE != 0 {
-            self.take_over_host(home)?;
-        }
+        let newly_bound = self.vmcs.due() & due::HOST_STATE != 0;
+        let moved = newly_bound && self.take_over_host(home)?;
+        self.xstate.take_over(&mut self.context.xstate, home, moved)?;
         if self.vmcs.due() & due::EPT != 0 {
             self.drop_cached_ept(home)?;
         }
@@ -287,8 +290,8 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         Ok(())
     }
 
-    /// Reads the host's state that the vCPU has to give back, after a bind.
-    fn take_over_host(&mut self, home: &'static Processor) -> AxResult {
+    /// Reads the host's state that the vCPU has to give back, after a bind. Whether it came from another processor.
+    fn take_over_host(&mut self, home: &'static Processor) -> AxResult<bool> {
         let moved = !ptr::eq(self.last_home.replace(home), home);
         let generation = home.host.generation();
         if moved || generation != self.host_generation {
@@ -300,11 +303,10 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         self.msrs.bind(&self.vmcs, &home.host);
         self.bind_cr4()?;
         self.debug.bind(home.host.debugctl());
-        self.xstate.bind(&mut self.context.xstate, home, moved)?;
         if moved {
             self.vmcs.set_due(due::EPT);
         }
-        Ok(())
+        Ok(moved)
     }
 
     /// Drops what this processor may have cached of the vCPU's EPT.
@@ -333,6 +335,15 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         }
     }
 
+    /// A field could not be written, so there was no entry.
+    #[cold]
+    fn not_entered(&mut self, field: &str, failure: VmFail) -> AxResult {
+        self.entry_failure = Some(EntryFailure::Refused(failure));
+        self.take_back_event();
+        log::warn!("VMWRITE of {field}: {failure}");
+        ax_err!(BadState)
+    }
+
     /// VMLAUNCH or VMRESUME failed.
     #[cold]
     fn refused(&mut self) -> AxResult {
@@ -341,6 +352,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         let failure = EntryFailure::Refused(why);
         self.entry_failure = Some(failure);
         self.context.forget_host_stack();
+        self.take_back_event();
         ax_err!(BadState, format_args!("vCPU {}: {failure}", self.id))
     }
 
@@ -349,8 +361,15 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     fn guest_state_refused(&mut self, here: Here, reason: VmxExitReason) -> AxResult<Option<VmxExitReason>> {
         let qualification = self.vmcs.get(here, VmcsReadOnlyNW::EXIT_QUALIFICATION)? as u64;
         self.entry_failure = Some(EntryFailure::GuestState { reason, qualification });
+        self.take_back_event();
         self.restore_host_segments();
         Ok(Some(reason))
+    }
+
+    /// An event that a failed entry was to inject is injected by the next one, which may be after other corrections.
+    fn take_back_event(&mut self) {
+        self.events.take_back_injected();
+        self.vmcs.write(VmcsControl32::VMENTRY_INTERRUPTION_INFO, 0);
     }
 
     fn failed_entry(&self) -> VmxExitInfo {
@@ -387,12 +406,5 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// The id of its VM.
     pub fn vm_id(&self) -> usize {
         self.vm_id
-    }
-}
-
-impl<H: AxVCpuHal> Drop for VmxVcpu<H> {
-    fn drop(&mut self) {
-        // The registers may hold this guest's extended state; the VMCS looks after itself.
-        self.xstate.unbind(&self.context.xstate);
     }
 }

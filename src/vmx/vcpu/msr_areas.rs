@@ -88,6 +88,11 @@ impl<H: AxVCpuHal> GuestMsrs<H> {
         self.has_xss = xss;
     }
 
+    /// The MSRs that this guest has here.
+    pub(super) fn present(&self) -> impl Iterator<Item = u32> {
+        SWITCHED.into_iter().map(Msr::number).filter(|msr| self.place_of(*msr).is_some())
+    }
+
     /// The values after reset: all zero.
     pub(super) fn reset(&mut self) {
         for i in 0..SWITCHED.len() {
@@ -125,8 +130,8 @@ impl<H: AxVCpuHal> GuestMsrs<H> {
     pub(super) fn efer_changed(&mut self, vmcs: &Vmcs<H>, efer: u64) {
         if efer & (EFER_SCE | EFER_LMA) != 0 && !self.syscall_active {
             self.syscall_active = true;
-            if let Some(home) = vmcs.home() {
-                self.take_host_group(&home.host);
+            if vmcs.home().is_some() {
+                self.read_host_group();
             }
         }
         self.write_counts(vmcs);
@@ -135,19 +140,18 @@ impl<H: AxVCpuHal> GuestMsrs<H> {
     /// Takes the host's values at a bind.
     pub(super) fn bind(&mut self, vmcs: &Vmcs<H>, host: &HostConstants) {
         if self.syscall_active {
-            self.take_host_group(host);
+            self.read_host_group();
         }
         self.host_tsc_aux = host.tsc_aux();
         self.host_xss = host.xss();
         self.write_counts(vmcs);
     }
 
-    /// The SYSCALL MSRs are constant for a processor; what SWAPGS exchanges is the running thread's.
-    fn take_host_group(&mut self, host: &HostConstants) {
-        for (i, value) in host.syscall_msrs().into_iter().enumerate() {
-            self.set_data(HOST_LIST, SYSCALL_GROUP + i, value);
+    /// Not taken as constant: hosts set up SYSCALL late, and exchange KERNEL_GS_BASE with every thread.
+    fn read_host_group(&mut self) {
+        for (i, msr) in SWITCHED.into_iter().enumerate().skip(SYSCALL_GROUP) {
+            self.set_data(HOST_LIST, i, msr.read());
         }
-        self.set_data(HOST_LIST, KERNEL_GS_BASE, Msr::IA32_KERNEL_GSBASE.read());
     }
 
     /// Tells the VMCS which run of entries is in use.

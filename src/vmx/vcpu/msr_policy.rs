@@ -120,7 +120,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         if msrs.is_empty() {
             return ax_err!(InvalidInput, "an empty range of MSRs");
         }
-        if policy != MsrPolicy::Exit && msrs.clone().any(|msr| self.is_guests_own(msr)) {
+        if policy != MsrPolicy::Exit && self.guests_own().any(|own| msrs.contains(&own)) {
             return ax_err!(InvalidInput, "the range holds an MSR that is the guest's own");
         }
         match policy {

@@ -69,9 +69,12 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
     /// Whether the crate switches or checks this MSR itself, whatever the policy.
     pub(super) fn is_guests_own(&self, msr: u32) -> bool {
-        PASSED_THROUGH.iter().any(|own| own.number() == msr)
-            || VMCS_KEPT.iter().any(|(own, _)| own.number() == msr)
-            || self.msrs.read(msr).is_some()
+        self.guests_own().any(|own| own == msr)
+    }
+
+    pub(super) fn guests_own(&self) -> impl Iterator<Item = u32> {
+        let in_vmcs = PASSED_THROUGH.into_iter().chain(VMCS_KEPT.into_iter().map(|(msr, _)| msr));
+        in_vmcs.map(Msr::number).chain(self.msrs.present())
     }
 
     fn kept_msr(&self, msr: u32) -> AxResult<Option<u64>> {

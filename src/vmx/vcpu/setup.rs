@@ -54,7 +54,11 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             (None, Some(entry)) => StartState::real_mode(entry)?,
             (None, None) => return ax_err!(InvalidInput, "the vCPU has neither an entry nor a start state"),
         };
-        let capabilities = &Processor::here()?.capabilities;
+        let here = Processor::here()?;
+        if self.vmcs.home().is_some_and(|home| !core::ptr::eq(home, here)) {
+            return ax_err!(BadState, "the vCPU is bound to another processor");
+        }
+        let capabilities = &here.capabilities;
         self.write_controls(capabilities, root)?;
         self.write_start_state(start);
         self.controls.done = true;

@@ -16,6 +16,7 @@ use core::arch::asm;
 use core::arch::x86_64::{__cpuid, __cpuid_count};
 use core::cell::Cell;
 use core::ptr::NonNull;
+use core::sync::atomic::Ordering::Relaxed;
 
 use axerrno::{AxResult, ax_err, ax_err_type};
 use axvcpu::AxVCpuHal;
@@ -57,7 +58,7 @@ const FXSAVE_SIZE: usize = 512;
 const HEADER_SIZE: usize = 64;
 const ALIGN: usize = 64;
 
-/// The extended state of a vCPU and of its host.
+/// The extended state of a vCPU, and of its host where it is switched at each exit.
 pub(super) struct XState {
     policy: FpuPolicy,
     guest: Area,
@@ -66,16 +67,9 @@ pub(super) struct XState {
     allowed: u64,
     /// The best of [`XStateSwitch`]'s methods that the processor has.
     method: u64,
-    /// Under [`FpuPolicy::WhileBound`], the processor whose registers hold the guest's state.
+    /// Under [`FpuPolicy::WhileBound`], the processor whose registers took the guest's state last. They may have another
+    /// guest's since: [`FpuOwner`](crate::vmx::processor::FpuOwner) tells.
     loaded: Cell<Option<&'static Processor>>,
-    /// What was switched in by [`Self::load`], for the way back.
-    switched: Cell<Switched>,
-}
-
-#[derive(Clone, Copy, Default)]
-struct Switched {
-    all: u64,
-    host_xcr0: u64,
 }
 
 impl XState {
@@ -89,7 +83,6 @@ impl XState {
             allowed,
             method,
             loaded: Cell::new(None),
-            switched: Cell::new(Switched::default()),
         })
     }
 
@@ -107,93 +100,125 @@ impl XState {
         self.guest.write(24, 0x1F80u32);
         // XSTATE_BV: the x87 state is not the initial one of XRSTOR.
         self.guest.write(512, xcr0::X87);
-        if self.loaded.get().is_some_and(Processor::is_here) {
-            // The registers hold the state from before; what is saved there does not matter any more.
-            self.restore(&self.guest, switch.guest_xcr0);
+        if let Some(home) = self.registers() {
+            // The registers hold the state from before, which does not matter any more.
+            self.restore(home, self.guest.address(), switch.guest_xcr0);
         }
     }
 
-    /// Prepares the switch at a bind to `processor`, which may be another one than at the last bind.
-    pub(super) fn bind(&self, switch: &mut XStateSwitch, processor: &'static Processor, moved: bool) -> AxResult {
+    /// Prepares the switch for the next entries on `home`: after a bind there, which may be another processor than the
+    /// last, or after another vCPU ran there.
+    pub(super) fn take_over(&self, switch: &mut XStateSwitch, home: &'static Processor, moved: bool) -> AxResult {
         if Cr0::read().intersects(Cr0Flags::TASK_SWITCHED | Cr0Flags::EMULATE_COPROCESSOR) {
             return ax_err!(BadState, "CR0.TS or CR0.EM is set: the host does not let its extended state be switched");
         }
-        let host_xcr0 = if self.allowed != 0 { read_xcr0() } else { 0 };
-        switch.host_xcr0 = host_xcr0;
-        switch.all_xcr0 = host_xcr0 | self.allowed;
         if moved {
             self.forget_restored();
         }
-        switch.guest_area = self.guest.address();
-        switch.host_area = self.host.address();
         match self.policy {
             FpuPolicy::EveryExit => {
+                switch.host_xcr0 = self.present_xcr0();
+                switch.all_xcr0 = switch.host_xcr0 | self.allowed;
+                switch.guest_area = self.guest.address();
+                switch.host_area = self.host.address();
                 switch.method = self.method;
+                Ok(())
             }
             FpuPolicy::WhileBound => {
                 switch.method = XStateSwitch::NONE;
-                if self.loaded.get().is_none() {
-                    self.switched.set(Switched { all: switch.all_xcr0, host_xcr0 });
-                    self.swap(&self.host, host_xcr0, &self.guest, switch.guest_xcr0);
-                    self.loaded.set(Some(processor));
-                }
+                self.load(home, switch.guest_xcr0)
             }
         }
+    }
+
+    /// Puts the guest's state into the registers, where they do not hold it yet.
+    fn load(&self, home: &'static Processor, guest_xcr0: u64) -> AxResult {
+        let fpu = &home.fpu;
+        match fpu.guest_area.load(Relaxed) {
+            own if own == self.guest.address() => return Ok(()),
+            0 => {
+                if fpu.host_area.load(Relaxed) == 0 {
+                    let area = Area::new(self.host.layout.size())?;
+                    fpu.host_area.store(area.address(), Relaxed);
+                    // It is the processor's from now on.
+                    core::mem::forget(area);
+                }
+                let host_xcr0 = self.present_xcr0();
+                fpu.host_xcr0.store(host_xcr0, Relaxed);
+                fpu.all_xcr0.store(host_xcr0 | self.allowed, Relaxed);
+                self.save(home, fpu.host_area.load(Relaxed));
+            }
+            another => self.save(home, another),
+        }
+        self.restore(home, self.guest.address(), guest_xcr0);
+        fpu.guest_area.store(self.guest.address(), Relaxed);
+        self.loaded.set(Some(home));
         Ok(())
     }
 
-    /// Gives the registers back to the host at an unbind, where they hold the guest's state.
-    pub(super) fn unbind(&self, switch: &XStateSwitch) {
-        let Some(processor) = self.loaded.get() else {
-            return;
-        };
-        if processor.is_here() {
-            let Switched { host_xcr0, .. } = self.switched.get();
-            self.swap(&self.guest, switch.guest_xcr0, &self.host, host_xcr0);
+    /// Gives the registers back to the host at an unbind, where they hold this guest's state.
+    pub(super) fn unbind(&self) {
+        if let Some(home) = self.registers() {
+            self.save(home, self.guest.address());
+            self.restore(home, home.fpu.host_area.load(Relaxed), home.fpu.host_xcr0.load(Relaxed));
+            home.fpu.guest_area.store(0, Relaxed);
+        }
+        if self.loaded.get().is_some_and(Processor::is_here) {
             self.loaded.set(None);
         }
     }
 
-    fn swap(&self, from: &Area, from_xcr0: u64, to: &Area, to_xcr0: u64) {
-        let Switched { all, .. } = self.switched.get();
-        let (low, high, area) = (all as u32, (all >> 32) as u32, from.address());
-        // SAFETY: the area has the size that CPUID gives for `all` and is aligned; XCR0 gets `all`, which the processor
-        // has.
-        unsafe {
-            match self.method {
-                XStateSwitch::FXSAVE => asm!("fxsave64 [{}]", in(reg) area, options(nostack)),
-                method => {
-                    if from_xcr0 != all {
-                        write_xcr0(all);
-                    }
-                    if method == XStateSwitch::XSAVEOPT {
-                        asm!("xsaveopt64 [{}]", in(reg) area, in("eax") low, in("edx") high, options(nostack));
-                    } else {
-                        asm!("xsave64 [{}]", in(reg) area, in("eax") low, in("edx") high, options(nostack));
-                    }
-                }
-            }
-        }
-        self.restore(to, to_xcr0);
+    /// The processor that executes this, if its registers hold this guest's state.
+    fn registers(&self) -> Option<&'static Processor> {
+        self.loaded.get().filter(|home| home.is_here() && home.fpu.guest_area.load(Relaxed) == self.guest.address())
     }
 
-    fn restore(&self, to: &Area, to_xcr0: u64) {
-        let Switched { all, .. } = self.switched.get();
-        let (low, high, area) = (all as u32, (all >> 32) as u32, to.address());
-        // SAFETY: the area holds a state that was saved or made by `reset`; XCR0 gets values that the processor has: `all`,
+    fn save(&self, home: &Processor, area: u64) {
+        let all = home.fpu.all_xcr0.load(Relaxed);
+        let (low, high) = (all as u32, (all >> 32) as u32);
+        // SAFETY: the area has the size that CPUID gives for all components and is aligned; XCR0 gets a value that the
+        // processor has.
+        unsafe {
+            if self.method == XStateSwitch::FXSAVE {
+                asm!("fxsave64 [{}]", in(reg) area, options(nostack));
+                return;
+            }
+            self.set_xcr0(all);
+            if self.method == XStateSwitch::XSAVEOPT {
+                asm!("xsaveopt64 [{}]", in(reg) area, in("eax") low, in("edx") high, options(nostack));
+            } else {
+                asm!("xsave64 [{}]", in(reg) area, in("eax") low, in("edx") high, options(nostack));
+            }
+        }
+    }
+
+    fn restore(&self, home: &Processor, area: u64, xcr0: u64) {
+        let all = home.fpu.all_xcr0.load(Relaxed);
+        let (low, high) = (all as u32, (all >> 32) as u32);
+        // SAFETY: the area holds a state that was saved or made by `reset`; XCR0 gets values that the processor has: all,
         // and the host's or one that `check_xsetbv` accepted.
         unsafe {
             if self.method == XStateSwitch::FXSAVE {
                 asm!("fxrstor64 [{}]", in(reg) area, options(nostack));
                 return;
             }
-            if read_xcr0() != all {
-                write_xcr0(all);
-            }
+            self.set_xcr0(all);
             asm!("xrstor64 [{}]", in(reg) area, in("eax") low, in("edx") high, options(nostack));
-            if to_xcr0 != all {
-                write_xcr0(to_xcr0);
-            }
+            self.set_xcr0(xcr0);
+        }
+    }
+
+    /// XCR0 as it is; 0 where there is no XSAVE.
+    fn present_xcr0(&self) -> u64 {
+        if self.allowed != 0 { read_xcr0() } else { 0 }
+    }
+
+    /// # Safety
+    /// There is XSAVE, and the processor accepts the value.
+    unsafe fn set_xcr0(&self, value: u64) {
+        if read_xcr0() != value {
+            // SAFETY: as the caller promises.
+            unsafe { write_xcr0(value) };
         }
     }
 
@@ -208,6 +233,21 @@ impl XState {
             // SAFETY: a header of zeros is valid, and no component is loaded.
             unsafe {
                 asm!("xrstor64 [{}]", in(reg) NOTHING.0.as_ptr(), in("eax") 0, in("edx") 0, options(nostack));
+            }
+        }
+    }
+}
+
+impl Drop for XState {
+    fn drop(&mut self) {
+        self.unbind();
+        if let Some(elsewhere) = self.loaded.get()
+            && elsewhere.fpu.guest_area.load(Relaxed) == self.guest.address()
+        {
+            // That processor will save its registers there when it loads another guest's state.
+            log::error!("a vCPU was dropped whose extended state is in another processor; its area is leaked");
+            if let Ok(empty) = Area::new(0) {
+                core::mem::forget(core::mem::replace(&mut self.guest, empty));
             }
         }
     }
@@ -238,7 +278,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         let outcome = check_xsetbv(index, value, self.xstate.allowed);
         if outcome.is_ok() {
             self.context.xstate.guest_xcr0 = value;
-            if self.xstate.loaded.get().is_some() {
+            if self.xstate.registers().is_some() {
                 // SAFETY: a value that the processor has and the guest may set; the registers are the guest's.
                 unsafe { write_xcr0(value) };
             }

@@ -287,8 +287,6 @@ vmcs_fields! {
         LOW_PASID_DIRECTORY_ADDR = 0x2038 if secondary PASID_TRANSLATION,
         /// High PASID directory address.
         HIGH_PASID_DIRECTORY_ADDR = 0x203a if secondary PASID_TRANSLATION,
-        /// Shared EPT pointer.
-        SHARED_EPTP = 0x203c,
         /// PCONFIG-exiting bitmap.
         PCONFIG_EXITING_BITMAP = 0x203e if secondary PCONFIG,
         /// Hypervisor-managed linear-address translation pointer.

@@ -226,8 +226,18 @@ impl<H: AxVCpuHal> Vmcs<H> {
                 insert(&self.valid, slot);
                 Ok(F::Value::from_bits(bits))
             }
-            Err(failure) => access_failed("VMREAD", slot_name(field.index()), failure),
+            Err(failure) => self.read_refused(field.index(), failure),
         }
+    }
+
+    #[cold]
+    fn read_refused<T>(&self, slot: usize, failure: VmFail) -> AxResult<T> {
+        log::warn!("VMREAD of {}: {failure}", FIELDS[slot].name);
+        if failure == VmFail::Invalid {
+            self.entry_refused(failure);
+            return ax_err!(BadState);
+        }
+        ax_err!(Unsupported)
     }
 
     /// Whether VMLAUNCH has to be used rather than VMRESUME.
@@ -236,7 +246,8 @@ impl<H: AxVCpuHal> Vmcs<H> {
         !self.launched.get()
     }
 
-    /// Takes over what a refused entry says of this VMCS, which somebody else may have cleared behind the crate's back.
+    /// Takes over what a refused entry or access says of this VMCS, which somebody else may have cleared behind the crate's
+    /// back.
     #[cold]
     pub(crate) fn entry_refused(&self, failure: VmFail) {
         match failure {
@@ -254,24 +265,35 @@ impl<H: AxVCpuHal> Vmcs<H> {
     }
 
     /// Gives the processor what was written since the last entry.
+    ///
+    /// # Errors
+    /// The field that the processor refused, and how. A field that it does not have is left alone from then on.
     #[inline(always)]
-    pub(crate) fn flush(&self, _: Here) -> AxResult {
+    pub(crate) fn flush(&self, _: Here) -> Result<(), (&'static str, VmFail)> {
         for (word, dirty) in self.dirty.iter().enumerate() {
             let mut rest = dirty.get();
             while rest != 0 {
                 let slot = word * 64 + rest.trailing_zeros() as usize;
                 // SAFETY: this VMCS is current. What its host-state and control fields hold is decided in this crate.
                 if let Err(failure) = unsafe { vmwrite(FIELDS[slot].encoding, self.values[slot].get()) } {
-                    // The field is left alone from now on, so that the next attempt is about what can be written.
-                    dirty.set(rest & (rest - 1));
-                    self.valid[word].set(self.valid[word].get() & !(rest & rest.wrapping_neg()));
-                    return access_failed("VMWRITE", slot_name(slot), failure);
+                    return Err(self.flush_refused(word, rest, failure));
                 }
                 rest &= rest - 1;
             }
             dirty.set(0);
         }
         Ok(())
+    }
+
+    #[cold]
+    fn flush_refused(&self, word: usize, rest: u64, failure: VmFail) -> (&'static str, VmFail) {
+        if failure == VmFail::Invalid {
+            self.entry_refused(failure);
+        } else {
+            self.dirty[word].set(rest & (rest - 1));
+            self.valid[word].set(self.valid[word].get() & !(rest & rest.wrapping_neg()));
+        }
+        (FIELDS[word * 64 + rest.trailing_zeros() as usize].name, failure)
     }
 
     /// Records that the guest ran: the VMCS is launched now.
@@ -385,15 +407,4 @@ fn contains(set: &SlotSet, slot: usize) -> bool {
 fn insert(set: &SlotSet, slot: usize) {
     let word = &set[slot / 64];
     word.set(word.get() | 1 << (slot % 64));
-}
-
-#[cold]
-fn slot_name(slot: usize) -> &'static str {
-    FIELDS[slot].name
-}
-
-#[cold]
-fn access_failed<T>(instruction: &str, field: &str, failure: VmFail) -> AxResult<T> {
-    log::warn!("{instruction} of {field}: {failure}");
-    ax_err!(Unsupported)
 }

@@ -27,7 +27,7 @@ const END: &str = "bench ended";
 /// The trace with the host's lines between. It stays in a folder of `keep` if there is one.
 pub fn boot(machine: &Machine, programs: &HostImage, host: &Host, keep: Option<&Path>) -> Result<String> {
     let temporary = tempfile::tempdir()?;
-    let folder = keep.map_or_else(|| temporary.path().to_owned(), |keep| keep.join(host.short_name));
+    let folder = keep.map_or_else(|| temporary.path().to_owned(), |keep| keep.join(host.kind.name()));
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let folder = folder.canonicalize()?;
     let disk = folder.join("disk.img");

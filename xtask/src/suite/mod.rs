@@ -21,7 +21,7 @@ use anyhow::Result;
 
 use crate::{
     cli::TestOptions,
-    host_build::{self, HostImage},
+    host_build::{HostImage, HostKind},
     install,
     process::{self, capture},
 };
@@ -37,20 +37,10 @@ pub fn run(options: &TestOptions) -> Result<bool> {
     for check in &plan.checks {
         report.time(check.name, check.run);
     }
-    if !plan.boots.is_empty() {
-        report.started(HOST_BUILD);
-        let started = Instant::now();
-        match build_host() {
-            Ok(host) => {
-                report.finished(HOST_BUILD);
-                run_boots(&plan, &host, &report);
-            }
-            Err(error) => {
-                report.failed(HOST_BUILD, started.elapsed(), &error);
-                for boot in &plan.boots {
-                    report.skipped(&boot.name, "the host does not build");
-                }
-            }
+    for kind in [HostKind::Sse, HostKind::NoSse] {
+        let boots: Vec<&Boot> = plan.boots.iter().filter(|boot| boot.host == kind).collect();
+        if !boots.is_empty() && !process::interrupted() {
+            build_and_boot(kind, &boots, &report);
         }
     }
     if process::interrupted() {
@@ -59,24 +49,40 @@ pub fn run(options: &TestOptions) -> Result<bool> {
     Ok(report.finish())
 }
 
-/// Not a test by itself, because nothing is shown by a host that only builds.
-const HOST_BUILD: &str = "host-build";
-
-fn build_host() -> Result<HostImage> {
-    capture(host_build::command().arg("--quiet"), checks::LIMIT)?.success()?;
-    host_build::load()
+/// A build is not a test by itself, because nothing is shown by a host that only builds.
+fn build_and_boot(kind: HostKind, boots: &[&Boot], report: &Report) {
+    let name = format!("host-build/{}", kind.name());
+    report.started(&name);
+    let started = Instant::now();
+    match build_host(kind) {
+        Ok(host) => {
+            report.finished(&name);
+            run_boots(boots, &host, report);
+        }
+        Err(error) => {
+            report.failed(&name, started.elapsed(), &error);
+            for boot in boots {
+                report.skipped(&boot.name, "the host does not build");
+            }
+        }
+    }
 }
 
-fn run_boots(plan: &Plan, host: &HostImage, report: &Report) {
+fn build_host(kind: HostKind) -> Result<HostImage> {
+    capture(kind.command().arg("--quiet"), checks::LIMIT)?.success()?;
+    kind.load()
+}
+
+fn run_boots(boots: &[&Boot], host: &HostImage, report: &Report) {
     // Fetched once for all boots that need one; those fail one by one if it cannot be had.
     let mut guests = BTreeMap::new();
-    for boot in &plan.boots {
+    for boot in boots {
         if let BootKind::Guest(trial) = &boot.kind {
             guests.entry(trial.name).or_insert_with(|| (trial.fetch)().map_err(|error| format!("{error:#}")));
         }
     }
     let supplies = Supplies { host, guests };
-    let queue = Mutex::new(plan.boots.iter());
+    let queue = Mutex::new(boots.iter());
     let next = || {
         let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
         queue.next().filter(|_| !process::interrupted())

@@ -4,6 +4,7 @@ use super::checks::{self, Check};
 use crate::{
     emulator::Emulator,
     guest::{TRIALS, Trial},
+    host_build::HostKind,
     install::{self, Need},
 };
 
@@ -25,6 +26,7 @@ pub struct Plan {
 pub struct Boot {
     pub name: String,
     pub emulator: Emulator,
+    pub host: HostKind,
     pub cpus: u32,
     pub kind: BootKind,
 }
@@ -96,6 +98,7 @@ fn boots() -> Vec<Boot> {
         WORKING_MODELS.iter().map(move |(short, model)| Boot {
             name: format!("{CASES}{short}/{cpus}"),
             emulator: bochs(model),
+            host: HostKind::Sse,
             cpus: *cpus,
             kind: BootKind::Cases { filter: String::new() },
         })
@@ -104,6 +107,7 @@ fn boots() -> Vec<Boot> {
         TRIALS.iter().map(move |trial| Boot {
             name: format!("guest/{}/{short}", trial.name),
             emulator: bochs(model),
+            host: HostKind::Sse,
             cpus: 1,
             kind: BootKind::Guest(trial),
         })
@@ -111,16 +115,26 @@ fn boots() -> Vec<Boot> {
     let refusals = REFUSED_MODELS.iter().map(|(short, model, must_say)| Boot {
         name: format!("refusal/{short}"),
         emulator: bochs(model),
+        host: HostKind::Sse,
         cpus: 1,
         kind: BootKind::Refusal { must_say },
     });
     let tcg = Boot {
         name: "refusal/qemu-tcg".to_owned(),
         emulator: Emulator::Tcg,
+        host: HostKind::Sse,
         cpus: 1,
         kind: BootKind::Refusal { must_say: "VMX" },
     };
-    cases.chain(guests).chain(refusals).chain([tcg]).collect()
+    // The extended state is switched at other times under a host without SSE.
+    let without_sse = WORKING_MODELS.iter().map(|(short, model)| Boot {
+        name: format!("no-sse/{short}/1"),
+        emulator: bochs(model),
+        host: HostKind::NoSse,
+        cpus: 1,
+        kind: BootKind::Cases { filter: String::new() },
+    });
+    cases.chain(guests).chain(refusals).chain([tcg]).chain(without_sse).collect()
 }
 
 #[cfg(test)]
@@ -142,7 +156,7 @@ mod tests {
     fn a_name_that_no_test_has_is_looked_for_among_the_cases_of_every_machine() {
         let plan = Plan::new(Some("cpuid"));
         assert!(plan.checks.is_empty());
-        assert_eq!(plan.boots.len(), WORKING_MODELS.len() * CASE_CPUS.len());
+        assert_eq!(plan.boots.len(), WORKING_MODELS.len() * (CASE_CPUS.len() + 1));
         assert!(filters("cpuid").iter().all(|(_, filter)| filter == "cpuid"));
     }
 
