@@ -130,6 +130,8 @@ pub(crate) struct CpuidTable {
     basic: [u16; 0x20],
     extended: [u16; 9],
     max_basic: u32,
+    /// What the processor needs for every component that it has.
+    largest_xsave_area: u32,
     allowed_cr4: u64,
     allowed_efer: u64,
     physical_bits: u8,
@@ -244,6 +246,7 @@ impl CpuidTable {
     }
 
     fn add_xsave(&mut self, native: &impl Fn(u32, u32) -> Registers, support: &Support) {
+        self.largest_xsave_area = native(0xD, 0)[ECX];
         self.push(0xD, Some(0), [support.xcr0 as u32, 0, 0, (support.xcr0 >> 32) as u32]);
         let mut extensions = native(0xD, 1);
         let hidden = if support.xsaves { 0 } else { XSAVES };
@@ -340,6 +343,10 @@ impl CpuidTable {
         let mut size = LEGACY_AND_HEADER;
         for component in (2..63).filter(|component| xcr0 & (1 << component) != 0) {
             let [length, offset, flags, _] = self.lookup(0xD, component);
+            if length == 0 {
+                // A processor that does not say where it saves a component (Bochs, of PKRU): all must be taken as used.
+                return self.largest_xsave_area;
+            }
             size = match compacted {
                 true if flags & 0b10 != 0 => size.next_multiple_of(64) + length,
                 true => size + length,

@@ -1,0 +1,143 @@
+//! Corners of the architecture at which a vCPU can fail its entry, or its host, where a processor would not.
+
+use axvcpu::AxVCpuExitReason as Exit;
+
+use super::{
+    Case,
+    check::{CaseResult, equal, fail},
+    code::guest_code,
+    guest::{Guest, RAM_END},
+};
+use crate::vm::ept::Access;
+
+pub const CASES: &[Case] = &[
+    Case::new("corners.long_mode_with_16_bit_tss", long_mode_with_16_bit_tss),
+    Case::new("corners.pdptes_from_a_device", pdptes_from_a_device),
+    Case::new("corners.nmi_after_sti", nmi_after_sti),
+    Case::new("corners.nmi_stays_blocked_when_iret_exits", nmi_stays_blocked_when_iret_exits),
+    Case::new("corners.setup_resets_the_fpu", setup_resets_the_fpu),
+];
+
+const GENERAL_PROTECTION: u8 = 13;
+const NMI: u8 = 2;
+/// Where the fixture's handler of vector 2 is.
+const NMI_HANDLER: u64 = 0x5000 + NMI as u64 * 8;
+
+guest_code!(
+    enter_long_mode,
+    "code32",
+    "lgdt [0x10100]",
+    "lidt [0x510]",
+    "mov ax, 0x20",
+    "ltr ax",
+    "mov eax, cr4",
+    "or eax, 0x20",
+    "mov cr4, eax",
+    "mov eax, 0x1000",
+    "mov cr3, eax",
+    "mov ecx, 0xC0000080",
+    "rdmsr",
+    "or eax, 0x100",
+    "wrmsr",
+    "mov eax, cr0",
+    "or eax, 0x80000000",
+    "mov cr0, eax",
+    "hlt",
+);
+
+/// IA-32e mode has no 16-bit TSS: setting CR0.PG is #GP, and not an entry that fails.
+fn long_mode_with_16_bit_tss() -> CaseResult {
+    const GDT: u64 = 0x11000;
+    let mut guest = Guest::protected(enter_long_mode())?;
+    let (code, data, tss) = (0x00CF_9B00_0000_FFFF, 0x00CF_9300_0000_FFFF, 0x0000_8101_2000_002B);
+    guest.write_words(GDT, &[0, 0, code, data, tss])?;
+    guest.write_words(0x10100, &[GDT << 16 | 39])?;
+    guest.write_words(0x1000, &[0x2003])?;
+    guest.write_words(0x2000, &[0x83])?;
+    guest.expect_vector(GENERAL_PROTECTION)
+}
+
+guest_code!(
+    pae_paging,
+    "code32",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "mov eax, cr4",
+    "or eax, 0x20",
+    "mov cr4, eax",
+    "mov eax, 0x200000",
+    "mov cr3, eax",
+    "mov eax, cr0",
+    "or eax, 0x80000000",
+    "mov cr0, eax",
+    "hlt",
+);
+
+/// The crate reads PDPTEs itself. From a device's page, which its host need not have mapped, it reads nothing.
+fn pdptes_from_a_device() -> CaseResult {
+    const NOT_MAPPED_IN_THE_HOST: u64 = 0x80_0000_0000 - 0x1000;
+    const UNCACHEABLE_READ_WRITE: u64 = 0b11;
+    let mut guest = Guest::protected(pae_paging())?;
+    guest.memory.ept.set_raw_page(RAM_END, NOT_MAPPED_IN_THE_HOST | UNCACHEABLE_READ_WRITE)?;
+    guest.expect_vector(GENERAL_PROTECTION)
+}
+
+guest_code!(fault_after_sti, "code32", "lgdt [0x500]", "lidt [0x510]", "sti", "mov eax, [0x200000]", "nop", "hlt");
+
+/// An NMI that STI holds off comes behind the next instruction, and the run makes progress until then.
+fn nmi_after_sti() -> CaseResult {
+    let mut guest = Guest::protected(fault_after_sti())?;
+    match guest.exit()? {
+        Exit::NestedPageFault { .. } => {}
+        other => return fail("a nested page fault", guest.describe(&other)),
+    }
+    guest.memory.add_page(RAM_END, Access::READ, |_| ())?;
+    guest.vcpu.queue_event(NMI, None);
+    guest.expect_out(super::guest::VECTOR_PORT).and_then(|vector| equal("vector", vector, NMI.into()))?;
+    guest.halt()
+}
+
+guest_code!(looping, "code32", "lgdt [0x500]", "lidt [0x510]", "2: jmp 2b");
+
+/// An IRET that faults has already unblocked NMIs. The exit undoes that, so that a second NMI does not come inside the
+/// first one's handler.
+fn nmi_stays_blocked_when_iret_exits() -> CaseResult {
+    const MOV_ESP_RAM_END_IRETD: [u8; 6] = [0xBC, 0, 0, 0x20, 0, 0xCF];
+    let mut guest = Guest::protected(looping())?;
+    guest.memory.write(NMI_HANDLER, &MOV_ESP_RAM_END_IRETD)?;
+    guest.vcpu.set_time_slice(Some(1000))?;
+    guest.run_once()?;
+    guest.vcpu.queue_event(NMI, None);
+    for _ in 0..2 {
+        match guest.exit()? {
+            Exit::NestedPageFault { .. } => {}
+            other => return fail("a nested page fault of IRET", guest.describe(&other)),
+        }
+        guest.vcpu.queue_event(NMI, None);
+    }
+    // A nested NMI pushes below the stack that the handler switched to.
+    equal("EIP that a second NMI pushed", guest.read_u32(RAM_END - 12)?, 0)
+}
+
+guest_code!(
+    change_control_word,
+    "code32",
+    "fnstcw [0x10020]",
+    "movzx ebx, word ptr [0x10020]",
+    "mov word ptr [0x10010], 0x0F7F",
+    "fldcw [0x10010]",
+    "hlt",
+);
+
+/// Also where the registers keep the guest's state between its runs.
+fn setup_resets_the_fpu() -> CaseResult {
+    const AFTER_RESET: u64 = 0x0040;
+    let mut guest = Guest::protected(change_control_word())?;
+    for _ in 0..2 {
+        guest.halt()?;
+        equal("FCW", guest.vcpu.regs().rbx, AFTER_RESET)?;
+        let root = guest.memory.ept.root() as usize;
+        guest.vcpu.setup(root.into(), 0.into())?;
+    }
+    Ok(())
+}
