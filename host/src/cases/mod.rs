@@ -10,21 +10,23 @@ mod host_state;
 mod need;
 mod runner;
 
-mod corners;
 mod cost;
 mod cpuid;
 mod debug;
 mod enable;
 mod entry_failure;
+mod entry_refused;
 mod events;
 mod exits;
 mod host;
 mod lifecycle;
 mod msr;
+mod msr_policy;
 mod paging;
 mod registers;
 mod reset;
 mod start;
+mod vmcs;
 mod world;
 mod xsetbv;
 
@@ -40,19 +42,22 @@ const THEMES: &[&[Case]] = &[
     exits::CASES,
     cpuid::CASES,
     msr::CASES,
+    msr_policy::CASES,
     xsetbv::CASES,
     debug::CASES,
     paging::CASES,
     events::CASES,
     entry_failure::CASES,
+    entry_refused::CASES,
+    vmcs::CASES,
     lifecycle::CASES,
     enable::CASES,
     host::CASES,
-    corners::CASES,
     cost::CASES,
     world::patterns::CASES,
     world::hostile::CASES,
     world::nmi::CASES,
+    world::moves::CASES,
 ];
 
 pub struct Case {

@@ -1,9 +1,11 @@
 //! The virtual CPU.
 //!
-//! One idea a file: [`switch`] goes into the guest and back; [`setup`] decides the control fields and [`start`] the
-//! guest's first state; [`exits`] handles what needs no caller, with [`cpuid`], [`msrs`], [`control_registers`],
-//! [`debug`] and [`xstate`] for what they are named after; [`completion`] moves RIP; [`events`] injects; [`memory`] knows
-//! how the guest sees memory; [`arch`] is the adapter to axvcpu.
+//! One idea a file: [`switch`] goes into the guest and back, with [`xstate`], [`debug`] and [`msr_areas`] for the state that
+//! has rules of its own, and [`speculation`] for barriers; [`setup`] decides the control fields and [`start`] the guest's
+//! first state; [`exits`] handles what needs no caller, with [`cpuid`], [`msrs`] and [`control_registers`] for what they
+//! are named after; [`msr_policy`], [`io`] and [`timer`] are what the caller decides; [`completion`] moves RIP; [`events`]
+//! injects; [`memory`] knows how the guest sees memory; [`inspect`] shows a guest that went wrong; [`arch`] is the adapter
+//! to axvcpu.
 
 mod arch;
 mod completion;
@@ -279,20 +281,22 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     #[cold]
     fn do_what_is_due(&mut self) -> AxResult {
         let home = self.vmcs.home().ok_or_else(|| ax_err_type!(BadState, "the vCPU is not bound"))?;
-        let newly_bound = self.vmcs.due() & due::HOST_STATE != 0;
-        let moved = newly_bound && self.take_over_host(home)?;
+        let moved = !ptr::eq(self.last_home.get(), home);
+        if self.vmcs.due() & due::HOST_STATE != 0 {
+            self.take_over_host(home, moved)?;
+        }
         self.xstate.take_over(&mut self.context.xstate, home, moved)?;
-        if self.vmcs.due() & due::EPT != 0 {
+        if moved || self.vmcs.due() & due::EPT != 0 {
             self.drop_cached_ept(home)?;
         }
         self.separate_from_last_guest(home);
+        self.last_home.set(home);
         self.vmcs.nothing_due();
         Ok(())
     }
 
-    /// Reads the host's state that the vCPU has to give back, after a bind. Whether it came from another processor.
-    fn take_over_host(&mut self, home: &'static Processor) -> AxResult<bool> {
-        let moved = !ptr::eq(self.last_home.replace(home), home);
+    /// Reads the host's state that the vCPU has to give back, after a bind.
+    fn take_over_host(&mut self, home: &Processor, moved: bool) -> AxResult {
         let generation = home.host.generation();
         if moved || generation != self.host_generation {
             home.host.write_to(&self.vmcs);
@@ -303,10 +307,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         self.msrs.bind(&self.vmcs, &home.host);
         self.bind_cr4()?;
         self.debug.bind(home.host.debugctl());
-        if moved {
-            self.vmcs.set_due(due::EPT);
-        }
-        Ok(moved)
+        Ok(())
     }
 
     /// Drops what this processor may have cached of the vCPU's EPT.

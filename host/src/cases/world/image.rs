@@ -13,6 +13,7 @@ use super::{
 pub const SIZE: usize = 4096;
 /// What a guest of the library may have: x87, SSE, AVX, AVX-512's three, PKRU.
 const COMPONENTS: u64 = 0x2E7;
+const PKRU_OFFSET: usize = 0xA80;
 
 #[repr(C, align(64))]
 #[derive(Clone)]
@@ -61,6 +62,8 @@ impl Image {
         (image.0[14], image.0[15], image.0[22], image.0[23]) = (0, 0, 0, 0);
         image.0[13] &= 0x7F;
         image.0[21] &= 0x7F;
+        // Key 0, which all pages have, forbids nothing: Bochs 2.7 applies it to pages of the supervisor too.
+        image.0[PKRU_OFFSET] &= !0b11;
         image.0[24..28].copy_from_slice(&mxcsr.to_le_bytes());
         image.0[512..520].copy_from_slice(&components.to_le_bytes());
         image
@@ -104,7 +107,11 @@ fn parts(components: u64) -> impl Iterator<Item = Part> {
     ];
     let extended = groups.into_iter().filter(move |group| components & (1 << group.0) != 0);
     let extended = extended.flat_map(|(component, name, count, length)| {
-        let start = raw_cpuid::cpuid!(0xD, component).ebx as usize;
+        // Bochs 2.7 says nothing of PKRU, which it has, at the place where every processor has it.
+        let start = match raw_cpuid::cpuid!(0xD, component).ebx as usize {
+            0 => PKRU_OFFSET,
+            start => start,
+        };
         numbered(name, count, start, length, length)
     });
     legacy.into_iter().chain(x87).chain(xmm).chain(extended)

@@ -3,10 +3,13 @@
 mod host;
 pub mod hostile;
 mod image;
+pub mod moves;
 pub mod nmi;
 mod pattern;
 pub mod patterns;
 mod program;
 mod values;
 
+pub use host::PatternedHost;
 pub use image::components;
+pub use pattern::Pattern;

@@ -22,43 +22,41 @@ pub const CASES: &[Case] = &[
 ];
 
 /// XCR0 as large as it gets.
-const ALL: u64 = u64::MAX;
+pub const ALL: u64 = u64::MAX;
 
-struct Player {
-    guest: Guest,
+pub struct Player {
+    pub guest: Guest,
     values: Values,
 }
 
 impl Player {
     /// Bound, before its first instruction.
-    fn new(pattern: u64, xcr0: u64) -> CaseResult<Self> {
+    pub fn new(pattern: u64, xcr0: u64) -> CaseResult<Self> {
         let mut guest = Guest::long(program::code())?;
         let values = Values::new(Pattern(pattern), xcr0);
         values.write(&mut guest)?;
         Ok(Self { guest, values })
     }
 
-    fn unbound(pattern: u64, xcr0: u64) -> CaseResult<Self> {
+    pub fn unbound(pattern: u64, xcr0: u64) -> CaseResult<Self> {
         let mut player = Self::new(pattern, xcr0)?;
         player.guest.vcpu.unbind()?;
         Ok(player)
     }
 
     /// To the next exit.
-    fn step(&mut self, host: &PatternedHost, round: u64) -> CaseResult {
+    pub fn step(&mut self, host: &PatternedHost, round: u64) -> CaseResult {
         host.around(round, || self.guest.expect_out(PORT).map(drop))
     }
 
     fn bound_step(&mut self, host: &PatternedHost, round: u64) -> CaseResult {
-        host.around_binding(round, || {
-            self.guest.vcpu.bind()?;
-            self.step(host, round)?;
-            Ok(self.guest.vcpu.unbind()?)
-        })
+        self.guest.vcpu.bind()?;
+        self.step(host, round)?;
+        Ok(self.guest.vcpu.unbind()?)
     }
 
     /// Behind the last exit: the guest stores what it has.
-    fn finish(mut self, host: &PatternedHost) -> CaseResult {
+    pub fn finish(mut self, host: &PatternedHost) -> CaseResult {
         self.guest.vcpu.bind()?;
         host.around(100, || self.guest.halt())?;
         self.values.expect(&self.guest)
@@ -146,7 +144,7 @@ fn migration() -> CaseResult {
 }
 
 /// Does something on another processor.
-fn on(processor: usize, work: impl Fn() -> CaseResult + Sync) -> CaseResult {
+pub fn on(processor: usize, work: impl Fn() -> CaseResult + Sync) -> CaseResult {
     let result = Mutex::new(Ok(()));
     smp::run_on(processor, &|| *result.lock() = work());
     result.into_inner()

@@ -1,0 +1,129 @@
+//! Entries that VMLAUNCH or VMRESUME itself refuses, because somebody else on the host touched the VMCS: an error with its
+//! number and its text, a host whose state is its own, and a vCPU that runs again.
+
+use alloc::format;
+use core::arch::asm;
+
+use axvcpu::AxArchVCpu;
+
+use super::{
+    Case,
+    check::{CaseResult, equal, is_error, is_true, same},
+    code::guest_code,
+    guest::Guest,
+    host_state::HostState,
+};
+use crate::arch::time;
+
+pub const CASES: &[Case] = &[
+    Case::new("entry_refused.no_current_vmcs", no_current_vmcs),
+    Case::new("entry_refused.no_current_vmcs_with_changes", no_current_vmcs_with_changes),
+    Case::new("entry_refused.resume_of_a_clear_vmcs", resume_of_a_clear_vmcs),
+    Case::new("entry_refused.again_and_again", again_and_again),
+];
+
+guest_code!(
+    spin,
+    "code64",
+    "mov eax, 0x620",
+    "mov cr4, rax",
+    "mov rax, 0x1122334455667788",
+    "movq xmm3, rax",
+    "mov r14, rax",
+    "mov cr2, rax",
+    "2: inc rbx",
+    "jmp 2b",
+);
+
+/// A guest that ran, and that no entry changes anything for: it spins, and its slice is set.
+fn running_guest() -> CaseResult<Guest> {
+    let mut guest = Guest::long(spin())?;
+    guest.vcpu.set_time_slice(Some(time::ticks(200_000)))?;
+    for _ in 0..2 {
+        guest.vcpu.run()?;
+    }
+    Ok(guest)
+}
+
+/// The address of the VMCS that is current here.
+pub fn current_vmcs() -> u64 {
+    let mut address = 0u64;
+    // SAFETY: cases run in VMX operation; stores eight bytes.
+    unsafe { asm!("vmptrst [{}]", in(reg) &mut address, options(nostack)) };
+    address
+}
+
+/// Leaves no VMCS current.
+fn clear(address: u64) {
+    // SAFETY: the VMCS goes to its memory complete; what the library thinks of it is the matter of these cases.
+    unsafe { asm!("vmclear [{}]", in(reg) &address, options(nostack)) };
+}
+
+fn load(address: u64) {
+    // SAFETY: the region of a live vCPU.
+    unsafe { asm!("vmptrld [{}]", in(reg) &address, options(nostack)) };
+}
+
+/// The run is refused with this VM-instruction error, or with VMfailInvalid, and the host's state is as before.
+fn expect_refusal(guest: &mut Guest, number: Option<u32>) -> CaseResult {
+    let before = HostState::read();
+    let result = guest.vcpu.run();
+    HostState::read().expect(&before)?;
+    is_error("an entry without its VMCS", result)?;
+    let Some(failure) = guest.vcpu.entry_failure() else {
+        return super::check::fail("a reason", "none");
+    };
+    same("VM-instruction error", failure.instruction_error().map(|error| error.number()), number)?;
+    is_true("the reason has a text", format!("{failure}").len() > 20)
+}
+
+/// The guest goes on where it was, with what it had.
+fn expect_to_go_on(guest: &mut Guest) -> CaseResult {
+    let before = guest.vcpu.regs().rbx;
+    for _ in 0..3 {
+        guest.vcpu.run()?;
+    }
+    is_true("no failure is reported any more", guest.vcpu.entry_failure().is_none())?;
+    is_true("the guest counted on", guest.vcpu.regs().rbx > before)?;
+    equal("R14", guest.vcpu.regs().r14, 0x1122_3344_5566_7788)
+}
+
+/// VMRESUME without a current VMCS: VMfailInvalid.
+fn no_current_vmcs() -> CaseResult {
+    let mut guest = running_guest()?;
+    clear(current_vmcs());
+    expect_refusal(&mut guest, None)?;
+    expect_to_go_on(&mut guest)
+}
+
+/// The same when there is something to be written to the VMCS before: it is not lost.
+fn no_current_vmcs_with_changes() -> CaseResult {
+    let mut guest = running_guest()?;
+    clear(current_vmcs());
+    guest.vcpu.set_stack_pointer(0x6C00);
+    is_error("an entry without its VMCS", guest.vcpu.run())?;
+    expect_to_go_on(&mut guest)?;
+    equal("RSP", guest.vcpu.stack_pointer(), 0x6C00)
+}
+
+/// VMRESUME of a VMCS whose launch state is clear: error 5.
+fn resume_of_a_clear_vmcs() -> CaseResult {
+    const VMRESUME_OF_A_CLEAR_VMCS: u32 = 5;
+    let mut guest = running_guest()?;
+    let address = current_vmcs();
+    clear(address);
+    load(address);
+    expect_refusal(&mut guest, Some(VMRESUME_OF_A_CLEAR_VMCS))?;
+    expect_to_go_on(&mut guest)
+}
+
+fn again_and_again() -> CaseResult {
+    let mut guest = running_guest()?;
+    for _ in 0..5 {
+        let address = current_vmcs();
+        clear(address);
+        expect_refusal(&mut guest, None)?;
+        expect_to_go_on(&mut guest)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,376 @@
+//! What becomes of the guest's accesses to MSRs, by default and by the caller's wish; and CPUID, which must agree with it.
+
+use alloc::{format, vec::Vec};
+
+use axvcpu::AxVCpuExitReason as Exit;
+use x86_64::registers::model_specific::Msr;
+use x86_vcpu::MsrPolicy;
+
+use super::{
+    Case,
+    check::{CaseResult, equal, fail, is_error, same},
+    code::guest_code,
+    guest::Guest,
+    need::Need,
+};
+
+pub const CASES: &[Case] = &[
+    Case::new("msr_policy.keep", keep),
+    Case::new("msr_policy.keep_is_each_vcpus_own", keep_is_each_vcpus_own),
+    Case::new("msr_policy.pass_through", pass_through),
+    Case::new("msr_policy.exit_again", exit_again),
+    Case::new("msr_policy.refused", refused),
+    Case::new("msr_policy.no_secret_can_be_read", no_secret_can_be_read),
+    Case::new("msr_policy.nothing_can_be_written", nothing_can_be_written),
+    Case::new("msr_policy.cpuid_shows_what_is_kept", cpuid_shows_what_is_kept),
+    Case::new("msr_policy.every_xcr0_that_cpuid_shows_works", every_shown_xcr0_works).needs(&[Need::Xsave]),
+];
+
+guest_code!(
+    /// Does what the case puts into the registers at the first OUT: RDMSR, WRMSR of RBX:RDI, RDMSR; #GP is counted.
+    read_write_read,
+    "code64",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "2: out 0x99, al",
+    "rdmsr",
+    "mov r10d, eax",
+    "mov r11d, edx",
+    "mov eax, edi",
+    "mov edx, ebx",
+    "wrmsr",
+    "rdmsr",
+    "mov r12d, eax",
+    "mov r13d, edx",
+    "out 0x98, al",
+    "jmp 2b",
+);
+
+guest_code!(
+    /// Skips RDMSR or WRMSR.
+    skip_two_bytes,
+    "code64",
+    "inc r9",
+    "add rsp, 8",
+    "add qword ptr [rsp], 2",
+    "iretq",
+);
+
+struct Accesses {
+    before: u64,
+    after: u64,
+    faults: u64,
+}
+
+fn accessor() -> CaseResult<Guest> {
+    let mut guest = Guest::long(read_write_read())?;
+    guest.set_handler(13, skip_two_bytes())?;
+    Ok(guest)
+}
+
+/// Reads, writes `value` and reads again, all without the caller.
+fn access(guest: &mut Guest, msr: u32, value: u64) -> CaseResult<Accesses> {
+    guest.expect_out(0x99)?;
+    let registers = guest.vcpu.regs_mut();
+    (registers.rcx, registers.rdi, registers.rbx) = (msr.into(), value & 0xFFFF_FFFF, value >> 32);
+    registers.r9 = 0;
+    guest.expect_out(0x98)?;
+    let registers = guest.vcpu.regs();
+    Ok(Accesses {
+        before: registers.r11 << 32 | registers.r10,
+        after: registers.r13 << 32 | registers.r12,
+        faults: registers.r9,
+    })
+}
+
+const POWER_LIMIT: u32 = 0x610;
+const UNKNOWN: u32 = 0x4000_0123;
+
+fn keep() -> CaseResult {
+    let policy = MsrPolicy::Keep { value: 0x1111_2222_3333_4444, writable: 0xFFFF };
+    for msr in [POWER_LIMIT, UNKNOWN, 0xC001_0015, 0x1FFF, 0xC000_1FFF, u32::MAX] {
+        let mut guest = accessor()?;
+        guest.vcpu.set_msr_policy(msr..=msr, policy)?;
+        let accepted = access(&mut guest, msr, 0x1111_2222_3333_5555)?;
+        equal("value at first", accepted.before, 0x1111_2222_3333_4444)?;
+        equal("value written", accepted.after, 0x1111_2222_3333_5555)?;
+        equal("#GP of it", accepted.faults, 0)?;
+        let refused = access(&mut guest, msr, 0x1111_2222_3334_5555)?;
+        equal("value behind a write that is refused", refused.after, 0x1111_2222_3333_5555)?;
+        equal("#GP of it", refused.faults, 1)?;
+    }
+    Ok(())
+}
+
+fn keep_is_each_vcpus_own() -> CaseResult {
+    let policy = MsrPolicy::Keep { value: 7, writable: u64::MAX };
+    let (mut first, mut second) = (accessor()?, accessor()?);
+    first.vcpu.set_msr_policy(POWER_LIMIT..=POWER_LIMIT, policy)?;
+    second.vcpu.set_msr_policy(POWER_LIMIT..=POWER_LIMIT, policy)?;
+    access(&mut first, POWER_LIMIT, 0xAAAA)?;
+    access(&mut second, POWER_LIMIT, 0xBBBB)?;
+    equal("the first guest's", access(&mut first, POWER_LIMIT, 0)?.before, 0xAAAA)?;
+    equal("the second guest's", access(&mut second, POWER_LIMIT, 0)?.before, 0xBBBB)
+}
+
+/// An MSR that every processor has and nobody uses here: IA32_TSC_ADJUST is not everywhere, MTRR_PHYSMASK7 is.
+const SHARED: u32 = 0x20F;
+
+fn pass_through() -> CaseResult {
+    let mut native = Msr::new(SHARED);
+    // SAFETY: the range is disabled (bit 11 clear) before and after.
+    let before = unsafe { native.read() };
+    let mut guest = accessor()?;
+    guest.vcpu.set_msr_policy(SHARED..=SHARED, MsrPolicy::PassThrough)?;
+    let seen = access(&mut guest, SHARED, before ^ 0x1000)?;
+    // SAFETY: as above.
+    let after = unsafe { native.read() };
+    // SAFETY: as above.
+    unsafe { native.write(before) };
+    equal("the host's value as the guest sees it", seen.before, before)?;
+    equal("the value that the guest wrote", after, before ^ 0x1000)?;
+    equal("#GP", seen.faults, 0)
+}
+
+/// A range that was kept or passed through, and exits again.
+fn exit_again() -> CaseResult {
+    let mut guest = accessor()?;
+    for policy in [MsrPolicy::PassThrough, MsrPolicy::Keep { value: 1, writable: 0 }] {
+        guest.vcpu.set_msr_policy(0x600..=0x700, policy)?;
+        guest.vcpu.set_msr_policy(POWER_LIMIT..=POWER_LIMIT, MsrPolicy::Exit)?;
+        guest.expect_out(0x99)?;
+        guest.vcpu.regs_mut().rcx = POWER_LIMIT.into();
+        expect_read(&mut guest, POWER_LIMIT)?;
+        guest.vcpu.complete_read(5)?;
+        match guest.exit()? {
+            Exit::SysRegWrite { addr, .. } if addr.0 == POWER_LIMIT as usize => {}
+            other => return fail("WRMSR at the caller", guest.describe(&other)),
+        }
+        expect_read(&mut guest, POWER_LIMIT)?;
+        guest.vcpu.complete_read(5)?;
+        guest.expect_out(0x98)?;
+    }
+    Ok(())
+}
+
+fn expect_read(guest: &mut Guest, msr: u32) -> CaseResult {
+    match guest.exit()? {
+        Exit::SysRegRead { addr, .. } if addr.0 == msr as usize => Ok(()),
+        other => fail(format!("RDMSR of {msr:#x} at the caller"), guest.describe(&other)),
+    }
+}
+
+fn refused() -> CaseResult {
+    let mut guest = accessor()?;
+    let keep = MsrPolicy::Keep { value: 0, writable: 0 };
+    #[allow(clippy::reversed_empty_ranges)]
+    let empty = 0x20..=0x10;
+    is_error("an empty range", guest.vcpu.set_msr_policy(empty, keep))?;
+    for own in [0xC000_0080, 0xC000_0081, 0xC000_0082, 0xC000_0102, 0x174, 0x277, 0x1D9, 0xC000_0101] {
+        for policy in [keep, MsrPolicy::PassThrough] {
+            is_error("an MSR that is the guest's own", guest.vcpu.set_msr_policy(own..=own, policy))?;
+        }
+        guest.vcpu.set_msr_policy(own..=own, MsrPolicy::Exit)?;
+    }
+    for range in [0x2000..=0x2000, 0x1FFF..=0x2000, 0x1000..=0xC000_0000, UNKNOWN..=UNKNOWN, 0xC000_2000..=0xC000_2000]
+    {
+        is_error("passing through what always exits", guest.vcpu.set_msr_policy(range, MsrPolicy::PassThrough))?;
+    }
+    is_error("keeping everything", guest.vcpu.set_msr_policy(0x4000_0000..=u32::MAX, keep))?;
+    guest.vcpu.set_msr_policy(0..=u32::MAX, MsrPolicy::Exit)?;
+    // Nothing was changed: the guest's own are still its own.
+    let seen = access(&mut guest, 0xC000_0082, 0x1234)?;
+    equal("LSTAR", seen.after, 0x1234)
+}
+
+guest_code!(
+    /// Reads the MSRs from ECX on, R14 of them, and says of each what it got.
+    sweep,
+    "code64",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "out 0x99, al",
+    "2: mov r9, 0",
+    "rdmsr",
+    "out 0x98, al",
+    "inc ecx",
+    "dec r14",
+    "jnz 2b",
+    "hlt",
+);
+
+const RANGES: [(u32, u64); 4] = [(0, 0x2000), (0xC000_0000, 0x400), (0xC001_0000, 0x40), (0x4000_0000, 0x40)];
+
+/// MSRs whose value for a guest that has not written them is a constant: what the SDM gives after reset, and what the
+/// library's table says that it keeps.
+fn constant(msr: u32) -> Option<u64> {
+    Some(match msr {
+        0x174..=0x176 | 0x1D9 | 0xDA0 | 0xC000_0081..=0xC000_0084 | 0xC000_0100..=0xC000_0103 => 0,
+        0x277 => 0x0007_0406_0007_0406,
+        0xC000_0080 => 0x500,
+        0x3A => 1,
+        0x1A0 => 0x1801,
+        0x79 | 0x8B => 0,
+        _ => return None,
+    })
+}
+
+/// Each MSR exits to the caller, or is one of the guest's own with a value of its own. The host's are all different from
+/// these.
+fn no_secret_can_be_read() -> CaseResult {
+    const TIME_STAMP_COUNTER: u32 = 0x10;
+    let _host = super::world::PatternedHost::new(super::world::Pattern(2))?;
+    for (first, count) in RANGES {
+        let mut guest = Guest::long(sweep())?;
+        guest.set_handler(13, skip_two_bytes())?;
+        guest.expect_out(0x99)?;
+        (guest.vcpu.regs_mut().rcx, guest.vcpu.regs_mut().r14) = (first.into(), count);
+        for msr in (first..).take(count as usize) {
+            match guest.exit()? {
+                Exit::SysRegRead { addr, .. } if addr.0 == msr as usize => {
+                    guest.vcpu.complete_read(0)?;
+                    guest.expect_out(0x98)?;
+                }
+                Exit::IoWrite { port, .. } if port.0 == 0x98 => {
+                    let registers = guest.vcpu.regs();
+                    let (value, faults) = (registers.get_edx_eax(), registers.r9);
+                    match constant(msr) {
+                        _ if msr == TIME_STAMP_COUNTER || faults != 0 => {}
+                        Some(expected) => equal(&format!("MSR {msr:#x} of the guest"), value, expected)?,
+                        None => return fail(format!("an exit for MSR {msr:#x}"), format!("{value:#x}")),
+                    }
+                }
+                other => return fail(format!("RDMSR of {msr:#x}"), guest.describe(&other)),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A sample: writes of all ones reach the caller, fault, or stay in the vCPU. Every run compares the host's MSRs.
+fn nothing_can_be_written() -> CaseResult {
+    let _host = super::world::PatternedHost::new(super::world::Pattern(3))?;
+    let mut guest = Guest::long(write_sweep())?;
+    guest.set_handler(13, skip_two_bytes())?;
+    guest.expect_out(0x99)?;
+    let msrs: Vec<u32> = RANGES.iter().flat_map(|(first, count)| (*first..).take(*count as usize).step_by(7)).collect();
+    for msr in msrs.into_iter().chain([0x1A0, 0x3A, 0x1B, 0x79, 0x8B, 0xC000_0080, 0xC000_0103, 0xDA0, 0x6E0, 0x10]) {
+        guest.vcpu.regs_mut().rcx = msr.into();
+        loop {
+            match guest.exit()? {
+                Exit::SysRegWrite { addr, .. } if addr.0 == msr as usize => {}
+                Exit::IoWrite { port, .. } if port.0 == 0x99 => break,
+                other => return fail(format!("WRMSR of {msr:#x}"), guest.describe(&other)),
+            }
+        }
+    }
+    Ok(())
+}
+
+guest_code!(
+    write_sweep,
+    "code64",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "2: out 0x99, al",
+    "mov eax, -1",
+    "mov edx, -1",
+    "wrmsr",
+    "jmp 2b",
+);
+
+guest_code!(ask_cpuid, "code64", "lgdt [0x500]", "lidt [0x510]", "2: out 0x99, al", "cpuid", "out 0x98, al", "jmp 2b",);
+
+fn cpuid(guest: &mut Guest, leaf: u32, subleaf: u32) -> CaseResult<[u64; 4]> {
+    guest.expect_out(0x99)?;
+    (guest.vcpu.regs_mut().rax, guest.vcpu.regs_mut().rcx) = (leaf.into(), subleaf.into());
+    guest.expect_out(0x98)?;
+    let registers = guest.vcpu.regs();
+    Ok([registers.rax, registers.rbx, registers.rcx, registers.rdx])
+}
+
+/// No feature without its state, and none that needs what the guest does not have.
+fn cpuid_shows_what_is_kept() -> CaseResult {
+    let mut guest = Guest::long(ask_cpuid())?;
+    let [_, _, ecx1, edx1] = cpuid(&mut guest, 1, 0)?;
+    let [_, ebx7, ecx7, edx7] = cpuid(&mut guest, 7, 0)?;
+    // Without XSAVE the leaf is beyond the last, and gives what that one gives.
+    let eax_d = if ecx1 >> 26 & 1 != 0 { cpuid(&mut guest, 0xD, 0)?[0] } else { 0 };
+    let [eax_d1, _, ecx_d1, edx_d1] = cpuid(&mut guest, 0xD, 1)?;
+    let bit = |word: u64, bit: u32| word >> bit & 1;
+    let xcr0 = |bits: u64| u64::from(eax_d & bits == bits);
+    let implies = |what: &str, feature: u64, state: u64| {
+        if feature != 0 && state == 0 { fail(format!("{what} only with its state"), "shown without") } else { Ok(()) }
+    };
+    implies("AVX", bit(ecx1, 28), xcr0(7))?;
+    implies("F16C", bit(ecx1, 29), bit(ecx1, 28))?;
+    implies("FMA", bit(ecx1, 12), bit(ecx1, 28))?;
+    implies("AVX2", bit(ebx7, 5), bit(ecx1, 28))?;
+    for feature in [16, 17, 21, 28, 30, 31] {
+        implies("AVX-512", bit(ebx7, feature), xcr0(0xE7))?;
+    }
+    implies("PKU", bit(ecx7, 3), xcr0(0x200))?;
+    if bit(ecx1, 26) != 0 {
+        equal("supervisor state", ecx_d1 | edx_d1, 0)?;
+        equal("XFD", bit(eax_d1, 4), 0)?;
+    }
+    // VMX, SMX, EST, TM2, SDBG, PDCM, x2APIC, TSC deadline, MONITOR.
+    for hidden in [5, 6, 7, 8, 11, 15, 21, 24, 3] {
+        equal(&format!("CPUID.1:ECX[{hidden}]"), bit(ecx1, hidden), 0)?;
+    }
+    // MTRR, MCE, MCA, debug store, ACPI, thermal monitor.
+    for hidden in [12, 7, 14, 21, 22, 29] {
+        equal(&format!("CPUID.1:EDX[{hidden}]"), bit(edx1, hidden), 0)?;
+    }
+    // TSC_ADJUST, SGX, RTM, MPX, PT; WAITPKG, CET, keylocker; IBRS, STIBP, ARCH_CAPABILITIES, SSBD, CET, PKS.
+    for (word, hidden) in [(ebx7, 1), (ebx7, 2), (ebx7, 11), (ebx7, 14), (ebx7, 25), (ecx7, 5), (ecx7, 7), (ecx7, 23)] {
+        equal(&format!("CPUID.7, bit {hidden}"), bit(word, hidden), 0)?;
+    }
+    for hidden in [20, 26, 27, 29, 31] {
+        equal(&format!("CPUID.7:EDX[{hidden}]"), bit(edx7, hidden), 0)?;
+    }
+    Ok(())
+}
+
+guest_code!(
+    /// XSETBV of RBX.
+    set_xcr0,
+    "code64",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "mov eax, 0x40620",
+    "mov cr4, rax",
+    "mov eax, 0xd",
+    "xor ecx, ecx",
+    "cpuid",
+    "mov r8d, eax",
+    "mov eax, r8d",
+    "xor ecx, ecx",
+    "xsetbv",
+    "mov eax, 0xd",
+    "xor ecx, ecx",
+    "cpuid",
+    "mov r10d, ebx",
+    "mov r11d, ecx",
+    // The area is as large as it says, and no byte larger.
+    "mov edi, 0x21000",
+    "mov ecx, 0x800",
+    "mov rax, 0x5a5a5a5a5a5a5a5a",
+    "rep stosq",
+    "mov eax, -1",
+    "mov edx, -1",
+    "mov rcx, 0",
+    "mov [0x21200], rcx",
+    "mov [0x21208], rcx",
+    "xsave64 [0x21000]",
+    "hlt",
+);
+
+fn every_shown_xcr0_works() -> CaseResult {
+    let mut guest = Guest::long(set_xcr0())?;
+    guest.halt()?;
+    let registers = *guest.vcpu.regs();
+    same("XCR0 that CPUID shows", registers.r8, super::world::components())?;
+    equal("sizes for what is enabled, and for all", registers.r10, registers.r11)?;
+    equal("what lies behind the area", guest.read_u64(0x2_1000 + registers.r11)?, 0x5A5A_5A5A_5A5A_5A5A)
+}

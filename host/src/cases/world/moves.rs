@@ -1,0 +1,220 @@
+//! vCPUs that are dropped, moved and asked at the wrong place, with all of their state.
+
+use alloc::{boxed::Box, vec::Vec};
+
+use axvcpu::AxArchVCpu;
+use spin::Mutex;
+use x86_64::registers::model_specific::Msr;
+use x86_vcpu::vmx::{VmcsGuest32, VmcsGuestNW};
+
+use super::{
+    super::{
+        Case,
+        check::{CaseResult, equal, is_error, is_true},
+        code::guest_code,
+        entry_refused::current_vmcs,
+        guest::Guest,
+        need::Need,
+    },
+    host::PatternedHost,
+    pattern::Pattern,
+    patterns::{ALL, Player, on},
+    program::EXITS,
+};
+use crate::{mem::frames, vmx};
+
+pub const CASES: &[Case] = &[
+    Case::new("world.moved_in_memory", moved_in_memory),
+    Case::new("world.dropped_while_bound", dropped_while_bound),
+    Case::new("world.vmx_off_and_on", vmx_off_and_on),
+    Case::new("world.accessors_of_an_unbound_vcpu", accessors_of_an_unbound_vcpu),
+    Case::new("world.host_changes_between_binds", host_changes_between_binds),
+    Case::new("world.used_on_another_processor", used_on_another_processor).needs(&[Need::Processors(2)]).on_first(),
+    Case::new("world.dropped_on_another_processor", dropped_on_another_processor)
+        .needs(&[Need::Processors(2)])
+        .on_first(),
+];
+
+/// Between any two runs the vCPU is somewhere else, while it stays bound.
+fn moved_in_memory() -> CaseResult {
+    let host = PatternedHost::new(Pattern(2))?;
+    let mut player = Player::new(0, ALL)?;
+    let mut old: Vec<Box<[u8; 8192]>> = Vec::new();
+    for round in 0..EXITS as u64 {
+        let mut elsewhere = Box::new(player);
+        elsewhere.step(&host, round)?;
+        player = *elsewhere;
+        // Where it was is overwritten, and is not free for the next.
+        old.push(Box::new([0xCC; 8192]));
+    }
+    player.finish(&host)
+}
+
+/// The registers that it leaves behind are nobody's: neither the host nor the next guest sees them.
+fn dropped_while_bound() -> CaseResult {
+    let host = PatternedHost::new(Pattern(2))?;
+    let mut survivor = Player::new(1, ALL)?;
+    for round in 0..EXITS as u64 {
+        let mut victim = Player::new(0, ALL)?;
+        victim.step(&host, round)?;
+        drop(victim);
+        survivor.step(&host, round)?;
+    }
+    survivor.finish(&host)
+}
+
+/// VMXOFF takes nothing away from a vCPU that was bound: it can be bound again, and goes on.
+fn vmx_off_and_on() -> CaseResult {
+    let mut player = Player::new(0, ALL)?;
+    for round in 0..EXITS as u64 {
+        {
+            let host = PatternedHost::new(Pattern(2))?;
+            player.step(&host, round)?;
+        }
+        vmx::with_state(|state| {
+            state.disable()?;
+            let enabled = state.enable();
+            is_true("VMX on again", enabled.is_ok())
+        })?;
+        is_error("a run of a vCPU that VMXOFF unbound", player.guest.vcpu.run())?;
+        player.guest.vcpu.bind()?;
+    }
+    let host = PatternedHost::new(Pattern(2))?;
+    player.finish(&host)
+}
+
+/// Bound or not, a vCPU answers for itself, and the one that is bound stays so.
+fn accessors_of_an_unbound_vcpu() -> CaseResult {
+    let host = PatternedHost::new(Pattern(2))?;
+    let (mut first, mut second) = (Player::new(0, ALL)?, Player::new(1, ALL)?);
+    for round in 0..EXITS as u64 {
+        first.step(&host, round)?;
+        let own = fields_of(&first)?;
+        first.guest.vcpu.unbind()?;
+        second.step(&host, round)?;
+        same_fields(&fields_of(&first)?, &own)?;
+        let others = fields_of(&second)?;
+        is_true("the two differ", others[0] != own[0] && others[1] != own[1] && others[4] != own[4])?;
+        first.guest.vcpu.bind()?;
+        same_fields(&fields_of(&second)?, &others)?;
+        same_fields(&fields_of(&first)?, &own)?;
+    }
+    first.finish(&host)?;
+    second.finish(&host)
+}
+
+fn fields_of(player: &Player) -> CaseResult<[u64; 6]> {
+    let vcpu = &player.guest.vcpu;
+    Ok([
+        vcpu.read_vmcs(VmcsGuestNW::RSP)? as u64,
+        vcpu.read_vmcs(VmcsGuestNW::FS_BASE)? as u64,
+        vcpu.read_vmcs(VmcsGuestNW::RIP)? as u64,
+        vcpu.read_vmcs(VmcsGuest32::LDTR_LIMIT)?.into(),
+        vcpu.rflags()? as u64,
+        vcpu.exit_qualification()?,
+    ])
+}
+
+fn same_fields(found: &[u64; 6], expected: &[u64; 6]) -> CaseResult {
+    const NAMES: [&str; 6] = ["RSP", "FS base", "RIP", "LDTR limit", "RFLAGS", "exit qualification"];
+    for ((name, found), expected) in NAMES.iter().zip(found).zip(expected) {
+        equal(name, *found, *expected)?;
+    }
+    Ok(())
+}
+
+guest_code!(
+    spin,
+    "code64",
+    "mov eax, 0x501",
+    "mov ecx, 0xC0000080",
+    "xor edx, edx",
+    "wrmsr",
+    "2: out 0x99, al",
+    "jmp 2b"
+);
+
+/// What the host has at a bind it has after the exits that follow: each bind takes it anew. Every run compares.
+fn host_changes_between_binds() -> CaseResult {
+    const CHANGING: [u32; 6] = [0xC000_0081, 0xC000_0082, 0xC000_0083, 0xC000_0084, 0xC000_0100, 0xC000_0102];
+    let mut guest = Guest::long(spin())?;
+    // SAFETY: these MSRs hold nothing that this host uses.
+    let before = CHANGING.map(|msr| unsafe { Msr::new(msr).read() });
+    let result = (1..5u64).try_for_each(|round| {
+        guest.vcpu.unbind()?;
+        for msr in CHANGING {
+            // SAFETY: as above, and the value is valid for each.
+            unsafe { Msr::new(msr).write(0x1111_1111 * round) };
+        }
+        guest.vcpu.bind()?;
+        (0..2).try_for_each(|_| guest.expect_out(0x99).map(drop))
+    });
+    for (msr, value) in CHANGING.into_iter().zip(before) {
+        // SAFETY: the values that were there.
+        unsafe { Msr::new(msr).write(value) };
+    }
+    result
+}
+
+/// Bound on one processor, a vCPU is an error on another one, and stays what it is.
+fn used_on_another_processor() -> CaseResult {
+    let player = Mutex::new(Player::unbound(0, ALL)?);
+    on(1, || {
+        let host = PatternedHost::new(Pattern(2))?;
+        let player = &mut *player.lock();
+        player.guest.vcpu.bind()?;
+        player.step(&host, 0)
+    })?;
+    {
+        let vcpu = &mut player.lock().guest.vcpu;
+        is_error("a run on another processor", vcpu.run())?;
+        is_error("a bind on another processor", vcpu.bind())?;
+        is_error("an unbind on another processor", vcpu.unbind())?;
+        // A value that is known already, or an error; never what another VMCS has.
+        let mut other = Player::new(1, ALL)?;
+        other.step(&PatternedHost::new(Pattern(3))?, 0)?;
+        if let Ok(base) = vcpu.read_vmcs(VmcsGuestNW::FS_BASE) {
+            equal("FS base", base as u64, Pattern(0).address("FS_BASE"))?;
+        }
+    }
+    on(1, || {
+        let host = PatternedHost::new(Pattern(2))?;
+        let player = &mut *player.lock();
+        for round in 1..EXITS as u64 {
+            player.step(&host, round)?;
+        }
+        Ok(player.guest.vcpu.unbind()?)
+    })?;
+    player.into_inner().finish(&PatternedHost::new(Pattern(3))?)
+}
+
+/// Its VMCS is active where it was bound, so its page cannot be given back: it is lost, and the host goes on.
+fn dropped_on_another_processor() -> CaseResult {
+    let player = Mutex::new(Some(Player::unbound(0, ALL)?));
+    let address = Mutex::new(0);
+    on(1, || {
+        let host = PatternedHost::new(Pattern(2))?;
+        if let Some(player) = &mut *player.lock() {
+            player.guest.vcpu.bind()?;
+            player.step(&host, 0)?;
+        }
+        *address.lock() = current_vmcs();
+        Ok(())
+    })?;
+    drop(player.into_inner());
+    on(1, || {
+        let host = PatternedHost::new(Pattern(2))?;
+        let mut player = Player::new(1, ALL)?;
+        (0..EXITS as u64).try_for_each(|round| player.step(&host, round))?;
+        player.finish(&host)?;
+        drop(host);
+        // VMXOFF makes every VMCS inactive; then the page is free again, and every case has to give back what it took.
+        vmx::with_state(|state| {
+            state.disable()?;
+            let enabled = state.enable();
+            is_true("VMX on again", enabled.is_ok())
+        })
+    })?;
+    frames::dealloc(address.into_inner());
+    Ok(())
+}
