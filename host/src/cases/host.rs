@@ -12,8 +12,8 @@ use super::{
 };
 
 pub const CASES: &[Case] = &[
-    Case::new("host.avx_registers", avx_registers).needs(&[Need::Avx]),
-    Case::new("host.x87_registers", x87_registers),
+    Case::new("host.avx_registers", avx_registers).needs(&[Need::Avx, Need::HostSse]),
+    Case::new("host.x87_registers", x87_registers).needs(&[Need::HostSse]),
     Case::new("host.debug_registers", debug_registers),
     Case::new("host.msrs", msrs),
 ];

@@ -36,6 +36,10 @@ const MSRS: [(&str, u32); 12] = [
     ("IA32_PAT", 0x277),
 ];
 
+/// Whether this host is compiled with SSE, for which the crate switches the extended state around each entry.
+pub const HOST_HAS_SSE: bool = cfg!(target_feature = "sse");
+const EXTENDED: [&str; 3] = ["MXCSR", "x87 control word", "XCR0"];
+
 const COUNT: usize = 27 + MSRS.len();
 
 impl HostState {
@@ -82,6 +86,10 @@ impl HostState {
 
     pub fn expect(&self, before: &Self) -> CaseResult {
         for (after, before) in self.0.iter().zip(before.0) {
+            // Under a host without SSE the extended state is the guest's until its vCPU is unbound.
+            if !HOST_HAS_SSE && EXTENDED.contains(&before.0) {
+                continue;
+            }
             if after.1 != before.1 {
                 return fail(
                     format!("the host's {} {:#x} after the run", before.0, before.1),

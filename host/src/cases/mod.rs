@@ -10,6 +10,7 @@ mod host_state;
 mod need;
 mod runner;
 
+mod corners;
 mod cost;
 mod cpuid;
 mod debug;
@@ -53,6 +54,7 @@ const THEMES: &[&[Case]] = &[
     lifecycle::CASES,
     enable::CASES,
     host::CASES,
+    corners::CASES,
     cost::CASES,
     world::patterns::CASES,
     world::hostile::CASES,

@@ -4,6 +4,7 @@ use core::fmt;
 
 use raw_cpuid::CpuId;
 
+use super::host_state::HOST_HAS_SSE;
 use crate::{arch::lapic, smp};
 
 #[derive(Clone, Copy)]
@@ -14,6 +15,8 @@ pub enum Need {
     Avx512,
     /// The local APIC is used through its page.
     ApicPage,
+    /// The host is compiled with SSE, so that its extended state is its own after each run.
+    HostSse,
 }
 
 impl Need {
@@ -26,6 +29,7 @@ impl Need {
             Self::Xsave => basic.is_some_and(|info| info.has_xsave()),
             Self::Avx => basic.is_some_and(|info| info.has_avx()),
             Self::ApicPage => lapic::has_page(),
+            Self::HostSse => HOST_HAS_SSE,
             Self::Avx512 => extended.is_some_and(|info| info.has_avx512f()),
         }
     }
@@ -38,6 +42,7 @@ impl fmt::Display for Need {
             Self::Xsave => f.write_str("the processor has no XSAVE"),
             Self::Avx => f.write_str("the processor has no AVX"),
             Self::ApicPage => f.write_str("the firmware chose x2APIC"),
+            Self::HostSse => f.write_str("the host is compiled without SSE"),
             Self::Avx512 => f.write_str("the processor has no AVX-512"),
         }
     }

@@ -50,9 +50,11 @@ impl Player {
     }
 
     fn bound_step(&mut self, host: &PatternedHost, round: u64) -> CaseResult {
-        self.guest.vcpu.bind()?;
-        self.step(host, round)?;
-        Ok(self.guest.vcpu.unbind()?)
+        host.around_binding(round, || {
+            self.guest.vcpu.bind()?;
+            self.step(host, round)?;
+            Ok(self.guest.vcpu.unbind()?)
+        })
     }
 
     /// Behind the last exit: the guest stores what it has.
