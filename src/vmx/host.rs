@@ -110,7 +110,8 @@ impl HostConstants {
     /// Loads LDTR and TR again where an exit left them different from the host's.
     ///
     /// # Safety
-    /// Runs on the processor of these values, after an exit and with the host's GDT loaded.
+    /// Runs on the processor of these values, after an exit and with the host's GDT loaded, which is writable as LTR wants
+    /// it.
     #[cold]
     pub(crate) unsafe fn reload_segments(&self) {
         let ldtr = self.ldtr.load(Relaxed) as u16;

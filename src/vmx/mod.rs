@@ -8,6 +8,7 @@ pub(crate) mod capability;
 mod definitions;
 mod enable;
 mod exit_info;
+mod fpu;
 mod guest_cpuid;
 mod guest_cr;
 mod host;

@@ -156,6 +156,7 @@ impl<H: AxVCpuHal> AxArchPerCpu for VmxPerCpuState<H> {
         if !on.processor.is_here() {
             return ax_err!(BadState, "VMX must be turned off on the processor that it was turned on");
         }
+        on.processor.fpu.evict();
         on.processor.clear_all()?;
         // SAFETY: VMX is on, and no VMCS is active any more.
         if let Err(failure) = unsafe { vmxoff() } {

@@ -26,6 +26,7 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering::Relaxed};
 use axerrno::{AxResult, ax_err};
 
 use super::capability::Capabilities;
+use super::fpu::FpuOwner;
 use super::host::HostConstants;
 use super::instructions::{VmFail, vmclear, vmptrld};
 
@@ -46,7 +47,7 @@ pub(crate) struct Processor {
     enabled: AtomicBool,
     /// Physical address of the current VMCS, or 0.
     current: AtomicU64,
-    /// Physical address of the VMCS whose guest ran here last, or 0.
+    /// The number of the guest that ran here last, or 0.
     last_guest: AtomicU64,
     /// Whose extended state the registers hold, where that is not switched at each exit.
     pub(crate) fpu: FpuOwner,
@@ -56,19 +57,6 @@ pub(crate) struct Processor {
 
 // SAFETY: `next` points to a record that is never freed nor changed; everything else is `Sync` of itself.
 unsafe impl Sync for Processor {}
-
-/// Whose extended state the registers of a processor hold, under a host that leaves a guest's there while its vCPU is
-/// bound. Only [`xstate`](super::vcpu) reads and writes it, on its own processor.
-#[derive(Default)]
-pub(crate) struct FpuOwner {
-    /// Address of the area of the guest whose state it is; 0: the host's.
-    pub(crate) guest_area: AtomicU64,
-    /// Address of the area with the host's state, which is there while the registers hold a guest's. Made once.
-    pub(crate) host_area: AtomicU64,
-    /// The host's XCR0, and the one under which all is saved and restored.
-    pub(crate) host_xcr0: AtomicU64,
-    pub(crate) all_xcr0: AtomicU64,
-}
 
 const BUCKETS: usize = 64;
 static REGISTRY: [AtomicPtr<Processor>; BUCKETS] = [const { AtomicPtr::new(ptr::null_mut()) }; BUCKETS];
@@ -141,11 +129,11 @@ impl Processor {
         self.current.load(Relaxed) == region
     }
 
-    /// Whether another guest than that of the VMCS at `region` ran here last; from now on it is this one.
-    pub(crate) fn another_guest_ran(&self, region: u64) -> bool {
+    /// Whether another guest than this one ran here last; from now on it is this one.
+    pub(crate) fn another_guest_ran(&self, guest: u64) -> bool {
         let last = self.last_guest.load(Relaxed);
-        self.last_guest.store(region, Relaxed);
-        last != 0 && last != region
+        self.last_guest.store(guest, Relaxed);
+        last != 0 && last != guest
     }
 
     /// Records that there is no current VMCS although there should be.

@@ -16,6 +16,9 @@ pub const CASES: &[Case] = &[
     Case::new("corners.nmi_after_sti", nmi_after_sti),
     Case::new("corners.nmi_stays_blocked_when_iret_exits", nmi_stays_blocked_when_iret_exits),
     Case::new("corners.setup_resets_the_fpu", setup_resets_the_fpu),
+    Case::new("corners.debug_exception_ends_branch_stepping", debug_exception_ends_branch_stepping),
+    Case::new("corners.own_msrs_are_not_passed_through", own_msrs_are_not_passed_through),
+    Case::new("corners.debug_exceptions_without_end", debug_exceptions_without_end),
 ];
 
 const GENERAL_PROTECTION: u8 = 13;
@@ -138,6 +141,88 @@ fn setup_resets_the_fpu() -> CaseResult {
         equal("FCW", guest.vcpu.regs().rbx, AFTER_RESET)?;
         let root = guest.memory.ept.root() as usize;
         guest.vcpu.setup(root.into(), 0.into())?;
+    }
+    Ok(())
+}
+
+guest_code!(
+    step_on_branches,
+    "code64",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "mov ecx, 0x1D9",
+    "mov eax, 2",
+    "xor edx, edx",
+    "push 0x102",
+    "popfq",
+    "wrmsr",
+    "jmp 2f",
+    "2: nop",
+    "push 2",
+    "popfq",
+    "hlt",
+);
+guest_code!(
+    read_debugctl,
+    "code64",
+    "mov ecx, 0x1D9",
+    "rdmsr",
+    "mov r8d, eax",
+    "inc r15",
+    "and qword ptr [rsp + 16], -257",
+    "iretq",
+);
+
+/// Delivering #DB clears DEBUGCTL.BTF, also where the exception takes the way through an exit.
+fn debug_exception_ends_branch_stepping() -> CaseResult {
+    let mut guest = Guest::long(step_on_branches())?;
+    guest.vcpu.regs_mut().r8 = 0x99;
+    guest.set_handler(1, read_debugctl())?;
+    guest.run_to_halt()?;
+    equal("times that a #DB came", guest.vcpu.regs().r15, 1)?;
+    equal("DEBUGCTL in the handler", guest.vcpu.regs().r8, 0)
+}
+
+/// Neither call opens an MSR that the crate switches or checks: not before `setup` either, and not by the old name.
+fn own_msrs_are_not_passed_through() -> CaseResult {
+    use x86_vcpu::{MsrPolicy, VmxArchVCpu};
+    const OWN: [u32; 6] = [0xC000_0080, 0xC000_0082, 0xC000_0103, 0xDA0, 0x277, 0x1D9];
+    let mut vcpu = VmxArchVCpu::<crate::hal::HostHal>::new(0, 0)?;
+    for msr in OWN {
+        let refused = vcpu.set_msr_policy(msr..=msr, MsrPolicy::PassThrough).is_err()
+            && vcpu.try_set_msr_intercept(msr, false).is_err();
+        super::check::is_true(&alloc::format!("passing MSR {msr:#x} through is refused"), refused)?;
+    }
+    Ok(())
+}
+
+guest_code!(
+    endless_debug_exceptions,
+    "code64",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    // A write breakpoint of 8 bytes on the stack that the delivery pushes to.
+    "mov rax, rsp",
+    "sub rax, 8",
+    "and rax, -8",
+    "mov dr0, rax",
+    "mov eax, 0xB0701",
+    "mov dr7, rax",
+    "push 0",
+    "hlt",
+);
+guest_code!(endless_handler, "code64", "2: push rax", "pop rax", "jmp 2b");
+
+/// A guest whose every #DB raises the next: the run still ends with its time slice.
+fn debug_exceptions_without_end() -> CaseResult {
+    let mut guest = Guest::long(endless_debug_exceptions())?;
+    guest.set_handler(1, endless_handler())?;
+    guest.vcpu.set_time_slice(Some(2000))?;
+    for _ in 0..200 {
+        match guest.run_once()? {
+            Exit::Nothing => {}
+            other => return fail("nothing but handled exits", guest.describe(&other)),
+        }
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use core::arch::asm;
 use axvcpu::AxArchVCpu;
 
 use super::{
-    Case,
+    Case, callee_saved,
     check::{CaseResult, equal, is_error, is_true, same},
     code::guest_code,
     guest::Guest,
@@ -67,7 +67,7 @@ fn load(address: u64) {
 /// The run is refused with this VM-instruction error, or with VMfailInvalid, and the host's state is as before.
 fn expect_refusal(guest: &mut Guest, number: Option<u32>) -> CaseResult {
     let before = HostState::read();
-    let result = guest.vcpu.run();
+    let result = callee_saved::around(|| guest.vcpu.run())?;
     HostState::read().expect(&before)?;
     is_error("an entry without its VMCS", result)?;
     let Some(failure) = guest.vcpu.entry_failure() else {

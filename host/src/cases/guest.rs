@@ -21,6 +21,7 @@ use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
 use x86_vcpu::{StartState, VmxArchVCpu};
 
 use super::{
+    callee_saved,
     check::{CaseResult, fail},
     code::ORIGIN,
     host_state::HostState,
@@ -135,7 +136,7 @@ impl<H: AxVCpuHal> Guest<H> {
     pub fn run_once(&mut self) -> CaseResult<Exit> {
         self.vcpu.set_time_slice(Some(time::ticks(TIME_LIMIT / 10)))?;
         let before = HostState::read();
-        let exit = self.vcpu.run();
+        let exit = callee_saved::around(|| self.vcpu.run())?;
         HostState::read().expect(&before)?;
         match exit {
             Ok(exit) => Ok(exit),

@@ -3,6 +3,7 @@
 //! A theme is a file with a list of [`Case`]s; [`THEMES`] has all of them. A case builds its [`guest`], runs it and
 //! compares. Where a processor lacks what a case needs, the case is skipped with the reason.
 
+mod callee_saved;
 pub mod check;
 pub mod code;
 pub mod guest;
@@ -59,6 +60,7 @@ const THEMES: &[&[Case]] = &[
     world::patterns::CASES,
     world::hostile::CASES,
     world::nmi::CASES,
+    world::owners::CASES,
     world::moves::CASES,
 ];
 

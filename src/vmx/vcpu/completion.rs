@@ -166,6 +166,16 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         Ok(())
     }
 
+    /// TF is set where an exit left STI or MOV SS blocking: the trap of this instruction has to be pending.
+    pub(super) fn make_single_step_consistent(&mut self, here: Here) -> AxResult {
+        let single_step = self.vmcs.get(here, VmcsGuestNW::RFLAGS)? & RFLAGS_TF != 0;
+        if single_step && self.vmcs.get(here, VmcsGuest64::IA32_DEBUGCTL)? & DEBUGCTL_BTF == 0 {
+            let pending = self.vmcs.get(here, VmcsGuestNW::PENDING_DBG_EXCEPTIONS)?;
+            self.vmcs.write(VmcsGuestNW::PENDING_DBG_EXCEPTIONS, pending | PENDING_BS);
+        }
+        Ok(())
+    }
+
     pub(super) fn in_64_bit_mode(&self) -> AxResult<bool> {
         Ok(self.vmcs.read(VmcsGuest64::IA32_EFER)? & EFER_LMA != 0
             && self.vmcs.read(VmcsGuest32::CS_ACCESS_RIGHTS)? & (1 << 13) != 0)

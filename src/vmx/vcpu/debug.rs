@@ -19,7 +19,7 @@ use super::{Here, VmxVcpu};
 use crate::msr::Msr;
 use crate::vmx::exit_info::DrAccess;
 use crate::vmx::guest_cr::GeneralProtection;
-use crate::vmx::vmcs::{VmcsControl32, VmcsGuest32, VmcsGuestNW};
+use crate::vmx::vmcs::{VmcsGuest32, VmcsGuest64, VmcsGuestNW};
 
 /// DR6 and DR7 after reset.
 pub(super) const DR6_RESET: u64 = 0xFFFF_0FF0;
@@ -120,7 +120,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         let dr7 = self.vmcs.get(here, VmcsGuestNW::DR7)?;
         if dr7 & DR7_GD as usize != 0 {
             self.debug.dr6 |= DR6_BD;
-            self.vmcs.write(VmcsGuestNW::DR7, dr7 & !(DR7_GD as usize));
+            self.clear_on_debug_exception(here)?;
             return self.complete(here, Outcome::Fault(DB, None));
         }
         let wide = self.in_64_bit_mode()?;
@@ -153,27 +153,32 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
                 let value = value & (0xFFFF_0000 | DR7_GD | 0x3FF) | DR7_RESET;
                 self.vmcs.write(VmcsGuestNW::DR7, value as usize);
                 self.debug.loaded = value & DR7_ENABLES != 0;
-                self.intercept_debug_exceptions(!self.debug.loaded);
             }
         }
         Ok(Ok(()))
     }
 
-    /// While the guest's DR6 is not in the register, debug exceptions (of single-stepping) exit, so that what they report
-    /// reaches the kept value.
-    pub(super) fn intercept_debug_exceptions(&self, intercept: bool) {
-        let old = self.vmcs.known(VmcsControl32::EXCEPTION_BITMAP).unwrap_or_default();
-        let new = if intercept { old | 1 << DB } else { old & !(1 << DB) };
-        self.vmcs.write_changed(VmcsControl32::EXCEPTION_BITMAP, new);
-    }
-
-    /// A debug exception that exited: its conditions go to DR6, and it goes to the guest.
+    /// A debug exception that exited: its conditions go to DR6, and it goes to the guest, with what its delivery changes
+    /// and an exit in place of the delivery does not: DR7.GD, and IA32_DEBUGCTL.LBR and BTF (SDM Vol. 3B, section
+    /// 18.4.3, "Single-Stepping on Branches").
     pub(super) fn handle_debug_exception(&mut self, here: Here) -> AxResult<Handled> {
         self.debug.dr6 |= self.qualification(here)? & DR6_CONDITIONS;
-        // Delivering #DB clears DR7.GD; an exit in place of the delivery does not.
+        self.clear_on_debug_exception(here)?;
+        // With TF set behind STI or MOV SS, an entry wants the single-step trap pending (SDM Vol. 3C, section 27.3.1.5,
+        // "Checks on Guest Non-Register State").
+        let state = self.vmcs.get(here, VmcsGuest32::INTERRUPTIBILITY_STATE)?;
+        if state & super::events::blocking::BY_SHADOW != 0 {
+            self.make_single_step_consistent(here)?;
+        }
+        self.reflect_exception(here)
+    }
+
+    fn clear_on_debug_exception(&mut self, here: Here) -> AxResult {
         let dr7 = self.vmcs.get(here, VmcsGuestNW::DR7)?;
         self.vmcs.write_changed(VmcsGuestNW::DR7, dr7 & !(DR7_GD as usize));
-        self.reflect_exception(here)
+        let debugctl = self.vmcs.get(here, VmcsGuest64::IA32_DEBUGCTL)?;
+        self.vmcs.write_changed(VmcsGuest64::IA32_DEBUGCTL, debugctl & !0b11);
+        Ok(())
     }
 }
 

@@ -88,11 +88,11 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
                 Ok(Handled::Yes)
             }
             (VmxInterruptionType::HardException, 18) => {
-                // SAFETY: likewise.
-                unsafe { asm!("int 18") };
+                deliver_machine_check();
                 Ok(Handled::Yes)
             }
             (_, 1) => self.handle_debug_exception(here),
+            (VmxInterruptionType::HardException, 17) => self.reflect_exception(here),
             _ => Ok(Handled::No),
         }
     }
@@ -117,6 +117,12 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         self.events.push(event);
         Ok(Handled::Yes)
     }
+}
+
+/// Lets the host's handler see a machine check that came in guest mode or during an entry.
+pub(super) fn deliver_machine_check() {
+    // SAFETY: the host's own IDT is loaded.
+    unsafe { asm!("int 18") };
 }
 
 /// What the last exit says of itself. Each of these reads only what it returns, and only once for each exit.

@@ -29,6 +29,7 @@ mod xstate;
 
 use core::cell::Cell;
 use core::ptr;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use axaddrspace::{GuestPhysAddr, HostPhysAddr};
 use axerrno::{AxResult, ax_err, ax_err_type};
@@ -91,6 +92,8 @@ pub struct VmxVcpu<H: AxVCpuHal> {
     cr8: u8,
     /// CR4.MCE of the host.
     host_mce: u64,
+    /// A number that no other guest has: the vCPU's, from one `setup` to the next.
+    guest: u64,
     /// Why the last entry did not reach the guest.
     entry_failure: Option<EntryFailure>,
     /// The processor that it was bound to last, and which generation of its constant state the VMCS holds.
@@ -101,6 +104,12 @@ pub struct VmxVcpu<H: AxVCpuHal> {
     ept_root: Option<HostPhysAddr>,
     vm_id: usize,
     id: usize,
+}
+
+/// The next number for a guest.
+fn new_guest() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 // SAFETY: what it points to is the record of a processor, which lives for ever and is only compared with; every access
@@ -135,6 +144,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             time_slice: None,
             cr8: 0,
             host_mce: 0,
+            guest: new_guest(),
             entry_failure: None,
             last_home: Cell::new(ptr::null()),
             host_generation: 0,
@@ -247,6 +257,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         if !debug_idle {
             self.debug.load_guest();
         }
+        self.flush_l1_data_cache();
         let context = &raw mut self.context;
         let launch = self.vmcs.needs_launch(here);
         // SAFETY: the VMCS is current, has HOST_RIP from `setup`, and the launch state that `needs_launch` says;
@@ -364,6 +375,9 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         self.entry_failure = Some(EntryFailure::GuestState { reason, qualification });
         self.take_back_event();
         self.restore_host_segments();
+        if reason == VmxExitReason::MCE_DURING_VMENTRY {
+            exits::deliver_machine_check();
+        }
         Ok(Some(reason))
     }
 

@@ -88,9 +88,9 @@ impl<H: AxVCpuHal> GuestMsrs<H> {
         self.has_xss = xss;
     }
 
-    /// The MSRs that this guest has here.
-    pub(super) fn present(&self) -> impl Iterator<Item = u32> {
-        SWITCHED.into_iter().map(Msr::number).filter(|msr| self.place_of(*msr).is_some())
+    /// The MSRs that are a guest's own here, whether this one has them or not.
+    pub(super) fn all() -> impl Iterator<Item = u32> {
+        SWITCHED.into_iter().map(Msr::number)
     }
 
     /// The values after reset: all zero.

@@ -19,7 +19,7 @@ use crate::msr::Msr;
 /// |---|---|
 /// | FS_BASE, GS_BASE, SYSENTER_CS, SYSENTER_ESP, SYSENTER_EIP | passed through; VMCS guest state |
 /// | TIME_STAMP_COUNTER | reads passed through, with the TSC offset; writes to the caller |
-/// | EFER, PAT, DEBUGCTL (LBR and BTF), XSS | the guest's own; checked as the processor does |
+/// | EFER, PAT, DEBUGCTL (BTF; LBR stays clear), XSS | the guest's own; checked as the processor does |
 /// | STAR, LSTAR, CSTAR, FMASK, KERNEL_GS_BASE, TSC_AUX | the guest's own, switched once it can use them; checked |
 /// | FEATURE_CONTROL | kept: 1, locked with VMX off; cannot be written |
 /// | MISC_ENABLE | kept: fast strings on, no branch trace store, no PEBS; only fast strings can be written |
@@ -120,7 +120,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         if msrs.is_empty() {
             return ax_err!(InvalidInput, "an empty range of MSRs");
         }
-        if policy != MsrPolicy::Exit && self.guests_own().any(|own| msrs.contains(&own)) {
+        if policy != MsrPolicy::Exit && Self::guests_own().any(|own| msrs.contains(&own)) {
             return ax_err!(InvalidInput, "the range holds an MSR that is the guest's own");
         }
         match policy {

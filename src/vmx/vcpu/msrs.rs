@@ -1,10 +1,11 @@
 //! RDMSR and WRMSR exits: answered from what the vCPU keeps, or left to the caller. [`super::msr_policy`] has the table.
 
-use axerrno::AxResult;
+use axerrno::{AxResult, ax_err};
 use axvcpu::AxVCpuHal;
 
 use super::completion::{GP, Outcome};
 use super::exits::Handled;
+use super::msr_areas::GuestMsrs;
 use super::{Here, VmxVcpu};
 use crate::msr::Msr;
 use crate::vmx::guest_cr::GeneralProtection;
@@ -21,6 +22,8 @@ const VMCS_KEPT: [(Msr, VmcsGuest64); 3] = [
     (Msr::IA32_PAT, VmcsGuest64::IA32_PAT),
     (Msr::IA32_DEBUGCTL, VmcsGuest64::IA32_DEBUGCTL),
 ];
+
+const DEBUGCTL_LBR: u64 = 1;
 
 /// The bitmap of a vCPU that nobody has changed.
 pub(super) fn default_bitmap<H: AxVCpuHal>() -> AxResult<MsrBitmap<H>> {
@@ -44,8 +47,13 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         }
     }
 
-    /// The same, with an error for an MSR that always exits and is to be passed through.
+    /// The same, with an error for an MSR that always exits and is to be passed through, and for one that is the guest's
+    /// own and is checked or switched by the crate (see [`MsrPolicy`](super::MsrPolicy)).
     pub fn try_set_msr_intercept(&mut self, msr: u32, intercept: bool) -> AxResult {
+        let free = PASSED_THROUGH.iter().any(|own| own.number() == msr);
+        if !intercept && !free && self.is_guests_own(msr) {
+            return ax_err!(InvalidInput, "the MSR is the guest's own and must exit");
+        }
         self.msr_bitmap.set_read_intercept(msr, intercept)?;
         self.msr_bitmap.set_write_intercept(msr, intercept)
     }
@@ -69,12 +77,12 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
     /// Whether the crate switches or checks this MSR itself, whatever the policy.
     pub(super) fn is_guests_own(&self, msr: u32) -> bool {
-        self.guests_own().any(|own| own == msr)
+        Self::guests_own().any(|own| own == msr)
     }
 
-    pub(super) fn guests_own(&self) -> impl Iterator<Item = u32> {
+    pub(super) fn guests_own() -> impl Iterator<Item = u32> {
         let in_vmcs = PASSED_THROUGH.into_iter().chain(VMCS_KEPT.into_iter().map(|(msr, _)| msr));
-        in_vmcs.map(Msr::number).chain(self.msrs.present())
+        in_vmcs.map(Msr::number).chain(GuestMsrs::<H>::all())
     }
 
     fn kept_msr(&self, msr: u32) -> AxResult<Option<u64>> {
@@ -98,8 +106,9 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         let result = match own {
             Msr::IA32_EFER => self.write_efer(value)?,
             Msr::IA32_PAT => self.write_if(*field, value, is_pat(value)),
-            // LBR and BTF; the rest is about tracing to memory of the host's.
-            _ => self.write_if(*field, value, value & !0b11 == 0),
+            // BTF works. LBR would record into the host's registers, so it is accepted and stays clear; the rest is about
+            // tracing to memory of the host's.
+            _ => self.write_if(*field, value & !DEBUGCTL_LBR, value & !0b11 == 0),
         };
         Ok(Some(result.into()))
     }

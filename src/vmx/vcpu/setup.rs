@@ -6,7 +6,7 @@ use axvcpu::AxVCpuHal;
 
 use super::start::StartState;
 use super::switch::SwitchContext;
-use super::{VmxVcpu, cpuid};
+use super::{VmxVcpu, cpuid, new_guest};
 use crate::ept::EPTPointer;
 use crate::vmx::capability::{
     Capabilities, EntryControls, ExitControls, MissingControl, PinControls, PrimaryControls, SecondaryControls,
@@ -16,8 +16,10 @@ use crate::vmx::guest_cpuid::{CpuidTable, Support};
 use crate::vmx::processor::Processor;
 use crate::vmx::vmcs::{VmcsControl32, VmcsControl64, VmcsHostNW, due};
 
-/// #MC exits, so that the host handles its machine checks; #DB, while the guest's DR6 is kept by the vCPU.
-const EXCEPTIONS: u32 = 1 << 18 | 1 << 1;
+/// #MC exits, so that the host handles its machine checks. #DB and #AC exit because the delivery of one of them can raise
+/// it again, for ever, without an interrupt or the end of a time slice getting in between; as exits they are separate
+/// events. #DB also reports to the vCPU's DR6.
+const EXCEPTIONS: u32 = 1 << 18 | 1 << 17 | 1 << 1;
 
 /// What was decided for this vCPU and is asked about later.
 #[derive(Debug, Default)]
@@ -106,7 +108,10 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             .secondary
             .decide(
                 required::SECONDARY,
-                SecondaryControls::RDTSCP | SecondaryControls::INVPCID | SecondaryControls::XSAVES,
+                SecondaryControls::RDTSCP
+                    | SecondaryControls::INVPCID
+                    | SecondaryControls::XSAVES
+                    | SecondaryControls::ENCLS_EXITING,
             )
             .map_err(missing)?;
         let exit = capabilities.exit.decide(required::EXIT, ExitControls::empty()).map_err(missing)?;
@@ -128,6 +133,9 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         vmcs.write(VmcsControl64::IO_BITMAP_A_ADDR, io_a.as_usize() as u64);
         vmcs.write(VmcsControl64::IO_BITMAP_B_ADDR, io_b.as_usize() as u64);
         vmcs.write(VmcsControl64::MSR_BITMAPS_ADDR, self.msr_bitmap.phys_addr().as_usize() as u64);
+        if secondary & SecondaryControls::ENCLS_EXITING.bits() != 0 {
+            vmcs.write(VmcsControl64::ENCLS_EXITING_BITMAP, u64::MAX);
+        }
         if secondary & SecondaryControls::XSAVES.bits() != 0 {
             vmcs.write(VmcsControl64::XSS_EXITING_BITMAP, 0);
         }
@@ -146,6 +154,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             cr4: capabilities.cr4.allowed,
         };
         self.cpuid = CpuidTable::new(cpuid::native, &support);
+        self.guest = new_guest();
         self.controls = Controls {
             any_error_code: capabilities.basic.any_error_code,
             has_timer: capabilities.has_preemption_timer(),

@@ -31,6 +31,7 @@ use core::arch::naked_asm;
 use core::mem::offset_of;
 
 use crate::regs::GeneralRegisters;
+use crate::vmx::fpu::method;
 use crate::vmx::host::{HostConstants, TableRegister};
 use crate::vmx::vmcs::VmcsHostNW;
 
@@ -65,7 +66,7 @@ pub(super) struct SwitchContext {
 #[repr(C)]
 #[derive(Default)]
 pub(super) struct XStateSwitch {
-    /// One of the constants below.
+    /// One of the constants of [`method`].
     pub(super) method: u64,
     /// 64-byte aligned areas of the guest's and the host's state.
     pub(super) guest_area: u64,
@@ -74,17 +75,6 @@ pub(super) struct XStateSwitch {
     pub(super) all_xcr0: u64,
     pub(super) host_xcr0: u64,
     pub(super) guest_xcr0: u64,
-}
-
-impl XStateSwitch {
-    /// Nothing is switched here.
-    pub(super) const NONE: u64 = 0;
-    /// By FXSAVE and FXRSTOR, on processors or hosts without XSAVE.
-    pub(super) const FXSAVE: u64 = 1;
-    /// By XSAVE, XRSTOR and XSETBV.
-    pub(super) const XSAVE: u64 = 2;
-    /// The same by XSAVEOPT, which leaves out what is in its initial state or was not changed.
-    pub(super) const XSAVEOPT: u64 = 3;
 }
 
 impl SwitchContext {
@@ -205,8 +195,8 @@ unsafe extern "C" fn vmx_exit() {
         guest_cr2 = const offset_of!(SwitchContext, guest_cr2),
         host_cr2 = const offset_of!(SwitchContext, host_cr2),
         method = const offset_of!(SwitchContext, xstate.method),
-        fxsave = const XStateSwitch::FXSAVE,
-        xsaveopt = const XStateSwitch::XSAVEOPT,
+        fxsave = const method::FXSAVE,
+        xsaveopt = const method::XSAVEOPT,
         guest_area = const offset_of!(SwitchContext, xstate.guest_area),
         host_area = const offset_of!(SwitchContext, xstate.host_area),
         all_xcr0 = const offset_of!(SwitchContext, xstate.all_xcr0),
@@ -288,8 +278,8 @@ macro_rules! enter {
             guest_cr2 = const offset_of!(SwitchContext, guest_cr2),
             host_cr2 = const offset_of!(SwitchContext, host_cr2),
             method = const offset_of!(SwitchContext, xstate.method),
-            fxsave = const XStateSwitch::FXSAVE,
-        xsaveopt = const XStateSwitch::XSAVEOPT,
+            fxsave = const method::FXSAVE,
+        xsaveopt = const method::XSAVEOPT,
             guest_area = const offset_of!(SwitchContext, xstate.guest_area),
             host_area = const offset_of!(SwitchContext, xstate.host_area),
             all_xcr0 = const offset_of!(SwitchContext, xstate.all_xcr0),

@@ -10,21 +10,18 @@
 //! address alone, and each processor for itself. So when a vCPU comes to another processor, where an area at this address
 //! may have been restored long ago, the processor is first made to forget by a restore of nothing from elsewhere.
 
-use alloc::alloc::{alloc_zeroed, dealloc};
-use core::alloc::Layout;
 use core::arch::asm;
 use core::arch::x86_64::{__cpuid, __cpuid_count};
 use core::cell::Cell;
-use core::ptr::NonNull;
-use core::sync::atomic::Ordering::Relaxed;
 
-use axerrno::{AxResult, ax_err, ax_err_type};
+use axerrno::{AxResult, ax_err};
 use axvcpu::AxVCpuHal;
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags};
 
 use super::exits::Handled;
 use super::switch::XStateSwitch;
 use super::{Here, VmxVcpu};
+use crate::vmx::fpu::{Area, FXSAVE_SIZE, HEADER_SIZE, method, read_xcr0, set_xcr0};
 use crate::vmx::guest_cr::{check_xsetbv, xcr0};
 use crate::vmx::processor::Processor;
 
@@ -32,7 +29,8 @@ use crate::vmx::processor::Processor;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FpuPolicy {
     /// Around each entry, in assembly, so that host code may use SSE at any time. What a host that is compiled with SSE
-    /// needs, and the default there.
+    /// needs, and the default there. A host's NMI handler can come between the switch and the entry: one that uses the
+    /// FPU saves and restores it by FXSAVE, or by XSAVE with XCR0 set for that.
     EveryExit,
     /// At bind and unbind: between the two the registers hold the guest's state, and the host must not touch them. For
     /// hosts whose code is compiled without SSE (`x86_64-unknown-none`), and the default there.
@@ -52,11 +50,6 @@ impl Default for FpuPolicy {
 
 /// The components that the crate keeps for a guest.
 const KEPT: u64 = xcr0::X87 | xcr0::SSE | xcr0::AVX | xcr0::AVX512 | xcr0::PKRU;
-/// What FXSAVE stores.
-const FXSAVE_SIZE: usize = 512;
-/// The XSAVE header behind it.
-const HEADER_SIZE: usize = 64;
-const ALIGN: usize = 64;
 
 /// The extended state of a vCPU, and of its host where it is switched at each exit.
 pub(super) struct XState {
@@ -65,10 +58,10 @@ pub(super) struct XState {
     host: Area,
     /// What the guest may set in XCR0; 0 where there is no XSAVE.
     allowed: u64,
-    /// The best of [`XStateSwitch`]'s methods that the processor has.
+    /// The best [`method`] that the processor has.
     method: u64,
     /// Under [`FpuPolicy::WhileBound`], the processor whose registers took the guest's state last. They may have another
-    /// guest's since: [`FpuOwner`](crate::vmx::processor::FpuOwner) tells.
+    /// guest's since: [`FpuOwner`](crate::vmx::fpu::FpuOwner) tells.
     loaded: Cell<Option<&'static Processor>>,
 }
 
@@ -102,124 +95,63 @@ impl XState {
         self.guest.write(512, xcr0::X87);
         if let Some(home) = self.registers() {
             // The registers hold the state from before, which does not matter any more.
-            self.restore(home, self.guest.address(), switch.guest_xcr0);
+            home.fpu.reload(&self.guest, switch.guest_xcr0);
         }
     }
 
     /// Prepares the switch for the next entries on `home`: after a bind there, which may be another processor than the
     /// last, or after another vCPU ran there.
     pub(super) fn take_over(&self, switch: &mut XStateSwitch, home: &'static Processor, moved: bool) -> AxResult {
-        if Cr0::read().intersects(Cr0Flags::TASK_SWITCHED | Cr0Flags::EMULATE_COPROCESSOR) {
-            return ax_err!(BadState, "CR0.TS or CR0.EM is set: the host does not let its extended state be switched");
-        }
+        self.check_host()?;
         if moved {
             self.forget_restored();
         }
         match self.policy {
             FpuPolicy::EveryExit => {
-                switch.host_xcr0 = self.present_xcr0();
+                // What is switched at each exit is the host's, so no guest may be in its place.
+                home.fpu.evict();
+                switch.host_xcr0 = if self.allowed != 0 { read_xcr0() } else { 0 };
                 switch.all_xcr0 = switch.host_xcr0 | self.allowed;
                 switch.guest_area = self.guest.address();
                 switch.host_area = self.host.address();
                 switch.method = self.method;
-                Ok(())
             }
             FpuPolicy::WhileBound => {
-                switch.method = XStateSwitch::NONE;
-                self.load(home, switch.guest_xcr0)
-            }
-        }
-    }
-
-    /// Puts the guest's state into the registers, where they do not hold it yet.
-    fn load(&self, home: &'static Processor, guest_xcr0: u64) -> AxResult {
-        let fpu = &home.fpu;
-        match fpu.guest_area.load(Relaxed) {
-            own if own == self.guest.address() => return Ok(()),
-            0 => {
-                if fpu.host_area.load(Relaxed) == 0 {
-                    let area = Area::new(self.host.layout.size())?;
-                    fpu.host_area.store(area.address(), Relaxed);
-                    // It is the processor's from now on.
-                    core::mem::forget(area);
+                if self.loaded.get().is_some_and(|last| !core::ptr::eq(last, home) && last.fpu.is(&self.guest)) {
+                    return ax_err!(BadState, "the guest's extended state is in the registers of another processor");
                 }
-                let host_xcr0 = self.present_xcr0();
-                fpu.host_xcr0.store(host_xcr0, Relaxed);
-                fpu.all_xcr0.store(host_xcr0 | self.allowed, Relaxed);
-                self.save(home, fpu.host_area.load(Relaxed));
+                switch.method = method::NONE;
+                home.fpu.load(&self.guest, self.method, self.allowed, switch.guest_xcr0)?;
+                self.loaded.set(Some(home));
             }
-            another => self.save(home, another),
         }
-        self.restore(home, self.guest.address(), guest_xcr0);
-        fpu.guest_area.store(self.guest.address(), Relaxed);
-        self.loaded.set(Some(home));
         Ok(())
     }
 
     /// Gives the registers back to the host at an unbind, where they hold this guest's state.
     pub(super) fn unbind(&self) {
         if let Some(home) = self.registers() {
-            self.save(home, self.guest.address());
-            self.restore(home, home.fpu.host_area.load(Relaxed), home.fpu.host_xcr0.load(Relaxed));
-            home.fpu.guest_area.store(0, Relaxed);
-        }
-        if self.loaded.get().is_some_and(Processor::is_here) {
+            home.fpu.evict();
             self.loaded.set(None);
         }
     }
 
     /// The processor that executes this, if its registers hold this guest's state.
     fn registers(&self) -> Option<&'static Processor> {
-        self.loaded.get().filter(|home| home.is_here() && home.fpu.guest_area.load(Relaxed) == self.guest.address())
+        self.loaded.get().filter(|home| home.is_here() && home.fpu.is(&self.guest))
     }
 
-    fn save(&self, home: &Processor, area: u64) {
-        let all = home.fpu.all_xcr0.load(Relaxed);
-        let (low, high) = (all as u32, (all >> 32) as u32);
-        // SAFETY: the area has the size that CPUID gives for all components and is aligned; XCR0 gets a value that the
-        // processor has.
-        unsafe {
-            if self.method == XStateSwitch::FXSAVE {
-                asm!("fxsave64 [{}]", in(reg) area, options(nostack));
-                return;
-            }
-            self.set_xcr0(all);
-            if self.method == XStateSwitch::XSAVEOPT {
-                asm!("xsaveopt64 [{}]", in(reg) area, in("eax") low, in("edx") high, options(nostack));
-            } else {
-                asm!("xsave64 [{}]", in(reg) area, in("eax") low, in("edx") high, options(nostack));
-            }
+    /// Refuses a host under which the state cannot be moved in the way that was chosen when the vCPU was made.
+    fn check_host(&self) -> AxResult {
+        let (cr0, cr4) = (Cr0::read(), Cr4::read());
+        if cr0.intersects(Cr0Flags::TASK_SWITCHED | Cr0Flags::EMULATE_COPROCESSOR) {
+            return ax_err!(BadState, "CR0.TS or CR0.EM is set: the host does not let its extended state be switched");
         }
-    }
-
-    fn restore(&self, home: &Processor, area: u64, xcr0: u64) {
-        let all = home.fpu.all_xcr0.load(Relaxed);
-        let (low, high) = (all as u32, (all >> 32) as u32);
-        // SAFETY: the area holds a state that was saved or made by `reset`; XCR0 gets values that the processor has: all,
-        // and the host's or one that `check_xsetbv` accepted.
-        unsafe {
-            if self.method == XStateSwitch::FXSAVE {
-                asm!("fxrstor64 [{}]", in(reg) area, options(nostack));
-                return;
-            }
-            self.set_xcr0(all);
-            asm!("xrstor64 [{}]", in(reg) area, in("eax") low, in("edx") high, options(nostack));
-            self.set_xcr0(xcr0);
+        let needed = if self.method == method::FXSAVE { Cr4Flags::OSFXSR } else { Cr4Flags::OSXSAVE };
+        if !cr4.contains(needed) {
+            return ax_err!(BadState, "CR4.OSXSAVE or CR4.OSFXSR is clear, and was set where the vCPU was made");
         }
-    }
-
-    /// XCR0 as it is; 0 where there is no XSAVE.
-    fn present_xcr0(&self) -> u64 {
-        if self.allowed != 0 { read_xcr0() } else { 0 }
-    }
-
-    /// # Safety
-    /// There is XSAVE, and the processor accepts the value.
-    unsafe fn set_xcr0(&self, value: u64) {
-        if read_xcr0() != value {
-            // SAFETY: as the caller promises.
-            unsafe { write_xcr0(value) };
-        }
+        Ok(())
     }
 
     /// Makes the processor forget from where it restored last: a restore of no component, from an area of its own, which
@@ -229,7 +161,7 @@ impl XState {
         struct Nothing([u8; FXSAVE_SIZE + HEADER_SIZE]);
         static NOTHING: Nothing = Nothing([0; FXSAVE_SIZE + HEADER_SIZE]);
 
-        if self.method == XStateSwitch::XSAVEOPT {
+        if self.method == method::XSAVEOPT {
             // SAFETY: a header of zeros is valid, and no component is loaded.
             unsafe {
                 asm!("xrstor64 [{}]", in(reg) NOTHING.0.as_ptr(), in("eax") 0, in("edx") 0, options(nostack));
@@ -241,9 +173,7 @@ impl XState {
 impl Drop for XState {
     fn drop(&mut self) {
         self.unbind();
-        if let Some(elsewhere) = self.loaded.get()
-            && elsewhere.fpu.guest_area.load(Relaxed) == self.guest.address()
-        {
+        if self.loaded.get().is_some_and(|elsewhere| elsewhere.fpu.is(&self.guest)) {
             // That processor will save its registers there when it loads another guest's state.
             log::error!("a vCPU was dropped whose extended state is in another processor; its area is leaked");
             if let Ok(empty) = Area::new(0) {
@@ -280,7 +210,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             self.context.xstate.guest_xcr0 = value;
             if self.xstate.registers().is_some() {
                 // SAFETY: a value that the processor has and the guest may set; the registers are the guest's.
-                unsafe { write_xcr0(value) };
+                unsafe { set_xcr0(value) };
             }
         }
         self.complete(here, outcome)
@@ -302,75 +232,14 @@ impl Supported {
         const LEAF13_EAX_XSAVEOPT: u32 = 1 << 0;
         let xsave = __cpuid(1).ecx & LEAF1_ECX_XSAVE != 0;
         if !xsave || !Cr4::read().contains(Cr4Flags::OSXSAVE) {
-            return Self { allowed: 0, method: XStateSwitch::FXSAVE, size: FXSAVE_SIZE };
+            return Self { allowed: 0, method: method::FXSAVE, size: FXSAVE_SIZE };
         }
         let leaf = __cpuid_count(0xD, 0);
         let extensions = __cpuid_count(0xD, 1).eax;
         let native = u64::from(leaf.edx) << 32 | u64::from(leaf.eax);
         let optimized = extensions & LEAF13_EAX_XSAVEOPT != 0;
-        let method = if optimized { XStateSwitch::XSAVEOPT } else { XStateSwitch::XSAVE };
+        let method = if optimized { method::XSAVEOPT } else { method::XSAVE };
         // ECX: the size for every component that XCR0 can have here, so for those of the host too.
         Self { allowed: native & KEPT, method, size: leaf.ecx as usize }
-    }
-}
-
-fn read_xcr0() -> u64 {
-    let (low, high): (u32, u32);
-    // SAFETY: called only where CR4.OSXSAVE is set.
-    unsafe { asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags)) };
-    u64::from(high) << 32 | u64::from(low)
-}
-
-/// # Safety
-/// CR4.OSXSAVE is set, and the processor accepts the value.
-unsafe fn write_xcr0(value: u64) {
-    // SAFETY: as the caller promises.
-    unsafe {
-        asm!("xsetbv", in("ecx") 0, in("eax") value as u32, in("edx") (value >> 32) as u32,
-             options(nostack, preserves_flags));
-    }
-}
-
-/// Memory for one extended state. It is written by instructions while the vCPU is only shared, so it is reached through
-/// a pointer and never through a reference.
-struct Area {
-    start: NonNull<u8>,
-    layout: Layout,
-}
-
-// SAFETY: the memory is owned, and only its owner's methods touch it.
-unsafe impl Send for Area {}
-
-impl Area {
-    fn new(size: usize) -> AxResult<Self> {
-        let no_memory = || ax_err_type!(NoMemory, "no memory for the extended state");
-        let layout = Layout::from_size_align(size.max(FXSAVE_SIZE + HEADER_SIZE), ALIGN).map_err(|_| no_memory())?;
-        // SAFETY: the layout's size is not zero.
-        let start = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(no_memory)?;
-        Ok(Self { start, layout })
-    }
-
-    fn address(&self) -> u64 {
-        self.start.as_ptr() as u64
-    }
-
-    fn clear(&mut self) {
-        // SAFETY: the whole allocation.
-        unsafe { self.start.as_ptr().write_bytes(0, self.layout.size()) };
-    }
-
-    /// Writes into the legacy region or the header, which every area has: offsets below 576.
-    fn write<T: Copy>(&mut self, offset: usize, value: T) {
-        if offset + size_of::<T>() <= self.layout.size() {
-            // SAFETY: inside the allocation.
-            unsafe { self.start.as_ptr().add(offset).cast::<T>().write_unaligned(value) };
-        }
-    }
-}
-
-impl Drop for Area {
-    fn drop(&mut self) {
-        // SAFETY: allocated with this layout and not used any more.
-        unsafe { dealloc(self.start.as_ptr(), self.layout) };
     }
 }

@@ -81,11 +81,6 @@ impl<H: AxVCpuHal> Vmcs<H> {
         })
     }
 
-    /// Physical address of the region, by which processors tell guests apart.
-    pub(crate) fn address(&self) -> u64 {
-        self.address
-    }
-
     /// The processor that it is bound to. None after VMX was turned off there: that cleared the VMCS.
     pub(crate) fn home(&self) -> Option<&'static Processor> {
         let home = self.home.get()?;

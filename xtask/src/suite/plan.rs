@@ -128,10 +128,10 @@ fn boots() -> Vec<Boot> {
     };
     // The extended state is switched at other times under a host without SSE.
     let without_sse = WORKING_MODELS.iter().map(|(short, model)| Boot {
-        name: format!("no-sse/{short}/1"),
+        name: format!("no-sse/{short}/4"),
         emulator: bochs(model),
         host: HostKind::NoSse,
-        cpus: 1,
+        cpus: 4,
         kind: BootKind::Cases { filter: String::new() },
     });
     cases.chain(guests).chain(refusals).chain([tcg]).chain(without_sse).collect()

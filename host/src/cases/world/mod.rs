@@ -5,6 +5,7 @@ pub mod hostile;
 mod image;
 pub mod moves;
 pub mod nmi;
+pub mod owners;
 mod pattern;
 pub mod patterns;
 mod program;

@@ -1,0 +1,117 @@
+//! Who owns a processor's extended-state registers, through everything that can change it.
+//!
+//! Under a host without SSE a guest's state stays in them, and a processor, not the vCPU, has to know whose it is.
+
+use alloc::{boxed::Box, format, vec, vec::Vec};
+use core::arch::asm;
+
+use axvcpu::AxArchVCpu;
+use spin::Mutex;
+use x86_vcpu::FpuPolicy;
+
+use super::{
+    super::{
+        Case,
+        check::{CaseResult, equal, fail, is_true},
+        code::guest_code,
+        guest::Guest,
+        need::Need,
+    },
+    host::PatternedHost,
+    pattern::Pattern,
+    patterns::{ALL, Player, on},
+    program::EXITS,
+};
+use crate::vmx;
+
+pub const CASES: &[Case] = &[
+    Case::new("owners.vmx_off_then_elsewhere", vmx_off_then_elsewhere).needs(&[Need::Processors(2)]).on_first(),
+    Case::new("owners.vmx_off_then_dropped", vmx_off_then_dropped).needs(&[Need::Processors(2)]).on_first(),
+    Case::new("owners.two_policies", two_policies).needs(&[Need::Xsave]),
+];
+
+/// A guest ran, and VMX was turned off while it was bound: its state goes with it to another processor.
+fn vmx_off_then_elsewhere() -> CaseResult {
+    let player = Mutex::new(Player::unbound(0, ALL)?);
+    on(1, || {
+        let host = PatternedHost::new(Pattern(2))?;
+        let mut player = player.lock();
+        player.guest.vcpu.bind()?;
+        player.step(&host, 0)?;
+        player.step(&host, 1)
+    })?;
+    on(1, turn_off_and_on)?;
+    let mut player = player.into_inner();
+    let host = PatternedHost::new(Pattern(3))?;
+    player.guest.vcpu.bind()?;
+    (2..EXITS as u64).try_for_each(|round| player.step(&host, round))?;
+    player.finish(&host)
+}
+
+guest_code!(exits, "code64", "2: out 0x99, al", "jmp 2b");
+
+/// The same, and then the vCPU is gone: the next guest on the first processor writes into no memory of its.
+fn vmx_off_then_dropped() -> CaseResult {
+    const UNTOUCHED: u8 = 0xCC;
+    let victim = Mutex::new(Guest::long(exits())?);
+    victim.lock().vcpu.unbind()?;
+    on(1, || {
+        let mut victim = victim.lock();
+        victim.vcpu.bind()?;
+        victim.expect_out(0x99).map(drop)
+    })?;
+    on(1, turn_off_and_on)?;
+    let mut victim = victim.into_inner();
+    victim.vcpu.bind()?;
+    victim.expect_out(0x99)?;
+    victim.vcpu.unbind()?;
+    drop(victim);
+    // Most likely the memory that its areas were in.
+    let reused: Vec<Box<[u8]>> = (0..64).map(|i| vec![UNTOUCHED; 1024 + i * 64].into_boxed_slice()).collect();
+    on(1, || {
+        let mut guest = Guest::long(exits())?;
+        guest.expect_out(0x99)?;
+        Ok(guest.vcpu.unbind()?)
+    })?;
+    match reused.iter().flatten().filter(|byte| **byte != UNTOUCHED).count() {
+        0 => Ok(()),
+        changed => fail("no write to memory that was freed", format!("{changed} bytes")),
+    }
+}
+
+/// A vCPU whose state is switched at each exit, beside one that leaves its state in the registers: the host keeps its own
+/// XCR0 through the first one's runs.
+fn two_policies() -> CaseResult {
+    if FpuPolicy::default() == FpuPolicy::EveryExit {
+        // The other policy is refused where the host is compiled with SSE.
+        let mut guest = Guest::long(exits())?;
+        guest.vcpu.unbind()?;
+        return is_true("WhileBound is refused", guest.vcpu.set_fpu_policy(FpuPolicy::WhileBound).is_err());
+    }
+    let before = read_xcr0();
+    let (mut stays, mut moves) = (Guest::long(exits())?, Guest::long(exits())?);
+    stays.vcpu.unbind()?;
+    moves.vcpu.unbind()?;
+    moves.vcpu.set_fpu_policy(FpuPolicy::EveryExit)?;
+    stays.vcpu.bind()?;
+    stays.expect_out(0x99)?;
+    moves.vcpu.bind()?;
+    moves.expect_out(0x99)?;
+    stays.vcpu.unbind()?;
+    moves.expect_out(0x99)?;
+    equal("the host's XCR0", read_xcr0(), before)
+}
+
+fn turn_off_and_on() -> CaseResult {
+    vmx::with_state(|state| {
+        state.disable()?;
+        is_true("VMX can be turned on again", state.enable().is_ok())
+    })
+}
+
+fn read_xcr0() -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: the case needs XSAVE, which the host enables.
+    unsafe { asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags)) };
+    u64::from(high) << 32 | u64::from(low)
+}

@@ -1,0 +1,203 @@
+//! Whose extended state the registers of a processor hold, and the instructions that move it.
+//!
+//! Under a host that leaves a guest's state in the registers while its vCPU is bound, they have one owner at a time: the
+//! host, or the last guest that was loaded. The record of the processor says which, so that whoever needs the registers
+//! next can save them where they belong.
+
+use alloc::alloc::{alloc_zeroed, dealloc};
+use core::alloc::Layout;
+use core::arch::asm;
+use core::ptr::NonNull;
+use core::sync::atomic::{
+    AtomicU64,
+    Ordering::{Acquire, Release},
+};
+
+use axerrno::{AxResult, ax_err, ax_err_type};
+
+/// How the extended state is moved. The numbers are used in assembly.
+pub(crate) mod method {
+    /// Not at all.
+    pub(crate) const NONE: u64 = 0;
+    /// By FXSAVE and FXRSTOR, on processors or hosts without XSAVE.
+    pub(crate) const FXSAVE: u64 = 1;
+    /// By XSAVE, XRSTOR and XSETBV.
+    pub(crate) const XSAVE: u64 = 2;
+    /// The same by XSAVEOPT, which leaves out what is in its initial state or was not changed.
+    pub(crate) const XSAVEOPT: u64 = 3;
+}
+
+/// What FXSAVE stores.
+pub(crate) const FXSAVE_SIZE: usize = 512;
+/// The XSAVE header behind it.
+pub(crate) const HEADER_SIZE: usize = 64;
+const ALIGN: usize = 64;
+
+/// The owner of a processor's extended-state registers. Written on that processor only.
+#[derive(Default)]
+pub(crate) struct FpuOwner {
+    /// Address of the area of the guest whose state it is; 0: the host's.
+    guest_area: AtomicU64,
+    /// Address of the area with the host's state, which is there while the registers hold a guest's. Made once.
+    host_area: AtomicU64,
+    /// The host's XCR0, and the one under which all is moved; how it is moved.
+    host_xcr0: AtomicU64,
+    all_xcr0: AtomicU64,
+    method: AtomicU64,
+}
+
+impl FpuOwner {
+    /// Whether the registers hold the state that belongs into this area.
+    pub(crate) fn is(&self, area: &Area) -> bool {
+        self.guest_area.load(Acquire) == area.address()
+    }
+
+    /// Puts the state of a guest into the registers, and saves what they held where that belongs.
+    ///
+    /// # Errors
+    /// `NoMemory`; `BadState` if the processor's state was moved in another way before.
+    pub(crate) fn load(&self, area: &Area, method: u64, allowed_xcr0: u64, guest_xcr0: u64) -> AxResult {
+        if self.is(area) {
+            return Ok(());
+        }
+        if self.host_area.load(Acquire) == 0 {
+            let host = Area::new(area.layout.size())?;
+            self.method.store(method, Release);
+            self.host_area.store(host.address(), Release);
+            // It is the processor's from now on.
+            core::mem::forget(host);
+        } else if self.method.load(Acquire) != method {
+            return ax_err!(BadState, "the host changed CR4.OSXSAVE between two vCPUs");
+        }
+        match self.guest_area.load(Acquire) {
+            0 => {
+                let host_xcr0 = if method == method::FXSAVE { 0 } else { read_xcr0() };
+                self.host_xcr0.store(host_xcr0, Release);
+                self.all_xcr0.store(host_xcr0 | allowed_xcr0, Release);
+                self.save(self.host_area.load(Acquire));
+            }
+            another => self.save(another),
+        }
+        self.restore(area.address(), guest_xcr0);
+        self.guest_area.store(area.address(), Release);
+        Ok(())
+    }
+
+    /// Puts a state into the registers that hold this guest's, without saving that.
+    pub(crate) fn reload(&self, area: &Area, guest_xcr0: u64) {
+        self.restore(area.address(), guest_xcr0);
+    }
+
+    /// Gives the registers back to the host; the state of the guest that has them goes to its area.
+    pub(crate) fn evict(&self) {
+        let guest_area = self.guest_area.load(Acquire);
+        if guest_area != 0 {
+            self.save(guest_area);
+            self.restore(self.host_area.load(Acquire), self.host_xcr0.load(Acquire));
+            self.guest_area.store(0, Release);
+        }
+    }
+
+    fn save(&self, area: u64) {
+        let all = self.all_xcr0.load(Acquire);
+        let (low, high) = (all as u32, (all >> 32) as u32);
+        // SAFETY: the area has the size that CPUID gives for all components and is aligned; XCR0 gets a value that the
+        // processor has.
+        unsafe {
+            match self.method.load(Acquire) {
+                method::FXSAVE => asm!("fxsave64 [{}]", in(reg) area, options(nostack)),
+                method::XSAVEOPT => {
+                    set_xcr0(all);
+                    asm!("xsaveopt64 [{}]", in(reg) area, in("eax") low, in("edx") high, options(nostack));
+                }
+                _ => {
+                    set_xcr0(all);
+                    asm!("xsave64 [{}]", in(reg) area, in("eax") low, in("edx") high, options(nostack));
+                }
+            }
+        }
+    }
+
+    fn restore(&self, area: u64, xcr0: u64) {
+        let all = self.all_xcr0.load(Acquire);
+        let (low, high) = (all as u32, (all >> 32) as u32);
+        // SAFETY: the area holds a state that was saved, or made for a reset; XCR0 gets values that the processor has: all,
+        // and the host's or one that the guest may set.
+        unsafe {
+            if self.method.load(Acquire) == method::FXSAVE {
+                asm!("fxrstor64 [{}]", in(reg) area, options(nostack));
+                return;
+            }
+            set_xcr0(all);
+            asm!("xrstor64 [{}]", in(reg) area, in("eax") low, in("edx") high, options(nostack));
+            set_xcr0(xcr0);
+        }
+    }
+}
+
+/// XCR0 of this processor, where CR4.OSXSAVE is set.
+pub(crate) fn read_xcr0() -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: called only where CR4.OSXSAVE is set.
+    unsafe { asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags)) };
+    u64::from(high) << 32 | u64::from(low)
+}
+
+/// Writes XCR0 where it has another value.
+///
+/// # Safety
+/// CR4.OSXSAVE is set, and the processor accepts the value.
+pub(crate) unsafe fn set_xcr0(value: u64) {
+    if read_xcr0() != value {
+        // SAFETY: as the caller promises.
+        unsafe {
+            asm!("xsetbv", in("ecx") 0, in("eax") value as u32, in("edx") (value >> 32) as u32,
+                 options(nostack, preserves_flags));
+        }
+    }
+}
+
+/// Memory for one extended state. It is written by instructions while its owner is only shared, so it is reached through a
+/// pointer and never through a reference.
+pub(crate) struct Area {
+    start: NonNull<u8>,
+    layout: Layout,
+}
+
+// SAFETY: the memory is owned, and only its owner's methods and the processor touch it.
+unsafe impl Send for Area {}
+
+impl Area {
+    /// An area of zeros, of at least the size that FXSAVE and the header need.
+    pub(crate) fn new(size: usize) -> AxResult<Self> {
+        let no_memory = || ax_err_type!(NoMemory, "no memory for the extended state");
+        let layout = Layout::from_size_align(size.max(FXSAVE_SIZE + HEADER_SIZE), ALIGN).map_err(|_| no_memory())?;
+        // SAFETY: the layout's size is not zero.
+        let start = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(no_memory)?;
+        Ok(Self { start, layout })
+    }
+
+    pub(crate) fn address(&self) -> u64 {
+        self.start.as_ptr() as u64
+    }
+
+    pub(crate) fn clear(&mut self) {
+        // SAFETY: the whole allocation.
+        unsafe { self.start.as_ptr().write_bytes(0, self.layout.size()) };
+    }
+
+    /// Writes into the legacy region or the header, which every area has: offsets below 576.
+    pub(crate) fn write<T: Copy>(&mut self, offset: usize, value: T) {
+        if offset + size_of::<T>() <= self.layout.size() {
+            // SAFETY: inside the allocation.
+            unsafe { self.start.as_ptr().add(offset).cast::<T>().write_unaligned(value) };
+        }
+    }
+}
+
+impl Drop for Area {
+    fn drop(&mut self) {
+        // SAFETY: allocated with this layout and not used any more.
+        unsafe { dealloc(self.start.as_ptr(), self.layout) };
+    }
+}
