@@ -40,7 +40,7 @@ const MSRS: [(&str, u32); 12] = [
 pub const HOST_HAS_SSE: bool = cfg!(target_feature = "sse");
 const EXTENDED: [&str; 3] = ["MXCSR", "x87 control word", "XCR0"];
 
-const COUNT: usize = 27 + MSRS.len();
+const COUNT: usize = 29 + MSRS.len();
 
 impl HostState {
     pub fn read() -> Self {
@@ -69,6 +69,8 @@ impl HostState {
             ("IDTR limit", idt.limit.into()),
             ("TR", read_selector::<TR>()),
             ("LDTR", read_selector::<LDTR>()),
+            ("CS", read_selector::<CS>()),
+            ("SS", read_selector::<SS>()),
             ("DS", read_selector::<DS>()),
             ("ES", read_selector::<ES>()),
             ("FS", read_selector::<FS>()),
@@ -166,6 +168,8 @@ const DS: u8 = 2;
 const ES: u8 = 3;
 const FS: u8 = 4;
 const GS: u8 = 5;
+const CS: u8 = 6;
+const SS: u8 = 7;
 
 fn read_selector<const REGISTER: u8>() -> u64 {
     let value: u64;
@@ -176,6 +180,8 @@ fn read_selector<const REGISTER: u8>() -> u64 {
             LDTR => asm!("sldt {}", out(reg) value, options(nomem, nostack, preserves_flags)),
             DS => asm!("mov {}, ds", out(reg) value, options(nomem, nostack, preserves_flags)),
             ES => asm!("mov {}, es", out(reg) value, options(nomem, nostack, preserves_flags)),
+            CS => asm!("mov {}, cs", out(reg) value, options(nomem, nostack, preserves_flags)),
+            SS => asm!("mov {}, ss", out(reg) value, options(nomem, nostack, preserves_flags)),
             FS => asm!("mov {}, fs", out(reg) value, options(nomem, nostack, preserves_flags)),
             _ => asm!("mov {}, gs", out(reg) value, options(nomem, nostack, preserves_flags)),
         }

@@ -13,8 +13,8 @@ use x86_vcpu::vmx::{VmcsGuest16, VmcsGuest32, VmcsGuestNW};
 use super::{
     Case,
     check::{CaseResult, equal},
-    code::guest_code,
-    guest::Guest,
+    code::{ORIGIN, guest_code},
+    guest::{Guest, Mode},
     host_state::has_tsc_aux,
     start,
 };
@@ -25,6 +25,7 @@ pub const CASES: &[Case] = &[
     Case::new("start.reset_msrs", msrs),
     Case::new("start.reset_hidden_state", hidden_state),
     Case::new("start.setup_is_a_reset", setup_is_a_reset),
+    Case::new("start.setup_resets_cr8", setup_resets_cr8),
 ];
 
 guest_code!(
@@ -175,7 +176,10 @@ fn check_registers(guest: &Guest) -> CaseResult {
 }
 
 fn extended_state() -> CaseResult {
-    let guest = run()?;
+    check_extended_state(&run()?)
+}
+
+fn check_extended_state(guest: &Guest) -> CaseResult {
     equal("MXCSR", guest.read_u32(0x9074)?, 0x1F80)?;
     // The 16-bit environment of FNSAVE: control, status and tag words, pointers; then the registers.
     let halves = [
@@ -192,8 +196,8 @@ fn extended_state() -> CaseResult {
     for (name, address, expected) in halves {
         equal(name, guest.read_u32(address)? & 0xFFFF, expected)?;
     }
-    all_zero(&guest, "ST0 to ST7", 0x908E, 80)?;
-    all_zero(&guest, "XMM0 to XMM7", 0x9200 + 160, 128)?;
+    all_zero(guest, "ST0 to ST7", 0x908E, 80)?;
+    all_zero(guest, "XMM0 to XMM7", 0x9200 + 160, 128)?;
     let components = super::world::components();
     if components == 0 {
         return Ok(());
@@ -201,7 +205,7 @@ fn extended_state() -> CaseResult {
     equal("XCR0", guest.read_u64(0x9078)?, 1)?;
     for component in (2..64).filter(|component| components & (1 << component) != 0) {
         let leaf = raw_cpuid::cpuid!(0xD, component);
-        all_zero(&guest, &format!("XSAVE component {component}"), 0xA000 + u64::from(leaf.ebx), leaf.eax as usize)?;
+        all_zero(guest, &format!("XSAVE component {component}"), 0xA000 + u64::from(leaf.ebx), leaf.eax as usize)?;
     }
     Ok(())
 }
@@ -229,13 +233,19 @@ fn msr_values() -> impl Iterator<Item = (&'static str, u32, u64)> {
         ("SYSENTER_EIP", 0x176, 0),
         ("DEBUGCTL", 0x1D9, 0),
         ("PAT", 0x277, 0x0007_0406_0007_0406),
+        // What the library keeps, at its own first values.
+        ("MISC_ENABLE", 0x1A0, 0x1801),
+        ("BIOS_SIGN_ID", 0x8B, 0),
     ]
     .into_iter()
     .chain(aux)
 }
 
 fn msrs() -> CaseResult {
-    let guest = run()?;
+    check_msrs(&run()?)
+}
+
+fn check_msrs(guest: &Guest) -> CaseResult {
     for (index, (name, _, expected)) in (0..).zip(msr_values()) {
         equal(name, guest.read_u64(MSRS + index * 12 + 4)?, expected)?;
     }
@@ -283,13 +293,33 @@ fn hidden_state() -> CaseResult {
     equal("family", guest.vcpu.regs().rdx as u32 >> 8 & 0xF, leaf.map_or(0, |info| info.base_family_id().into()))
 }
 
-/// A vCPU that ran, with all registers changed, starts anew from the same state.
+/// A vCPU that ran, with all registers changed, starts anew from the same state. Its memory stays as it was.
 fn setup_is_a_reset() -> CaseResult {
-    let mut guest = run()?;
+    let mut guest = super::world::guest_with_everything_changed()?;
+    start::add_rom(&mut guest, dump())?;
     guest.vcpu.unbind()?;
+    guest.vcpu.set_start_state(x86_vcpu::StartState::Reset)?;
     guest.vcpu.setup((guest.memory.ept.root() as usize).into(), 0.into())?;
     guest.vcpu.bind()?;
     equal("RSP", guest.vcpu.stack_pointer(), 0)?;
+    fill_in(&mut guest)?;
     guest.halt()?;
-    check_registers(&guest)
+    check_registers(&guest)?;
+    check_extended_state(&guest)?;
+    check_msrs(&guest)
+}
+
+guest_code!(read_cr8, "code64", "mov rbx, cr8", "mov rcx, cr2", "mov rsi, dr2", "mov rdi, dr6", "hlt");
+
+/// The same into 64-bit mode, for what 16-bit code cannot read.
+fn setup_resets_cr8() -> CaseResult {
+    let mut guest = super::world::guest_with_everything_changed()?;
+    guest.memory.write(ORIGIN, read_cr8())?;
+    guest.restart(Mode::Long)?;
+    guest.halt()?;
+    let registers = guest.vcpu.regs();
+    equal("CR8", registers.rbx, 0)?;
+    equal("CR2", registers.rcx, 0)?;
+    equal("DR2", registers.rsi, 0)?;
+    equal("DR6", registers.rdi, 0xFFFF_0FF0)
 }

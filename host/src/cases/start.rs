@@ -117,15 +117,19 @@ const ROM: u64 = 0xFFFF_F000;
 
 /// A machine whose reset vector jumps to the start of its ROM page, where `code` is.
 pub fn with_rom(code: &[u8]) -> CaseResult<Guest> {
-    // jmp near to F000h, from FFF0h
-    const JUMP: [u8; 3] = [0xE9, 0x0D, 0xF0];
     let mut guest = Guest::unbound(StartState::Reset, &[])?;
-    guest.memory.add_page(ROM, Access::READ | Access::EXECUTE, |page| {
-        page[..code.len()].copy_from_slice(code);
-        page[0xFF0..0xFF3].copy_from_slice(&JUMP);
-    })?;
+    add_rom(&mut guest, code)?;
     guest.vcpu.bind()?;
     Ok(guest)
+}
+
+pub fn add_rom(guest: &mut Guest, code: &[u8]) -> CaseResult {
+    // jmp near to F000h, from FFF0h
+    const JUMP: [u8; 3] = [0xE9, 0x0D, 0xF0];
+    Ok(guest.memory.add_page(ROM, Access::READ | Access::EXECUTE, |page| {
+        page[..code.len()].copy_from_slice(code);
+        page[0xFF0..0xFF3].copy_from_slice(&JUMP);
+    })?)
 }
 
 fn reset_vector() -> CaseResult {

@@ -150,7 +150,7 @@ impl PatternedHost {
 
     /// XCR0 with what SSE code needs and no more, or all.
     fn set_xcr0(&self) {
-        if self.xcr0 != 0 {
+        if self.xcr0 != 0 && HOST_HAS_SSE {
             write_xcr0(self.pattern.choose([self.xcr0, 3]));
         }
     }
@@ -168,10 +168,13 @@ impl Drop for PatternedHost {
             write_cr8(self.cr8);
             write_debug(self.debug);
         }
-        if self.xcr0 != 0 {
-            write_xcr0(self.xcr0);
+        // A host without SSE has changed neither, and the registers may hold the state of a guest that is bound.
+        if HOST_HAS_SSE {
+            if self.xcr0 != 0 {
+                write_xcr0(self.xcr0);
+            }
+            load(&self.extended, all_components());
         }
-        load(&self.extended, all_components());
         // It succeeded in `new`, on the same processor.
         let _ = vmx::with_state(vmx::State::refresh);
     }

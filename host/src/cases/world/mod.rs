@@ -14,3 +14,4 @@ mod values;
 pub use host::PatternedHost;
 pub use image::components;
 pub use pattern::Pattern;
+pub use patterns::guest_with_everything_changed;

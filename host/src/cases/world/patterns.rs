@@ -151,3 +151,12 @@ pub fn on(processor: usize, work: impl Fn() -> CaseResult + Sync) -> CaseResult 
     smp::run_on(processor, &|| *result.lock() = work());
     result.into_inner()
 }
+
+/// A guest that ran to its end with all its registers changed.
+pub fn guest_with_everything_changed() -> CaseResult<Guest> {
+    let mut player = Player::new(0, ALL)?;
+    let host = PatternedHost::new(Pattern(2))?;
+    (0..EXITS as u64).try_for_each(|round| player.step(&host, round))?;
+    host.around(100, || player.guest.halt())?;
+    Ok(player.guest)
+}
