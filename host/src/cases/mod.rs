@@ -62,7 +62,6 @@ const THEMES: &[&[Case]] = &[
     world::nmi::CASES,
     world::owners::CASES,
     world::moves::CASES,
-    world::uses::CASES,
 ];
 
 pub struct Case {
