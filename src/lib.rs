@@ -21,7 +21,7 @@ pub use ept::{EptFault, EptViolation, GuestPageWalkInfo};
 pub use frame::{PhysFrame, PhysFrameHal, PhysFrameIf};
 pub use regs::GeneralRegisters;
 pub use vmx::{
-    EnableError, EntryFailure, FpuPolicy, MsrPolicy, SpeculationPolicy, StartState, VmCpuMode, VmxArchPerCpuState,
-    VmxArchVCpu, VmxExitInfo, VmxExitReason, VmxInstructionError, VmxInterruptInfo, VmxInterruptionType, VmxIoExitInfo,
-    VmxPerCpuState, VmxVcpu, has_hardware_support,
+    EnableError, EntryFailure, FpuPolicy, MsrPolicy, SpeculationPolicy, StartState, VmCpuMode, VmExit,
+    VmxArchPerCpuState, VmxArchVCpu, VmxExitInfo, VmxExitReason, VmxInstructionError, VmxInterruptInfo,
+    VmxInterruptionType, VmxIoExitInfo, VmxPerCpuState, VmxVcpu, has_hardware_support,
 };

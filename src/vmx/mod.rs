@@ -7,6 +7,7 @@
 pub(crate) mod capability;
 mod definitions;
 mod enable;
+mod exit;
 mod exit_info;
 mod fpu;
 mod guest_cpuid;
@@ -22,6 +23,9 @@ mod vmcs;
 pub use self::capability::{MissingControl, Unsupported};
 pub use self::definitions::{VmxExitReason, VmxInstructionError, VmxInterruptInfo, VmxInterruptionType};
 pub use self::enable::EnableError;
+pub use self::exit::{
+    DescriptorTable, DescriptorTableAccess, ExceptionExit, MemoryOperand, Operand, TaskSwitch, TaskSwitchSource, VmExit,
+};
 pub use self::exit_info::{ApicAccessExitInfo, ApicAccessExitType, CrAccess, EntryFailure, VmxExitInfo, VmxIoExitInfo};
 pub use self::instructions::VmFail;
 pub use self::percpu::VmxPerCpuState as VmxArchPerCpuState;

@@ -10,7 +10,9 @@ use super::completion::{GP, Outcome, UD};
 use super::events::Event;
 use super::{Here, VmxVcpu};
 use crate::ept::EptViolation;
+use crate::regs::GeneralRegisters;
 use crate::vmx::definitions::{VmxExitReason, VmxInterruptInfo, VmxInterruptionType};
+use crate::vmx::exit::{ExitFields, VmExit};
 use crate::vmx::exit_info::{ApicAccessExitInfo, EntryFailure, VmxExitInfo, VmxIoExitInfo};
 use crate::vmx::vmcs::{VmcsGuestNW, VmcsReadOnly32, VmcsReadOnly64, VmcsReadOnlyNW};
 
@@ -125,8 +127,39 @@ pub(super) fn deliver_machine_check() {
     unsafe { asm!("int 18") };
 }
 
+impl<H: AxVCpuHal> ExitFields for VmxVcpu<H> {
+    fn field_32(&self, field: VmcsReadOnly32) -> AxResult<u32> {
+        self.vmcs.read(field)
+    }
+
+    fn field_64(&self, field: VmcsReadOnly64) -> AxResult<u64> {
+        self.vmcs.read(field)
+    }
+
+    fn field_natural(&self, field: VmcsReadOnlyNW) -> AxResult<u64> {
+        Ok(self.vmcs.read(field)? as u64)
+    }
+
+    fn registers(&self) -> &GeneralRegisters {
+        &self.context.guest
+    }
+}
+
 /// What the last exit says of itself. Each of these reads only what it returns, and only once for each exit.
 impl<H: AxVCpuHal> VmxVcpu<H> {
+    /// The last exit as data: also one that axvcpu has no variant for, and one that the crate has handled.
+    ///
+    /// What it takes from registers (the leaf of a CPUID, say) is what they hold now: of an exit that was handled the
+    /// registers hold the result already.
+    ///
+    /// # Errors
+    /// `BadState` for a vCPU that has not run on this processor since it was bound; `Unsupported` for a field that the
+    /// processor does not have.
+    pub fn exit(&self) -> AxResult<VmExit> {
+        let reason = self.vmcs.read(VmcsReadOnly32::EXIT_REASON)?;
+        VmExit::decode(VmxExitReason::from_exit_reason_field(reason), self)
+    }
+
     /// Reason, instruction length and RIP.
     pub fn exit_info(&self) -> AxResult<VmxExitInfo> {
         let reason = self.vmcs.read(VmcsReadOnly32::EXIT_REASON)?;
