@@ -24,9 +24,11 @@ pub fn enable() {
 
     let mut cr4 = Cr4::read();
     cr4.set(Cr4Flags::PAGE_GLOBAL, features.as_ref().is_some_and(|info| info.has_pge()));
+    cr4.set(Cr4Flags::MACHINE_CHECK_EXCEPTION, features.as_ref().is_some_and(|info| info.has_mce()));
     let has_xsave = features.as_ref().is_some_and(|info| info.has_xsave());
     cr4.set(Cr4Flags::OSXSAVE, has_xsave);
-    // SAFETY: global pages and XSAVE change nothing for code that does not use them.
+    // SAFETY: global pages and XSAVE change nothing for code that does not use them, and machine checks have a handler, or
+    // end in a triple fault as they would without the bit.
     unsafe { Cr4::write(cr4) };
 
     if has_xsave {

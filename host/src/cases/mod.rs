@@ -62,6 +62,7 @@ const THEMES: &[&[Case]] = &[
     world::nmi::CASES,
     world::owners::CASES,
     world::moves::CASES,
+    world::uses::CASES,
 ];
 
 pub struct Case {

@@ -4,7 +4,7 @@ use core::fmt;
 
 use raw_cpuid::CpuId;
 
-use super::host_state::HOST_HAS_SSE;
+use super::host_state::{HOST_HAS_SSE, has_tsc_aux};
 use crate::{arch::lapic, smp};
 
 #[derive(Clone, Copy)]
@@ -13,6 +13,7 @@ pub enum Need {
     Xsave,
     Avx,
     Avx512,
+    Rdtscp,
     /// The local APIC is used through its page.
     ApicPage,
     /// The host is compiled with SSE, so that its extended state is its own after each run.
@@ -28,6 +29,7 @@ impl Need {
             Self::Processors(count) => smp::count() >= count,
             Self::Xsave => basic.is_some_and(|info| info.has_xsave()),
             Self::Avx => basic.is_some_and(|info| info.has_avx()),
+            Self::Rdtscp => has_tsc_aux(),
             Self::ApicPage => lapic::has_page(),
             Self::HostSse => HOST_HAS_SSE,
             Self::Avx512 => extended.is_some_and(|info| info.has_avx512f()),
@@ -41,6 +43,7 @@ impl fmt::Display for Need {
             Self::Processors(count) => write!(f, "needs {count} processors"),
             Self::Xsave => f.write_str("the processor has no XSAVE"),
             Self::Avx => f.write_str("the processor has no AVX"),
+            Self::Rdtscp => f.write_str("the processor has no RDTSCP"),
             Self::ApicPage => f.write_str("the firmware chose x2APIC"),
             Self::HostSse => f.write_str("the host is compiled without SSE"),
             Self::Avx512 => f.write_str("the processor has no AVX-512"),

@@ -9,6 +9,7 @@ pub mod owners;
 mod pattern;
 pub mod patterns;
 mod program;
+pub mod uses;
 mod values;
 
 pub use host::PatternedHost;

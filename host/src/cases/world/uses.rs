@@ -1,0 +1,215 @@
+//! Registers that the processor itself uses, used by the guest behind exits: what RDMSR answers is one thing, where
+//! SYSCALL leads another.
+
+use x86_64::{
+    instructions::tables::{lgdt, lidt, sgdt, sidt},
+    registers::control::{Cr4, Cr4Flags},
+    structures::DescriptorTablePointer,
+};
+use x86_vcpu::vmx::VmcsGuestNW;
+
+use super::{
+    super::{
+        Case,
+        check::{CaseResult, equal},
+        code::{ORIGIN, guest_code},
+        guest::Guest,
+        need::Need,
+    },
+    host::PatternedHost,
+    pattern::Pattern,
+};
+use crate::vmx;
+
+pub const CASES: &[Case] = &[
+    Case::new("world.guest_uses_syscall", syscall),
+    Case::new("world.guest_uses_sysenter", sysenter),
+    Case::new("world.guest_uses_swapgs", swapgs),
+    Case::new("world.guest_uses_rdtscp", rdtscp).needs(&[Need::Rdtscp]),
+    Case::new("world.machine_checks_stay_enabled", machine_checks_stay_enabled),
+    Case::new("world.tables_as_large_as_can_be", tables_as_large_as_can_be),
+];
+
+/// Runs to HLT with exits on the way, under a host with values of its own everywhere.
+fn run(code: &[u8]) -> CaseResult<Guest> {
+    let host = PatternedHost::new(Pattern(2))?;
+    let mut guest = Guest::long(code)?;
+    host.around(0, || guest.expect_out(0x99))?;
+    host.around(1, || guest.expect_out(0x99))?;
+    host.around(2, || guest.halt())?;
+    Ok(guest)
+}
+
+guest_code!(
+    use_syscall,
+    "code64",
+    "lgdt [0x500]",
+    "mov ecx, 0xC0000080",
+    "rdmsr",
+    "or eax, 1",
+    "wrmsr",
+    // STAR: CS 10H, SS 18H. LSTAR: behind SYSCALL, with a byte skipped. FMASK: ZF, and not CF, as the host's does.
+    "mov ecx, 0xC0000081",
+    "xor eax, eax",
+    "mov edx, 0x10",
+    "wrmsr",
+    "mov ecx, 0xC0000082",
+    "lea rax, [rip + 3f]",
+    "xor edx, edx",
+    "wrmsr",
+    "mov ecx, 0xC0000084",
+    "mov eax, 0x40",
+    "wrmsr",
+    "out 0x99, al",
+    "out 0x99, al",
+    "xor ebx, ebx",
+    "stc",
+    "syscall",
+    "2: hlt",
+    "3: setz bl",
+    "setc bh",
+    "mov rsi, rcx",
+    "lea rdi, [rip + 2b]",
+    "mov r8w, cs",
+    "mov r9w, ss",
+    "hlt",
+);
+
+fn syscall() -> CaseResult {
+    let guest = run(use_syscall())?;
+    let registers = guest.vcpu.regs();
+    equal("RCX of SYSCALL", registers.rsi, registers.rdi)?;
+    equal("ZF, which FMASK clears, and CF", registers.rbx & 0xFFFF, 0x0100)?;
+    equal("ZF and CF in R11", registers.r11 & 0x41, 0x41)?;
+    equal("CS", registers.r8 & 0xFFFF, 0x10)?;
+    equal("SS", registers.r9 & 0xFFFF, 0x18)
+}
+
+guest_code!(
+    use_sysenter,
+    "code64",
+    "lgdt [0x500]",
+    "mov ecx, 0x174",
+    "mov eax, 0x10",
+    "xor edx, edx",
+    "wrmsr",
+    "mov ecx, 0x175",
+    "mov eax, 0x6666",
+    "wrmsr",
+    "mov ecx, 0x176",
+    "lea rax, [rip + 3f]",
+    "wrmsr",
+    "out 0x99, al",
+    "out 0x99, al",
+    "sysenter",
+    "hlt",
+    "3: mov rbx, rsp",
+    "mov rsi, 0x77",
+    "hlt",
+);
+
+fn sysenter() -> CaseResult {
+    let guest = run(use_sysenter())?;
+    let registers = guest.vcpu.regs();
+    equal("RSI, set where SYSENTER leads", registers.rsi, 0x77)?;
+    equal("RSP of SYSENTER", registers.rbx, 0x6666)
+}
+
+guest_code!(
+    use_swapgs,
+    "code64",
+    "mov ecx, 0xC0000101",
+    "mov eax, 0x8000",
+    "xor edx, edx",
+    "wrmsr",
+    "mov ecx, 0xC0000102",
+    "mov eax, 0x8008",
+    "wrmsr",
+    "out 0x99, al",
+    "mov rbx, gs:[0]",
+    "swapgs",
+    "mov rsi, gs:[0]",
+    "out 0x99, al",
+    "mov rdi, gs:[0]",
+    "mov ecx, 0xC0000102",
+    "rdmsr",
+    "mov r8d, eax",
+    "hlt",
+);
+
+/// The program reads itself.
+fn swapgs() -> CaseResult {
+    let guest = run(use_swapgs())?;
+    let registers = guest.vcpu.regs();
+    equal("GS:0", registers.rbx, guest.read_u64(ORIGIN)?)?;
+    equal("GS:0 behind SWAPGS", registers.rsi, guest.read_u64(ORIGIN + 8)?)?;
+    equal("GS:0 behind an exit", registers.rdi, guest.read_u64(ORIGIN + 8)?)?;
+    equal("KERNEL_GS_BASE", registers.r8, ORIGIN)
+}
+
+guest_code!(
+    use_rdtscp,
+    "code64",
+    "mov ecx, 0xC0000103",
+    "mov eax, 0x12345678",
+    "xor edx, edx",
+    "wrmsr",
+    "out 0x99, al",
+    "rdtscp",
+    "mov ebx, ecx",
+    "mov ecx, 0xC0000103",
+    "mov eax, 0x87654321",
+    "xor edx, edx",
+    "wrmsr",
+    "out 0x99, al",
+    "rdtscp",
+    "mov esi, ecx",
+    "hlt",
+);
+
+fn rdtscp() -> CaseResult {
+    let guest = run(use_rdtscp())?;
+    let registers = guest.vcpu.regs();
+    equal("ECX of RDTSCP", registers.rbx, 0x1234_5678)?;
+    equal("ECX of RDTSCP behind another WRMSR", registers.rsi, 0x8765_4321)
+}
+
+guest_code!(read_cr4, "code64", "mov rbx, cr4", "out 0x99, al", "out 0x99, al", "mov rsi, cr4", "hlt");
+
+/// With CR4.MCE clear a machine check shuts the processor down; so while the guest runs it is as the host has it, which
+/// the guest does not see.
+fn machine_checks_stay_enabled() -> CaseResult {
+    const MCE: u64 = 1 << 6;
+    let host = Cr4::read().contains(Cr4Flags::MACHINE_CHECK_EXCEPTION);
+    let guest = run(read_cr4())?;
+    equal("CR4.MCE as the guest sees it", guest.vcpu.regs().rbx & MCE, 0)?;
+    equal("the same behind exits", guest.vcpu.regs().rsi & MCE, 0)?;
+    let real = guest.vcpu.read_vmcs(VmcsGuestNW::CR4)? as u64;
+    equal("CR4.MCE of the processor in the guest", real & MCE, if host { MCE } else { 0 })
+}
+
+/// A host whose GDTR and IDTR have the limits that an exit gives them needs no reload: what the exit loads is all. Every
+/// run compares.
+fn tables_as_large_as_can_be() -> CaseResult {
+    let (gdt, idt) = (sgdt(), sidt());
+    let largest = |table: &DescriptorTablePointer| DescriptorTablePointer { limit: 0xFFFF, base: table.base };
+    // SAFETY: the same tables; nothing uses an entry behind their ends.
+    unsafe {
+        lgdt(&largest(&gdt));
+        lidt(&largest(&idt));
+    }
+    let result = with_tables_as_they_are();
+    // SAFETY: the limits that they had.
+    unsafe {
+        lgdt(&gdt);
+        lidt(&idt);
+    }
+    vmx::with_state(vmx::State::refresh)?;
+    result
+}
+
+fn with_tables_as_they_are() -> CaseResult {
+    vmx::with_state(vmx::State::refresh)?;
+    let mut guest = Guest::long(read_cr4())?;
+    guest.run_to_halt().map(drop)
+}
