@@ -21,7 +21,8 @@ pub use ept::{EptFault, EptViolation, GuestPageWalkInfo};
 pub use frame::{PhysFrame, PhysFrameHal, PhysFrameIf};
 pub use regs::GeneralRegisters;
 pub use vmx::{
-    EnableError, EntryFailure, FpuPolicy, MsrPolicy, SpeculationPolicy, StartState, VmCpuMode, VmExit,
-    VmxArchPerCpuState, VmxArchVCpu, VmxExitInfo, VmxExitReason, VmxInstructionError, VmxInterruptInfo,
-    VmxInterruptionType, VmxIoExitInfo, VmxPerCpuState, VmxVcpu, has_hardware_support,
+    EnableError, EntryFailure, ExitOn, FpuPolicy, HypercallPolicy, MsrPolicy, MwaitPolicy, Reflected,
+    SpeculationPolicy, StartState, VmCpuMode, VmExit, VmxArchPerCpuState, VmxArchVCpu, VmxExitInfo, VmxExitReason,
+    VmxInstructionError, VmxInterruptInfo, VmxInterruptionType, VmxIoExitInfo, VmxPerCpuState, VmxVcpu,
+    has_hardware_support,
 };

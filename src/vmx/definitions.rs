@@ -334,12 +334,18 @@ impl fmt::Debug for VmxInstructionError {
 /// Exception vectors that the rules of event delivery single out (SDM Vol. 3A, 6.3.1 "External Interrupts",
 /// table "Protected-Mode Exceptions and Interrupts").
 pub mod vector {
+    /// Divide error.
+    pub const DE: u8 = 0;
+    /// Debug exception.
+    pub const DB: u8 = 1;
     /// Non-maskable interrupt.
     pub const NMI: u8 = 2;
     /// Breakpoint (INT3).
     pub const BP: u8 = 3;
     /// Overflow (INTO).
     pub const OF: u8 = 4;
+    /// Invalid opcode.
+    pub const UD: u8 = 6;
     /// Double fault.
     pub const DF: u8 = 8;
     /// Invalid TSS.
@@ -354,6 +360,10 @@ pub mod vector {
     pub const PF: u8 = 14;
     /// Alignment check.
     pub const AC: u8 = 17;
+    /// Machine check.
+    pub const MC: u8 = 18;
+    /// Virtualization exception.
+    pub const VE: u8 = 20;
     /// Control protection.
     pub const CP: u8 = 21;
 }

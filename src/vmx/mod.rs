@@ -6,6 +6,7 @@
 
 pub(crate) mod capability;
 mod definitions;
+mod double_fault;
 mod enable;
 mod exit;
 mod exit_info;
@@ -32,7 +33,10 @@ pub use self::percpu::VmxPerCpuState as VmxArchPerCpuState;
 pub use self::percpu::VmxPerCpuState;
 pub use self::structs::{IOBitmap, MsrBitmap, VmxRegion};
 pub use self::vcpu::VmxVcpu as VmxArchVCpu;
-pub use self::vcpu::{FpuPolicy, MsrPolicy, SpeculationPolicy, StartState, VmCpuMode, VmxVcpu};
+pub use self::vcpu::{
+    ExitOn, FpuPolicy, HypercallPolicy, MsrPolicy, MwaitPolicy, Reflected, SpeculationPolicy, StartState, VmCpuMode,
+    VmxVcpu,
+};
 pub use self::vmcs::{
     FIELDS, FieldInfo, FieldKind, FieldValue, GuestStateField, VmcsControl16, VmcsControl32, VmcsControl64,
     VmcsControlNW, VmcsField, VmcsGuest16, VmcsGuest32, VmcsGuest64, VmcsGuestNW, VmcsHost16, VmcsHost32, VmcsHost64,

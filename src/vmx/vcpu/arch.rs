@@ -9,12 +9,12 @@
 //! | external interrupt | `ExternalInterrupt`: acknowledged, for the host to dispatch |
 //! | EPT violation | `NestedPageFault` |
 //! | HLT, and only HLT | `Halt` |
+//! | none: the vCPU waits for a start-up IPI | `CpuDown` |
 //! | triple fault | `SystemDown`: a machine whose processor shuts down is off |
 //! | entry failure | `FailEntry`, with the exit reason, bit 31 set |
 //! | all others | `FailEntry`, with the exit reason, bit 31 clear: no variant of axvcpu fits, and this one names a reason. |
 //!
-//! What an exit says beyond that is there by [`exit_info`](VmxVcpu::exit_info),
-//! [`exit_qualification`](VmxVcpu::exit_qualification) and the other accessors until the next entry.
+//! What an exit says beyond that is there by [`exit`](VmxVcpu::exit) and the other accessors until the next entry.
 
 use axaddrspace::device::{AccessWidth, Port, SysRegAddr};
 use axaddrspace::{GuestPhysAddr, HostPhysAddr};
@@ -27,6 +27,7 @@ use super::io::{POWER_OFF_PORT, POWER_OFF_VALUE};
 use super::{Here, VmxVcpu};
 use crate::ept::EptViolation;
 use crate::vmx::definitions::VmxExitReason;
+use crate::vmx::exit::VmExit;
 use crate::vmx::exit_info::VmxIoExitInfo;
 use crate::vmx::vmcs::{VmcsReadOnly32, VmcsReadOnly64};
 
@@ -42,7 +43,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             VmxExitReason::IO_INSTRUCTION => return self.describe_io(here),
             VmxExitReason::MSR_READ => {
                 let addr = SysRegAddr::new(regs.rcx as u32 as usize);
-                self.complete_later(here, WaitsFor::Msr)?;
+                self.complete_later(here, WaitsFor::EdxEax)?;
                 AxVCpuExitReason::SysRegRead { addr, reg: 0 }
             }
             VmxExitReason::MSR_WRITE => {
@@ -66,11 +67,32 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
                 AxVCpuExitReason::Halt
             }
             VmxExitReason::TRIPLE_FAULT => AxVCpuExitReason::SystemDown,
-            _ => AxVCpuExitReason::FailEntry {
-                hardware_entry_failure_reason: self.vmcs.get(here, VmcsReadOnly32::EXIT_REASON)?.into(),
-            },
+            _ => {
+                self.complete_selected(here, reason)?;
+                AxVCpuExitReason::FailEntry {
+                    hardware_entry_failure_reason: self.vmcs.get(here, VmcsReadOnly32::EXIT_REASON)?.into(),
+                }
+            }
         };
         Ok(exit)
+    }
+
+    /// The instructions that the caller selected to exit, which axvcpu has no names for, are completed at the next entry.
+    fn complete_selected(&mut self, here: Here, reason: VmxExitReason) -> AxResult {
+        let waits_for = match reason {
+            VmxExitReason::RDTSC => WaitsFor::EdxEax,
+            VmxExitReason::RDTSCP => WaitsFor::EdxEaxAndAux,
+            VmxExitReason::RDRAND | VmxExitReason::RDSEED => match self.exit()? {
+                VmExit::Random { gpr, size, .. } => WaitsFor::Random { gpr, size },
+                _ => WaitsFor::Nothing,
+            },
+            VmxExitReason::PAUSE_INSTRUCTION
+            | VmxExitReason::WBINVD
+            | VmxExitReason::MWAIT_INSTRUCTION
+            | VmxExitReason::MONITOR_INSTRUCTION => WaitsFor::Nothing,
+            _ => return Ok(()),
+        };
+        self.complete_later(here, waits_for)
     }
 
     fn describe_io(&mut self, here: Here) -> AxResult<AxVCpuExitReason> {
@@ -118,6 +140,9 @@ impl<H: AxVCpuHal> AxArchVCpu for VmxVcpu<H> {
 
     /// One entry and one exit. What it reports is completed at the next entry.
     fn run(&mut self) -> AxResult<AxVCpuExitReason> {
+        if self.waits_for_startup {
+            return Ok(AxVCpuExitReason::CpuDown { _state: 0 });
+        }
         self.run_then(|| AxVCpuExitReason::Nothing, Self::describe)
     }
 

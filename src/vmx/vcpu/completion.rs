@@ -10,6 +10,7 @@ use axvcpu::AxVCpuHal;
 
 use super::exits::Handled;
 use super::{Here, VmxVcpu};
+use crate::msr::Msr;
 use crate::regs::GeneralRegisters;
 use crate::vmx::guest_cr::{EFER_LMA, GeneralProtection};
 use crate::vmx::vmcs::{VmcsGuest32, VmcsGuest64, VmcsGuestNW, VmcsReadOnly32};
@@ -19,9 +20,7 @@ const RFLAGS_TF: usize = 1 << 8;
 const DEBUGCTL_BTF: u64 = 1 << 1;
 /// Pending debug exceptions, BS: a single-step trap is due.
 const PENDING_BS: usize = 1 << 14;
-/// #GP and #UD.
-pub(super) const GP: u8 = 13;
-pub(super) const UD: u8 = 6;
+pub(super) use crate::vmx::definitions::vector::{GP, UD};
 
 /// How an instruction that the crate emulates ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,8 +53,15 @@ pub(super) enum WaitsFor {
     Nothing,
     /// IN: the value for AL, AX or EAX.
     Port(AccessWidth),
-    /// RDMSR: the value for EDX:EAX.
-    Msr,
+    /// RDMSR, RDTSC: the value for EDX:EAX.
+    EdxEax,
+    /// RDTSCP: the same, and ECX gets TSC_AUX.
+    EdxEaxAndAux,
+    /// RDRAND, RDSEED: the value for a register.
+    Random {
+        gpr: u8,
+        size: u8,
+    },
 }
 
 impl<H: AxVCpuHal> VmxVcpu<H> {
@@ -69,8 +75,9 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         self.advance(None, u32::from(instr_len))
     }
 
-    /// Gives the value that a port or MSR read of the guest waits for. The width merge into AL, AX or EAX and the split
-    /// into EDX:EAX are done here; bits beyond the width are ignored.
+    /// Gives the value that an instruction of the guest waits for: IN, RDMSR, or an RDTSC, RDTSCP, RDRAND or RDSEED that the
+    /// caller selected to exit. The width merge into AL, AX or EAX, the split into EDX:EAX and flags are done here; bits
+    /// beyond the width are ignored. An RDRAND or RDSEED that gets no value finds CF as it was.
     ///
     /// # Errors
     /// `BadState` if no read waits.
@@ -81,9 +88,30 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         let regs = &mut self.context.guest;
         match core::mem::replace(&mut completion.waits_for, WaitsFor::Nothing) {
             WaitsFor::Port(width) => regs.rax = GeneralRegisters::merge(regs.rax, width, value),
-            WaitsFor::Msr => regs.set_edx_eax(value),
+            WaitsFor::EdxEax => regs.set_edx_eax(value),
+            WaitsFor::EdxEaxAndAux => {
+                regs.set_edx_eax(value);
+                regs.rcx = self.msrs.read(Msr::IA32_TSC_AUX.number()).unwrap_or(0);
+            }
+            WaitsFor::Random { gpr, size } => return self.set_random(gpr, size, value),
             WaitsFor::Nothing => return ax_err!(BadState, "no read of the guest waits for a value"),
         }
+        Ok(())
+    }
+
+    /// The value of a RDRAND or RDSEED, which says by CF that it gave one.
+    fn set_random(&mut self, gpr: u8, size: u8, value: u64) -> AxResult {
+        const CF: usize = 1;
+        /// PF, AF, ZF, SF and OF.
+        const CLEARED: usize = 1 << 2 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 11;
+        let merged = match size {
+            2 => self.general_register(gpr)? & !0xFFFF | value & 0xFFFF,
+            4 => value & 0xFFFF_FFFF,
+            _ => value,
+        };
+        self.set_general_register(gpr, merged);
+        let flags = self.vmcs.read(VmcsGuestNW::RFLAGS)?;
+        self.vmcs.write(VmcsGuestNW::RFLAGS, flags & !CLEARED | CF);
         Ok(())
     }
 

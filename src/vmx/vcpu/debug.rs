@@ -158,10 +158,10 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         Ok(Ok(()))
     }
 
-    /// A debug exception that exited: its conditions go to DR6, and it goes to the guest, with what its delivery changes
-    /// and an exit in place of the delivery does not: DR7.GD, and IA32_DEBUGCTL.LBR and BTF (SDM Vol. 3B, section
+    /// A debug exception that exited and goes to the guest: its conditions go to DR6, with what its delivery changes and an
+    /// exit in place of the delivery does not: DR7.GD, and IA32_DEBUGCTL.LBR and BTF (SDM Vol. 3B, section
     /// 18.4.3, "Single-Stepping on Branches").
-    pub(super) fn handle_debug_exception(&mut self, here: Here) -> AxResult<Handled> {
+    pub(super) fn take_debug_exception(&mut self, here: Here) -> AxResult {
         self.debug.dr6 |= self.qualification(here)? & DR6_CONDITIONS;
         self.clear_on_debug_exception(here)?;
         // With TF set behind STI or MOV SS, an entry wants the single-step trap pending (SDM Vol. 3C, section 27.3.1.5,
@@ -170,7 +170,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         if state & super::events::blocking::BY_SHADOW != 0 {
             self.make_single_step_consistent(here)?;
         }
-        self.reflect_exception(here)
+        Ok(())
     }
 
     fn clear_on_debug_exception(&mut self, here: Here) -> AxResult {

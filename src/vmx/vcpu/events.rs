@@ -1,15 +1,12 @@
 //! Events for the guest: what waits, in which order it goes, and what an exit interrupted.
 //!
-//! One event can be injected at an entry. The order is that of SDM Vol. 3A, section 6.9 ("Priority Among Simultaneous
-//! Exceptions and Interrupts"), as far as it concerns what a hypervisor injects: an event whose delivery an exit
-//! interrupted goes first, then exceptions, then NMI, then external interrupts in the order in which they were queued.
-//! What the guest cannot take yet is kept, and a window exit asked for.
-
-use alloc::collections::VecDeque;
+//! One event can be injected at an entry; [`event_queue`](super::event_queue) has the order. What the guest cannot take yet
+//! is kept, and a window exit asked for.
 
 use axerrno::{AxResult, ax_err};
 use axvcpu::AxVCpuHal;
 
+use super::event_queue::Event;
 use super::{Here, VmxVcpu};
 use crate::ept::EptViolation;
 use crate::vmx::capability::PrimaryControls;
@@ -26,77 +23,6 @@ pub(super) mod blocking {
     pub(in super::super) const BY_MOV_SS: u32 = 1 << 1;
     pub(in super::super) const BY_NMI: u32 = 1 << 3;
     pub(in super::super) const BY_SHADOW: u32 = BY_STI | BY_MOV_SS;
-}
-
-/// An event that waits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Event {
-    pub(super) info: VmxInterruptInfo,
-    /// For software interrupts and exceptions: the length in bytes of the instruction that raises them.
-    pub(super) instruction_length: u32,
-}
-
-impl Event {
-    pub(super) fn new(info: VmxInterruptInfo) -> Self {
-        // INT3 and INTO that somebody else injects have no instruction; 1 byte is the length of either.
-        let instruction_length = if info.int_type.is_soft() { 1 } else { 0 };
-        Self { info, instruction_length }
-    }
-
-    fn rank(&self) -> u8 {
-        match self.info.int_type {
-            VmxInterruptionType::NMI => 1,
-            VmxInterruptionType::External => 2,
-            _ => 0,
-        }
-    }
-}
-
-/// Events in the order in which they are to be injected.
-#[derive(Debug, Default)]
-pub(super) struct EventQueue {
-    /// One whose delivery an exit interrupted.
-    interrupted: Option<Event>,
-    /// The one that the last entry injected.
-    injected: Option<Event>,
-    waiting: VecDeque<Event>,
-}
-
-impl EventQueue {
-    pub(super) fn clear(&mut self) {
-        self.interrupted = None;
-        self.injected = None;
-        self.waiting.clear();
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.interrupted.is_none() && self.waiting.is_empty()
-    }
-
-    pub(super) fn push(&mut self, event: Event) {
-        let rank = event.rank();
-        if rank == 1 && self.waiting.iter().any(|waiting| waiting.rank() == 1) {
-            // A processor latches one NMI.
-            return;
-        }
-        let place = self.waiting.iter().position(|waiting| waiting.rank() > rank).unwrap_or(self.waiting.len());
-        self.waiting.insert(place, event);
-    }
-
-    fn next(&self) -> Option<Event> {
-        self.interrupted.or_else(|| self.waiting.front().copied())
-    }
-
-    fn take_next(&mut self) {
-        self.injected = self.interrupted.take().or_else(|| self.waiting.pop_front());
-    }
-
-    /// The last entry did not reach the guest: what it was to inject waits again.
-    pub(super) fn take_back_injected(&mut self) {
-        if self.interrupted.is_none() {
-            self.interrupted = self.injected.take();
-        }
-    }
 }
 
 impl<H: AxVCpuHal> VmxVcpu<H> {
@@ -122,6 +48,26 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         let int_type = VmxInterruptionType::External;
         self.events.push(Event::new(VmxInterruptInfo { vector, int_type, err_code: None, valid: true }));
         Ok(())
+    }
+
+    /// Queues an event of any type: interrupts, NMI, exceptions, and those that an instruction raises (INT *n*, INT1, INT3,
+    /// INTO), for which `instruction_length` is the length of the instruction in bytes, 1 to 15; RIP is the instruction's,
+    /// and the guest's handler returns behind it. For other types it is 0. An exception that has an error code, and comes
+    /// without one, gets 0.
+    ///
+    /// # Errors
+    /// `InvalidInput` for what no processor delivers, and an entry would refuse: an NMI with another vector than 2, an
+    /// exception above 31, an error code of an event that has none or of more than 15 bits, a software exception that is
+    /// not INT1, INT3 or INTO, a type without meaning.
+    pub fn inject_event(&mut self, event: VmxInterruptInfo, instruction_length: u8) -> AxResult {
+        self.events.push(Event::checked(event, instruction_length)?);
+        Ok(())
+    }
+
+    /// The event whose delivery the last exit interrupted, taken out of the queue: for a caller that delivers it itself,
+    /// as in a task switch through a task gate. Otherwise it is delivered again at the next entry.
+    pub fn take_interrupted_event(&mut self) -> Option<VmxInterruptInfo> {
+        self.events.take_interrupted().map(|event| event.info)
     }
 
     /// Whether the guest would take an external interrupt at once: RFLAGS.IF is set, no STI or MOV SS holds it off, and
@@ -178,7 +124,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
     /// Puts the next event that the guest can take into the VMCS, and asks for a window for one that it cannot.
     pub(super) fn inject_pending_events(&mut self, here: Here) -> AxResult {
-        self.events.injected = None;
+        self.events.begin_entry();
         let primary = self.vmcs.known(VmcsControl32::PRIMARY_PROCBASED_EXEC_CONTROLS).unwrap_or_default();
         let windows = PrimaryControls::INTERRUPT_WINDOW_EXITING | PrimaryControls::NMI_WINDOW_EXITING;
         if self.events.is_empty() {
@@ -191,7 +137,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         let Some(event) = self.events.next() else {
             return Ok(());
         };
-        if self.is_deliverable(here, &event)? {
+        if self.is_deliverable(here, &event)? && self.activate_for(here, &event)? {
             self.inject(here, event)?;
             self.events.take_next();
         }
@@ -223,6 +169,23 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             _ => return Ok(true),
         };
         Ok(self.vmcs.get(here, VmcsGuest32::INTERRUPTIBILITY_STATE)? & blocked_by == 0)
+    }
+
+    /// Whether the guest's activity state lets it take the event, after it was woken from HLT where only some events may be
+    /// injected (SDM Vol. 3C, 27.3.1.5 "Checks on Guest Non-Register State").
+    ///
+    /// A guest is active after each exit, unless HLT does not exit or the caller has written the field.
+    fn activate_for(&mut self, here: Here, event: &Event) -> AxResult<bool> {
+        const ACTIVE: u32 = 0;
+        const HLT: u32 = 1;
+        if !self.may_be_inactive {
+            return Ok(true);
+        }
+        let activity = self.vmcs.get(here, VmcsGuest32::ACTIVITY_STATE)?;
+        if activity == HLT && event.info.int_type != VmxInterruptionType::External {
+            self.vmcs.write(VmcsGuest32::ACTIVITY_STATE, ACTIVE);
+        }
+        Ok(matches!(activity, ACTIVE | HLT))
     }
 
     fn inject(&mut self, here: Here, mut event: Event) -> AxResult {
@@ -279,7 +242,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             let state = self.vmcs.get(here, VmcsGuest32::INTERRUPTIBILITY_STATE)?;
             self.vmcs.write_changed(VmcsGuest32::INTERRUPTIBILITY_STATE, state & !blocking::BY_NMI);
         }
-        self.events.interrupted = Some(Event { info, instruction_length });
+        self.events.interrupt(Event { info, instruction_length });
         Ok(())
     }
 
@@ -313,53 +276,5 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             err_code,
             valid: true,
         }));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use alloc::vec::Vec;
-    use proptest::prelude::*;
-
-    fn event(vector: u8, int_type: VmxInterruptionType) -> Event {
-        Event::new(VmxInterruptInfo { vector, int_type, err_code: None, valid: true })
-    }
-
-    fn any_event() -> impl Strategy<Value = Event> {
-        (any::<u8>(), 0usize..3).prop_map(|(vector, kind)| {
-            let kinds = [VmxInterruptionType::HardException, VmxInterruptionType::NMI, VmxInterruptionType::External];
-            event(vector, kinds[kind])
-        })
-    }
-
-    proptest! {
-        /// Exceptions before NMI before interrupts, each kind in the order in which it came, no more than one NMI, and
-        /// nothing else is lost.
-        #[test]
-        fn order_of_injection(events in proptest::collection::vec(any_event(), 0..40)) {
-            let mut queue = EventQueue::default();
-            events.iter().for_each(|event| queue.push(*event));
-            let mut out = Vec::new();
-            while let Some(event) = queue.next() {
-                out.push(event);
-                queue.take_next();
-            }
-            let of = |list: &[Event], rank| list.iter().filter(|e| e.rank() == rank).copied().collect::<Vec<_>>();
-            let (exceptions, nmis, interrupts) = (of(&events, 0), of(&events, 1), of(&events, 2));
-            let expected: Vec<_> = exceptions.into_iter().chain(nmis.into_iter().take(1)).chain(interrupts).collect();
-            prop_assert_eq!(out, expected);
-        }
-
-        /// An event whose delivery was interrupted goes before everything that waits, and once.
-        #[test]
-        fn interrupted_goes_first(waiting in any_event(), interrupted in any_event()) {
-            let mut queue = EventQueue::default();
-            queue.push(waiting);
-            queue.interrupted = Some(interrupted);
-            prop_assert_eq!(queue.next(), Some(interrupted));
-            queue.take_next();
-            prop_assert_eq!(queue.next(), Some(waiting));
-        }
     }
 }

@@ -7,11 +7,12 @@ use axerrno::{AxResult, ax_err_type};
 use axvcpu::AxVCpuHal;
 
 use super::completion::{GP, Outcome, UD};
-use super::events::Event;
+use super::event_queue::Event;
 use super::{Here, VmxVcpu};
 use crate::ept::EptViolation;
 use crate::regs::GeneralRegisters;
-use crate::vmx::definitions::{VmxExitReason, VmxInterruptInfo, VmxInterruptionType};
+use crate::vmx::definitions::{VmxExitReason, VmxInterruptInfo, VmxInterruptionType, vector};
+use crate::vmx::double_fault::Combined;
 use crate::vmx::exit::{ExitFields, VmExit};
 use crate::vmx::exit_info::{ApicAccessExitInfo, EntryFailure, VmxExitInfo, VmxIoExitInfo};
 use crate::vmx::vmcs::{VmcsGuestNW, VmcsReadOnly32, VmcsReadOnly64, VmcsReadOnlyNW};
@@ -67,9 +68,11 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             | VmxExitReason::TPAUSE
             | VmxExitReason::LOADIWKEY
             | VmxExitReason::XSAVES
-            | VmxExitReason::XRSTORS
-            | VmxExitReason::MWAIT_INSTRUCTION
-            | VmxExitReason::MONITOR_INSTRUCTION => self.complete(here, Outcome::Fault(UD, None)),
+            | VmxExitReason::XRSTORS => self.complete(here, Outcome::Fault(UD, None)),
+            VmxExitReason::MWAIT_INSTRUCTION | VmxExitReason::MONITOR_INSTRUCTION if !self.intercepts.shows_mwait() => {
+                self.complete(here, Outcome::Fault(UD, None))
+            }
+            VmxExitReason::VMCALL => self.check_hypercall(here),
             // There are no performance counters to read.
             VmxExitReason::RDPMC => self.complete(here, Outcome::Fault(GP, Some(0))),
             // The guest's caches are the host's, which nobody may throw away; for the guest they were never written.
@@ -89,14 +92,24 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
                 unsafe { asm!("int 2") };
                 Ok(Handled::Yes)
             }
-            (VmxInterruptionType::HardException, 18) => {
+            (VmxInterruptionType::HardException, vector::MC) => {
                 deliver_machine_check();
                 Ok(Handled::Yes)
             }
-            (_, 1) => self.handle_debug_exception(here),
-            (VmxInterruptionType::HardException, 17) => self.reflect_exception(here),
-            _ => Ok(Handled::No),
+            (_, vector) if self.intercepts.exception(vector) => Ok(Handled::No),
+            (_, vector::DB) => {
+                self.take_debug_exception(here)?;
+                self.reflected(here)
+            }
+            _ => self.reflected(here),
         }
+    }
+
+    /// #DB and #AC are intercepted for the host's sake; the guest gets them as if they were not. Both are benign, so nothing
+    /// becomes of them but themselves.
+    fn reflected(&mut self, here: Here) -> AxResult<Handled> {
+        self.reflect(here)?;
+        Ok(Handled::Yes)
     }
 
     /// The exit qualification, for handlers.
@@ -106,7 +119,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     /// Delivers to the guest the exception that this exit took from it.
-    pub(super) fn reflect_exception(&mut self, here: Here) -> AxResult<Handled> {
+    pub(super) fn reflect(&mut self, here: Here) -> AxResult<Combined> {
         let bits = self.vmcs.get(here, VmcsReadOnly32::VMEXIT_INTERRUPTION_INFO)?;
         let code = match bits & VmxInterruptInfo::ERROR_CODE_VALID {
             0 => 0,
@@ -116,8 +129,10 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         if event.info.int_type.is_soft() {
             event.instruction_length = self.vmcs.get(here, VmcsReadOnly32::VMEXIT_INSTRUCTION_LEN)?;
         }
-        self.events.push(event);
-        Ok(Handled::Yes)
+        if event.info.int_type == VmxInterruptionType::HardException && event.info.vector == vector::PF {
+            self.context.guest_cr2 = self.qualification(here)?;
+        }
+        Ok(self.events.reflect(event))
     }
 }
 

@@ -64,6 +64,9 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// the guest sees in the bits that the host owns. A value that the processor does not accept makes the next entry
     /// fail, after which another one may be written.
     pub fn write_guest_field<F: GuestStateField>(&mut self, field: F, value: F::Value) {
+        if field.encoding() == VmcsGuest32::ACTIVITY_STATE.encoding() {
+            self.may_be_inactive = true;
+        }
         self.vmcs.write(field, value);
     }
 

@@ -4,7 +4,8 @@
 //! has rules of its own, and [`speculation`] for barriers; [`setup`] decides the control fields and [`start`] the guest's
 //! first state; [`exits`] handles what needs no caller, with [`cpuid`], [`msrs`] and [`control_registers`] for what they
 //! are named after; [`msr_policy`], [`io`] and [`timer`] are what the caller decides; [`completion`] moves RIP; [`events`]
-//! injects; [`memory`] knows how the guest sees memory; [`inspect`] shows a guest that went wrong; [`arch`] is the adapter
+//! injects what [`event_queue`] has in order; [`intercepts`] and [`tsc`] are what the caller selects; [`init`] is INIT and
+//! SIPI; [`memory`] knows how the guest sees memory; [`inspect`] shows a guest that went wrong; [`arch`] is the adapter
 //! to axvcpu.
 
 mod arch;
@@ -12,9 +13,12 @@ mod completion;
 mod control_registers;
 mod cpuid;
 mod debug;
+mod event_queue;
 mod events;
 mod exits;
+mod init;
 mod inspect;
+mod intercepts;
 mod io;
 mod memory;
 mod msr_areas;
@@ -25,6 +29,7 @@ mod speculation;
 mod start;
 mod switch;
 mod timer;
+mod tsc;
 mod xstate;
 
 use core::cell::Cell;
@@ -36,6 +41,7 @@ use axerrno::{AxResult, ax_err, ax_err_type};
 use axvcpu::AxVCpuHal;
 use x86_64::instructions::interrupts;
 
+pub use intercepts::{ExitOn, HypercallPolicy, MwaitPolicy, Reflected};
 pub use memory::VmCpuMode;
 pub use msr_policy::MsrPolicy;
 pub use speculation::SpeculationPolicy;
@@ -44,12 +50,14 @@ pub use xstate::FpuPolicy;
 
 use self::completion::Completion;
 use self::debug::DebugRegisters;
-use self::events::EventQueue;
+use self::event_queue::EventQueue;
 use self::exits::Handled;
+use self::intercepts::Intercepts;
 use self::msr_areas::GuestMsrs;
 use self::msr_policy::KeptMsrs;
 use self::setup::Controls;
 use self::switch::{EXITED, SwitchContext, vmx_launch, vmx_resume};
+use self::tsc::TscControl;
 use self::xstate::XState;
 use super::definitions::VmxExitReason;
 use super::exit_info::{EntryFailure, VmxExitInfo};
@@ -86,6 +94,12 @@ pub struct VmxVcpu<H: AxVCpuHal> {
     shadow_ended: bool,
     cpuid: CpuidTable,
     controls: Controls,
+    intercepts: Intercepts,
+    tsc: TscControl,
+    /// The guest may be in another activity state than active after an exit.
+    may_be_inactive: bool,
+    /// It had an INIT, and waits for a start-up IPI.
+    waits_for_startup: bool,
     speculation: SpeculationPolicy,
     time_slice: Option<u64>,
     /// CR8, which the guest does not share with the host.
@@ -140,6 +154,10 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             shadow_ended: false,
             cpuid: CpuidTable::default(),
             controls: Controls::default(),
+            intercepts: Intercepts::default(),
+            tsc: TscControl::default(),
+            may_be_inactive: false,
+            waits_for_startup: false,
             speculation,
             time_slice: None,
             cr8: 0,
@@ -207,8 +225,8 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         handled: impl FnOnce() -> T,
         describe: impl FnOnce(&mut Self, Here, VmxExitReason) -> AxResult<T>,
     ) -> AxResult<T> {
-        if !self.controls.done {
-            return ax_err!(BadState, "the vCPU is not set up");
+        if !self.controls.done || self.waits_for_startup {
+            return ax_err!(BadState, "the vCPU is not set up, or waits for a start-up IPI");
         }
         // From the check that the VMCS is current until the exit is described, nothing may bind another one here.
         let interrupts_were_on = interrupts::are_enabled();

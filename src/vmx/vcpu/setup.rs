@@ -19,7 +19,7 @@ use crate::vmx::vmcs::{VmcsControl32, VmcsControl64, VmcsHostNW, due};
 /// #MC exits, so that the host handles its machine checks. #DB and #AC exit because the delivery of one of them can raise
 /// it again, for ever, without an interrupt or the end of a time slice getting in between; as exits they are separate
 /// events. #DB also reports to the vCPU's DR6.
-const EXCEPTIONS: u32 = 1 << 18 | 1 << 17 | 1 << 1;
+pub(super) const EXCEPTIONS: u32 = 1 << 18 | 1 << 17 | 1 << 1;
 
 /// What was decided for this vCPU and is asked about later.
 #[derive(Debug, Default)]
@@ -93,9 +93,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             .primary
             .decide(
                 required::PRIMARY
-                    | PrimaryControls::HLT_EXITING
-                    | PrimaryControls::MWAIT_EXITING
-                    | PrimaryControls::MONITOR_EXITING
+                    | self.intercepts.primary()
                     | PrimaryControls::RDPMC_EXITING
                     | PrimaryControls::CR8_LOAD_EXITING
                     | PrimaryControls::CR8_STORE_EXITING
@@ -107,7 +105,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         let secondary = capabilities
             .secondary
             .decide(
-                required::SECONDARY,
+                required::SECONDARY | self.intercepts.secondary() | self.tsc_controls(),
                 SecondaryControls::RDTSCP
                     | SecondaryControls::INVPCID
                     | SecondaryControls::XSAVES
@@ -123,11 +121,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         vmcs.write(VmcsControl32::SECONDARY_PROCBASED_EXEC_CONTROLS, secondary);
         vmcs.write(VmcsControl32::VMEXIT_CONTROLS, exit);
         vmcs.write(VmcsControl32::VMENTRY_CONTROLS, entry);
-        vmcs.write(VmcsControl32::EXCEPTION_BITMAP, EXCEPTIONS);
-        vmcs.write(VmcsControl32::PAGE_FAULT_ERR_CODE_MASK, 0);
-        vmcs.write(VmcsControl32::PAGE_FAULT_ERR_CODE_MATCH, 0);
         vmcs.write(VmcsControl32::CR3_TARGET_COUNT, 0);
-        vmcs.write(VmcsControl64::TSC_OFFSET, 0);
         vmcs.write(VmcsControl64::EPTP, eptp);
         let (io_a, io_b) = self.io_bitmap.phys_addr();
         vmcs.write(VmcsControl64::IO_BITMAP_A_ADDR, io_a.as_usize() as u64);
@@ -163,6 +157,9 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             done: false,
         };
         self.vmcs.set_due(due::EPT);
+        self.may_be_inactive = false;
+        self.write_intercepts();
+        self.apply_tsc();
         self.apply_time_slice();
         Ok(())
     }

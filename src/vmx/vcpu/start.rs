@@ -20,6 +20,9 @@ use crate::vmx::vmcs::{VmcsControl32, VmcsGuest16, VmcsGuest32, VmcsGuest64, Vmc
 pub enum StartState {
     /// At the reset vector: real mode, CS selector F000H with base FFFF0000H, IP FFF0H.
     Reset,
+    /// As after an INIT of a processor that is not the first: it waits for a start-up IPI, and until
+    /// [`receive_startup`](VmxVcpu::receive_startup) brings it, `run` says `CpuDown`.
+    WaitForStartup,
     /// In real mode at a guest-physical address below 1 MiB. Below 64 KiB CS is 0 and IP the address; above, CS is the
     /// address divided by 16, rounded down to a multiple of 1000H, and IP the rest. This is what
     /// [`set_entry`](axvcpu::AxArchVCpu::set_entry) alone means.
@@ -106,10 +109,11 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
     /// Writes the whole guest-state area, and resets what the vCPU keeps beside it.
     pub(super) fn write_start_state(&mut self, start: StartState) {
+        self.waits_for_startup = start == StartState::WaitForStartup;
         self.reset_kept_state();
         self.write_reset_state();
         match start {
-            StartState::Reset => self.write_code_segment(0xF000, 0xFFFF_0000, 0xFFF0),
+            StartState::Reset | StartState::WaitForStartup => self.write_code_segment(0xF000, 0xFFFF_0000, 0xFFF0),
             StartState::RealMode { entry } => {
                 let entry = entry.as_usize();
                 let base = if entry < 0x1_0000 { 0 } else { entry & !0xFFFF };
@@ -172,8 +176,22 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         self.write_guest_cr0(super::control_registers::CR0_RESET);
     }
 
+    /// Writes the state after an INIT, but for what the caller has to carry over.
+    pub(super) fn reset_for_init(&mut self) {
+        self.reset_registers();
+        self.write_reset_state();
+    }
+
     /// Resets what is not in the VMCS.
     fn reset_kept_state(&mut self) {
+        self.reset_registers();
+        self.msrs.reset();
+        self.kept.reset();
+        self.xstate.reset(&mut self.context.xstate);
+    }
+
+    /// The part of it that an INIT resets too.
+    fn reset_registers(&mut self) {
         self.context.guest = GeneralRegisters::default();
         self.context.guest.rdx = self.cpuid.signature();
         self.context.guest_cr2 = 0;
@@ -181,9 +199,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         self.cr8 = 0;
         self.events.clear();
         self.completion = None;
-        self.msrs.reset();
-        self.kept.reset();
-        self.xstate.reset(&mut self.context.xstate);
+        self.shadow_ended = false;
     }
 
     fn write_flat_segments(&self, code_rights: u32) {
@@ -196,7 +212,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         self.vmcs.write(VmcsGuest32::TR_LIMIT, 0x67);
     }
 
-    fn write_code_segment(&self, selector: u16, base: usize, ip: usize) {
+    pub(super) fn write_code_segment(&self, selector: u16, base: usize, ip: usize) {
         self.vmcs.write(VmcsGuest16::CS_SELECTOR, selector);
         self.vmcs.write(VmcsGuestNW::CS_BASE, base);
         self.vmcs.write(VmcsGuest32::CS_LIMIT, 0xFFFF);

@@ -1,0 +1,270 @@
+//! The events that wait for the guest, in the order in which they go.
+//!
+//! Exceptions belong to an instruction and go first, then NMI, then external interrupts (SDM Vol. 3A, 6.9 "Prioritization
+//! of Concurrent Events"); within a class, one whose delivery an exit interrupted goes before those that came later.
+
+use alloc::collections::VecDeque;
+
+use axerrno::{AxResult, ax_err};
+
+use crate::vmx::definitions::{VmxInterruptInfo, VmxInterruptionType, vector};
+use crate::vmx::double_fault::{Combined, combine};
+
+/// The longest instruction, in bytes.
+const LONGEST_INSTRUCTION: u8 = 15;
+
+/// An event that waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Event {
+    pub(super) info: VmxInterruptInfo,
+    /// For software interrupts and exceptions: the length in bytes of the instruction that raises them.
+    pub(super) instruction_length: u32,
+}
+
+/// The order of classes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Class {
+    Exception,
+    Nmi,
+    Interrupt,
+}
+
+impl Event {
+    pub(super) fn new(info: VmxInterruptInfo) -> Self {
+        // INT3 and INTO that somebody else injects have no instruction; 1 byte is the length of either.
+        let instruction_length = if info.int_type.is_soft() { 1 } else { 0 };
+        Self { info, instruction_length }
+    }
+
+    /// An event that a processor can deliver.
+    ///
+    /// # Errors
+    /// `InvalidInput` for any other: see [`VmxVcpu::inject_event`](super::VmxVcpu::inject_event).
+    pub(super) fn checked(info: VmxInterruptInfo, instruction_length: u8) -> AxResult<Self> {
+        use VmxInterruptionType::*;
+        let possible = info.valid
+            && match info.int_type {
+                External | SoftIntr => true,
+                NMI => info.vector == vector::NMI,
+                HardException => info.vector <= 31 && info.vector != vector::NMI,
+                PrivSoftException => info.vector == vector::DB,
+                SoftException => matches!(info.vector, vector::BP | vector::OF),
+                Reserved | Other => false,
+            };
+        if !possible {
+            return ax_err!(InvalidInput, format_args!("no processor delivers {info:?}"));
+        }
+        let has_code = info.int_type == HardException && VmxInterruptionType::vector_has_error_code(info.vector);
+        if info.err_code.is_some_and(|code| !has_code || code > 0x7FFF) {
+            return ax_err!(InvalidInput, format_args!("an error code that {info:?} cannot have"));
+        }
+        let lengths = if info.int_type.is_soft() { 1..=LONGEST_INSTRUCTION } else { 0..=0 };
+        if !lengths.contains(&instruction_length) {
+            return ax_err!(InvalidInput, format_args!("{instruction_length} bytes of instruction for {info:?}"));
+        }
+        Ok(Self { info, instruction_length: instruction_length.into() })
+    }
+
+    fn class(&self) -> Class {
+        match self.info.int_type {
+            VmxInterruptionType::NMI => Class::Nmi,
+            VmxInterruptionType::External => Class::Interrupt,
+            _ => Class::Exception,
+        }
+    }
+}
+
+/// Events in the order in which they are to be injected.
+#[derive(Debug, Default)]
+pub(super) struct EventQueue {
+    waiting: VecDeque<Event>,
+    /// The one that the last entry injected.
+    injected: Option<Event>,
+    /// The first of those that wait is one whose delivery the last exit interrupted.
+    was_interrupted: bool,
+}
+
+impl EventQueue {
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    #[inline(always)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Nothing is injected yet for the next entry.
+    #[inline(always)]
+    pub(super) fn begin_entry(&mut self) {
+        self.injected = None;
+        self.was_interrupted = false;
+    }
+
+    pub(super) fn push(&mut self, event: Event) {
+        let class = event.class();
+        if class == Class::Nmi && self.waiting.iter().any(|waiting| waiting.class() == class) {
+            // A processor latches one NMI.
+            return;
+        }
+        let place = self.waiting.iter().position(|waiting| waiting.class() > class).unwrap_or(self.waiting.len());
+        self.waiting.insert(place, event);
+    }
+
+    /// Takes in an event whose delivery this exit interrupted.
+    pub(super) fn interrupt(&mut self, event: Event) {
+        self.push_again(event);
+        self.was_interrupted = self.waiting.front() == Some(&event);
+    }
+
+    /// Takes out the event whose delivery this exit interrupted.
+    pub(super) fn take_interrupted(&mut self) -> Option<Event> {
+        if core::mem::take(&mut self.was_interrupted) { self.waiting.pop_front() } else { None }
+    }
+
+    /// Takes in an exception that an exit kept from the guest, and that goes to the guest after all.
+    pub(super) fn reflect(&mut self, exception: Event) -> Combined {
+        let Some(first) = self.take_interrupted() else {
+            self.push(exception);
+            return Combined::Second;
+        };
+        let combined = combine(&first.info, exception.info.vector);
+        match combined {
+            Combined::Second => {
+                // What an instruction raises it raises again when it is executed again. An interrupt is gone unless it is
+                // kept.
+                if first.class() != Class::Exception {
+                    self.push_again(first);
+                }
+                self.push(exception);
+            }
+            Combined::DoubleFault => self.push(Event::new(VmxInterruptInfo::from(vector::DF, Some(0)))),
+            Combined::Shutdown => {}
+        }
+        combined
+    }
+
+    pub(super) fn next(&self) -> Option<Event> {
+        self.waiting.front().copied()
+    }
+
+    pub(super) fn take_next(&mut self) {
+        self.injected = self.waiting.pop_front();
+    }
+
+    /// The last entry did not reach the guest: what it was to inject waits again.
+    pub(super) fn take_back_injected(&mut self) {
+        if let Some(event) = self.injected.take() {
+            self.push_again(event);
+        }
+    }
+
+    /// Puts an event before all others of its class.
+    fn push_again(&mut self, event: Event) {
+        let class = event.class();
+        let place = self.waiting.iter().position(|waiting| waiting.class() >= class).unwrap_or(self.waiting.len());
+        self.waiting.insert(place, event);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec::Vec;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn event(vector: u8, int_type: VmxInterruptionType) -> Event {
+        Event::new(VmxInterruptInfo { vector, int_type, err_code: None, valid: true })
+    }
+
+    fn any_event() -> impl Strategy<Value = Event> {
+        (any::<u8>(), 0usize..3).prop_map(|(vector, kind)| {
+            let kinds = [VmxInterruptionType::HardException, VmxInterruptionType::NMI, VmxInterruptionType::External];
+            event(vector, kinds[kind])
+        })
+    }
+
+    fn drain(queue: &mut EventQueue) -> Vec<Event> {
+        let mut out = Vec::new();
+        while let Some(event) = queue.next() {
+            out.push(event);
+            queue.take_next();
+        }
+        out
+    }
+
+    fn of(events: &[Event], class: Class) -> Vec<Event> {
+        events.iter().filter(|event| event.class() == class).copied().collect()
+    }
+
+    proptest! {
+        /// Exceptions before NMI before interrupts, each kind in the order in which it came, no more than one NMI, and
+        /// nothing else is lost.
+        #[test]
+        fn order_of_injection(events in proptest::collection::vec(any_event(), 0..40)) {
+            let mut queue = EventQueue::default();
+            events.iter().for_each(|event| queue.push(*event));
+            let (exceptions, nmis, interrupts) =
+                (of(&events, Class::Exception), of(&events, Class::Nmi), of(&events, Class::Interrupt));
+            let expected: Vec<_> = exceptions.into_iter().chain(nmis.into_iter().take(1)).chain(interrupts).collect();
+            prop_assert_eq!(drain(&mut queue), expected);
+        }
+
+        /// An event whose delivery was interrupted, or whose entry failed, is the first of its class again, and there once.
+        #[test]
+        fn interrupted_goes_first_of_its_class(
+            waiting in proptest::collection::vec(any_event(), 0..10), interrupted in any_event(), failed_entry: bool,
+        ) {
+            let mut queue = EventQueue::default();
+            if failed_entry {
+                queue.push(interrupted);
+                queue.take_next();
+                waiting.iter().for_each(|event| queue.push(*event));
+                queue.take_back_injected();
+            } else {
+                waiting.iter().for_each(|event| queue.push(*event));
+                queue.interrupt(interrupted);
+            }
+            let out = drain(&mut queue);
+            prop_assert_eq!(of(&out, interrupted.class())[0], interrupted);
+            let nmis = of(&waiting, Class::Nmi).len();
+            prop_assert_eq!(out.len(), waiting.len() - nmis.saturating_sub(1) + 1);
+        }
+
+        /// Whatever an exception is raised on top of: an interrupt or NMI is never lost, no exception is delivered that
+        /// was not raised but a double fault, and a shutdown leaves none.
+        #[test]
+        fn reflecting_loses_no_interrupt(first in any_event(), raised in 0u8..32, later in any_event()) {
+            let mut queue = EventQueue::default();
+            queue.interrupt(first);
+            let exception = event(raised, VmxInterruptionType::HardException);
+            let combined = queue.reflect(exception);
+            queue.push(later);
+            let out = drain(&mut queue);
+            for event in [first, later].iter().filter(|event| event.class() == Class::Interrupt) {
+                prop_assert!(out.contains(event));
+            }
+            match combined {
+                Combined::Second => prop_assert_eq!(out[0], exception),
+                Combined::DoubleFault => prop_assert_eq!(out[0].info, VmxInterruptInfo::from(vector::DF, Some(0))),
+                Combined::Shutdown => prop_assert_eq!(first.info.vector, vector::DF),
+            }
+            if first.class() != Class::Exception {
+                prop_assert_eq!(combined, Combined::Second);
+            }
+        }
+
+        /// What is let in is what a VM entry accepts (SDM Vol. 3C, 27.2.1.3 "VM-Entry Control Fields").
+        #[test]
+        fn checked_events_pass_an_entry(bits: u32, code: u32, length in 0u8..20) {
+            let info = VmxInterruptInfo::from_bits(bits | VmxInterruptInfo::VALID, code & 0xFFFF);
+            let Ok(event) = Event::checked(info, length) else { return Ok(()) };
+            prop_assert!(event.info.int_type != VmxInterruptionType::NMI || event.info.vector == 2);
+            prop_assert!(event.info.int_type != VmxInterruptionType::HardException || event.info.vector < 32);
+            prop_assert!(event.info.err_code.is_none_or(|code| code <= 0x7FFF));
+            prop_assert!(event.instruction_length <= 15);
+        }
+    }
+}
