@@ -13,15 +13,20 @@ extern crate alloc;
 
 mod ept;
 mod frame;
+mod guest_memory;
 mod msr;
 mod regs;
 pub mod vmx;
 
 pub use ept::{EptFault, EptViolation, GuestPageWalkInfo};
 pub use frame::{PhysFrame, PhysFrameHal, PhysFrameIf};
+pub use guest_memory::{
+    Access, AccessError, AccessKind, AddressSize, GuestException, GuestMemory, GuestView, LinearMode, Paging,
+    PagingMode, Pieces, Privilege, Segment, SegmentRegister, Translation, Unreachable,
+};
 pub use regs::GeneralRegisters;
 pub use vmx::{
-    EnableError, EntryFailure, ExitOn, FpuPolicy, HypercallPolicy, MsrPolicy, MwaitPolicy, Reflected,
+    EnableError, EntryFailure, EptMemory, ExitOn, FpuPolicy, HypercallPolicy, MsrPolicy, MwaitPolicy, Reflected,
     SpeculationPolicy, StartState, VmCpuMode, VmExit, VmxArchPerCpuState, VmxArchVCpu, VmxExitInfo, VmxExitReason,
     VmxInstructionError, VmxInterruptInfo, VmxInterruptionType, VmxIoExitInfo, VmxPerCpuState, VmxVcpu,
     has_hardware_support,

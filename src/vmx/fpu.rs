@@ -98,6 +98,16 @@ impl FpuOwner {
         }
     }
 
+    /// Copies the registers, which hold this guest's state, to its area. They stay the guest's.
+    pub(crate) fn store(&self, area: &Area) {
+        let guest_xcr0 = (self.method.load(Acquire) != method::FXSAVE).then(read_xcr0);
+        self.save(area.address());
+        if let Some(xcr0) = guest_xcr0 {
+            // SAFETY: what XCR0 was.
+            unsafe { set_xcr0(xcr0) };
+        }
+    }
+
     fn save(&self, area: u64) {
         let all = self.all_xcr0.load(Acquire);
         let (low, high) = (all as u32, (all >> 32) as u32);
@@ -184,6 +194,13 @@ impl Area {
     pub(crate) fn clear(&mut self) {
         // SAFETY: the whole allocation.
         unsafe { self.start.as_ptr().write_bytes(0, self.layout.size()) };
+    }
+
+    /// Copies bytes out; `None` beyond the area.
+    pub(crate) fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        // SAFETY: inside the allocation, which was zeroed; the processor writes it only by this owner's instructions.
+        (offset.checked_add(N)? <= self.layout.size())
+            .then(|| unsafe { self.start.as_ptr().add(offset).cast::<[u8; N]>().read() })
     }
 
     /// Writes into the legacy region or the header, which every area has: offsets below 576.

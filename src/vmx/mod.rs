@@ -22,6 +22,7 @@ mod vcpu;
 mod vmcs;
 
 pub use self::capability::{MissingControl, Unsupported};
+pub(crate) use self::definitions::vector;
 pub use self::definitions::{VmxExitReason, VmxInstructionError, VmxInterruptInfo, VmxInterruptionType};
 pub use self::enable::EnableError;
 pub use self::exit::{
@@ -34,8 +35,8 @@ pub use self::percpu::VmxPerCpuState;
 pub use self::structs::{IOBitmap, MsrBitmap, VmxRegion};
 pub use self::vcpu::VmxVcpu as VmxArchVCpu;
 pub use self::vcpu::{
-    ExitOn, FpuPolicy, HypercallPolicy, MsrPolicy, MwaitPolicy, Reflected, SpeculationPolicy, StartState, VmCpuMode,
-    VmxVcpu,
+    EptMemory, ExitOn, FpuPolicy, HypercallPolicy, MsrPolicy, MwaitPolicy, Reflected, SpeculationPolicy, StartState,
+    VmCpuMode, VmxVcpu,
 };
 pub use self::vmcs::{
     FIELDS, FieldInfo, FieldKind, FieldValue, GuestStateField, VmcsControl16, VmcsControl32, VmcsControl64,

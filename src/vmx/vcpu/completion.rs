@@ -10,6 +10,7 @@ use axvcpu::AxVCpuHal;
 
 use super::exits::Handled;
 use super::{Here, VmxVcpu};
+use crate::guest_memory::GuestException;
 use crate::msr::Msr;
 use crate::regs::GeneralRegisters;
 use crate::vmx::guest_cr::{EFER_LMA, GeneralProtection};
@@ -121,13 +122,21 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// # Errors
     /// `BadState` if no instruction waits to be completed; `InvalidInput` for a vector that is not a fault's.
     pub fn complete_fault(&mut self, vector: u8, err_code: Option<u32>) -> AxResult {
-        if vector > 31 || vector == 2 {
+        self.complete_exception(GuestException { vector, error_code: err_code, cr2: None })
+    }
+
+    /// The same for an exception that an access to guest memory gave, with the address for CR2.
+    ///
+    /// # Errors
+    /// As [`complete_fault`](Self::complete_fault).
+    pub fn complete_exception(&mut self, exception: GuestException) -> AxResult {
+        if exception.vector > 31 || exception.vector == 2 {
             return ax_err!(InvalidInput, "not the vector of a fault");
         }
         if self.completion.take().is_none() {
             return ax_err!(BadState, "no instruction of the guest waits to be completed");
         }
-        self.inject_fault(vector, err_code);
+        self.raise(exception);
         Ok(())
     }
 

@@ -1,17 +1,16 @@
-//! The guest's view of memory: processor mode, paging, linear addresses, and reading guest-physical memory.
+//! The guest's mode, and the registers that its addresses depend on.
 
-use axaddrspace::{AxMmHal, GuestPhysAddr, GuestVirtAddr, HostPhysAddr, MappingFlags};
+use axaddrspace::{GuestPhysAddr, GuestVirtAddr};
 use axerrno::{AxResult, ax_err_type};
 use axvcpu::AxVCpuHal;
 
 use super::VmxVcpu;
-use crate::ept::{EptRules, GuestPageWalkInfo, translate};
+use crate::ept::GuestPageWalkInfo;
+use crate::guest_memory::GuestMemory;
 use crate::vmx::guest_cr::{CR0_PE, CR0_PG, CR0_WP, CR4_LA57, CR4_PAE, CR4_PSE, CR4_SMEP, EFER_LMA, EFER_NXE};
 use crate::vmx::vmcs::{VmcsGuest16, VmcsGuest32, VmcsGuest64, VmcsGuestNW};
 
 const CR4_SMAP: u64 = 1 << 21;
-/// The EPT memory type of ordinary memory.
-const WRITE_BACK: u8 = 6;
 
 /// The mode that the guest's code runs in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,17 +58,17 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         })
     }
 
-    fn ptw_info(&self) -> AxResult<GuestPageWalkInfo> {
-        let state = self.control_state()?;
+    pub(super) fn ptw_info(&self) -> AxResult<GuestPageWalkInfo> {
+        let (cr0, cr4) = (self.guest_cr0()?, self.guest_cr4()?);
+        let cr3 = self.vmcs.read(VmcsGuestNW::CR3)? as u64;
+        let efer = self.vmcs.read(VmcsGuest64::IA32_EFER)?;
         let set = |register: u64, bit: u64| register & bit != 0;
-        let paging = set(state.cr0, CR0_PG);
+        let paging = set(cr0, CR0_PG);
         let (level, width, table) = match () {
             () if !paging => (0, 0, 0),
-            () if set(state.efer, EFER_LMA) => {
-                (if set(state.cr4, CR4_LA57) { 5 } else { 4 }, 9, state.cr3 & 0x000F_FFFF_FFFF_F000)
-            }
-            () if set(state.cr4, CR4_PAE) => (3, 9, state.cr3 & 0xFFFF_FFE0),
-            () => (2, 10, state.cr3 & 0xFFFF_F000),
+            () if set(efer, EFER_LMA) => (if set(cr4, CR4_LA57) { 5 } else { 4 }, 9, cr3 & 0x000F_FFFF_FFFF_F000),
+            () if set(cr4, CR4_PAE) => (3, 9, cr3 & 0xFFFF_FFE0),
+            () => (2, 10, cr3 & 0xFFFF_F000),
         };
         let privilege = self.vmcs.read(VmcsGuest32::SS_ACCESS_RIGHTS)? >> 5 & 0b11;
         Ok(GuestPageWalkInfo {
@@ -79,11 +78,11 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             is_user_mode_access: privilege == 3,
             is_write_access: false,
             is_inst_fetch: false,
-            pse: level != 2 || set(state.cr4, CR4_PSE),
-            wp: set(state.cr0, CR0_WP),
-            nxe: set(state.efer, EFER_NXE),
-            is_smap_on: set(state.cr4, CR4_SMAP),
-            is_smep_on: set(state.cr4, CR4_SMEP),
+            pse: level != 2 || set(cr4, CR4_PSE),
+            wp: set(cr0, CR0_WP),
+            nxe: set(efer, EFER_NXE),
+            is_smap_on: set(cr4, CR4_SMAP),
+            is_smep_on: set(cr4, CR4_SMEP),
         })
     }
 
@@ -147,26 +146,10 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// Eight bytes of guest-physical memory at an address that is a multiple of 8, if the EPT maps it there as write-back
     /// memory.
     pub(super) fn read_guest_u64(&self, gpa: usize) -> AxResult<u64> {
-        let root = self.ept_root.ok_or_else(|| ax_err_type!(BadState, "the vCPU has no EPT"))?;
-        let home = self.vmcs.home().ok_or_else(|| ax_err_type!(BadState, "the vCPU is not bound"))?;
-        let rules = EptRules { caps: home.capabilities.ept_vpid, phys_addr_bits: home.capabilities.phys_addr_bits };
-        let found = translate(root, rules, GuestPhysAddr::from(gpa), |entry| Some(read_host_u64::<H>(entry)))
-            .map_err(|fault| ax_err_type!(BadAddress, format_args!("guest-physical {gpa:#x}: {fault}")))?;
-        // Other memory types are devices', which the host need not have mapped where its HAL maps memory.
-        if found.memory_type != WRITE_BACK || !found.allowed.contains(MappingFlags::READ) {
-            return Err(ax_err_type!(
-                BadAddress,
-                format_args!("guest-physical {gpa:#x} is not memory that can be read")
-            ));
-        }
-        Ok(read_host_u64::<H>(found.paddr))
+        let mut bytes = [0; 8];
+        self.guest_memory()?
+            .read(GuestPhysAddr::from(gpa), &mut bytes)
+            .map_err(|why| ax_err_type!(BadAddress, format_args!("{why}")))?;
+        Ok(u64::from_le_bytes(bytes))
     }
-}
-
-/// Reads host memory by physical address.
-fn read_host_u64<H: AxVCpuHal>(address: HostPhysAddr) -> u64 {
-    let pointer = H::MmHal::phys_to_virt(address).as_ptr().cast::<u64>();
-    // SAFETY: an EPT table, or memory that one maps for the guest: the caller of the crate answers for both being memory
-    // that the host has mapped where its HAL says. The guest may change it at any time, so it is read once.
-    unsafe { pointer.read_volatile() }
 }

@@ -5,8 +5,8 @@
 //! first state; [`exits`] handles what needs no caller, with [`cpuid`], [`msrs`] and [`control_registers`] for what they
 //! are named after; [`msr_policy`], [`io`] and [`timer`] are what the caller decides; [`completion`] moves RIP; [`events`]
 //! injects what [`event_queue`] has in order; [`intercepts`] and [`tsc`] are what the caller selects; [`init`] is INIT and
-//! SIPI; [`memory`] knows how the guest sees memory; [`inspect`] shows a guest that went wrong; [`arch`] is the adapter
-//! to axvcpu.
+//! SIPI; [`memory`] knows the guest's mode, [`guest_memory`] how it sees memory; [`inspect`] shows a guest
+//! that went wrong; [`arch`] is the adapter to axvcpu.
 
 mod arch;
 mod completion;
@@ -16,6 +16,7 @@ mod debug;
 mod event_queue;
 mod events;
 mod exits;
+mod guest_memory;
 mod init;
 mod inspect;
 mod intercepts;
@@ -41,6 +42,7 @@ use axerrno::{AxResult, ax_err, ax_err_type};
 use axvcpu::AxVCpuHal;
 use x86_64::instructions::interrupts;
 
+pub use guest_memory::EptMemory;
 pub use intercepts::{ExitOn, HypercallPolicy, MwaitPolicy, Reflected};
 pub use memory::VmCpuMode;
 pub use msr_policy::MsrPolicy;
@@ -67,6 +69,7 @@ use super::instructions::{self, InvEptType, VmFail, invept};
 use super::processor::Processor;
 use super::structs::{IOBitmap, MsrBitmap};
 use super::vmcs::{Here, Vmcs, VmcsControl32, VmcsReadOnly32, VmcsReadOnlyNW, due};
+use crate::guest_memory::PagingSupport;
 use crate::regs::GeneralRegisters;
 
 /// A virtual CPU on VMX.
@@ -101,6 +104,8 @@ pub struct VmxVcpu<H: AxVCpuHal> {
     /// It had an INIT, and waits for a start-up IPI.
     waits_for_startup: bool,
     speculation: SpeculationPolicy,
+    /// What the processor's walks through the guest's page tables take from CPUID.
+    paging_support: PagingSupport,
     time_slice: Option<u64>,
     /// CR8, which the guest does not share with the host.
     cr8: u8,
@@ -159,6 +164,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             may_be_inactive: false,
             waits_for_startup: false,
             speculation,
+            paging_support: PagingSupport::of_this_processor(),
             time_slice: None,
             cr8: 0,
             host_mce: 0,

@@ -141,6 +141,14 @@ impl XState {
         self.loaded.get().filter(|home| home.is_here() && home.fpu.is(&self.guest))
     }
 
+    /// Brings the area up to date where the registers hold the state, and then looks at it.
+    pub(super) fn saved(&self) -> &Area {
+        if let Some(home) = self.registers() {
+            home.fpu.store(&self.guest);
+        }
+        &self.guest
+    }
+
     /// Refuses a host under which the state cannot be moved in the way that was chosen when the vCPU was made.
     fn check_host(&self) -> AxResult {
         let (cr0, cr4) = (Cr0::read(), Cr4::read());
@@ -198,6 +206,15 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         }
         self.xstate.policy = policy;
         Ok(())
+    }
+
+    /// PKRU, which the guest has only with XSAVE.
+    pub(super) fn guest_pkru(&self) -> u32 {
+        /// Where every processor of Intel's has it, also one whose CPUID leaves the place out, as Bochs 2.7's does.
+        const PLACE: usize = 0xA80;
+        let area = self.xstate.saved();
+        let in_use = area.read(FXSAVE_SIZE).map_or(0, u64::from_le_bytes) & xcr0::PKRU != 0;
+        if in_use { area.read(PLACE).map_or(0, u32::from_le_bytes) } else { 0 }
     }
 
     /// XSETBV: the processor has checked CPL and CR4.OSXSAVE; the rest is checked here.

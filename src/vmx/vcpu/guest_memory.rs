@@ -1,0 +1,233 @@
+//! Guest memory of a vCPU: its state in the terms of [`crate::guest_memory`], and guest-physical memory through its EPT.
+
+use core::marker::PhantomData;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use axaddrspace::{AxMmHal, GuestPhysAddr, HostPhysAddr, MappingFlags};
+use axerrno::{AxResult, ax_err_type};
+use axvcpu::AxVCpuHal;
+
+use super::VmxVcpu;
+use crate::ept::{EptRules, translate};
+use crate::guest_memory::{
+    AccessError, AccessKind, AddressSize, GuestException, GuestMemory, GuestView, LinearMode, Paging, PagingMode,
+    Segment, SegmentRegister, Unreachable,
+};
+use crate::vmx::guest_cr::{CR0_PE, CR4_LA57, CR4_PKE, EFER_LMA};
+use crate::vmx::vmcs::{VmcsGuest32, VmcsGuest64, VmcsGuestNW};
+
+const RFLAGS_VM: usize = 1 << 17;
+const RFLAGS_AC: usize = 1 << 18;
+const PAGE_SIZE: usize = 4096;
+/// The EPT memory type of ordinary memory.
+const WRITE_BACK: u8 = 6;
+
+impl<H: AxVCpuHal> VmxVcpu<H> {
+    /// How the guest's code sees memory now. A snapshot: what the guest or the caller changes later is not in it.
+    ///
+    /// # Errors
+    /// `BadState` where VMX is not enabled.
+    pub fn guest_view(&self) -> AxResult<GuestView> {
+        let info = self.ptw_info()?;
+        let rflags = self.rflags()?;
+        let mut paging = Paging::new(&info, self.paging_support.physical_bits)?;
+        paging.gib_pages = self.paging_support.gib_pages;
+        paging.pse36 = self.paging_support.pse36;
+        paging.ac = rflags & RFLAGS_AC != 0;
+        if paging.mode == PagingMode::Pae {
+            paging.pdptes = [
+                self.vmcs.read(VmcsGuest64::PDPTE0)?,
+                self.vmcs.read(VmcsGuest64::PDPTE1)?,
+                self.vmcs.read(VmcsGuest64::PDPTE2)?,
+                self.vmcs.read(VmcsGuest64::PDPTE3)?,
+            ];
+        }
+        let cr4 = self.guest_cr4()?;
+        if cr4 & CR4_PKE != 0 {
+            paging.pkru = Some(self.guest_pkru());
+        }
+        Ok(GuestView { mode: self.linear_mode(rflags, cr4)?, paging, user: info.is_user_mode_access })
+    }
+
+    fn linear_mode(&self, rflags: usize, cr4: u64) -> AxResult<LinearMode> {
+        if self.in_64_bit_mode()? {
+            return Ok(LinearMode::Long { bits: if cr4 & CR4_LA57 != 0 { 57 } else { 48 } });
+        }
+        let long = self.vmcs.read(VmcsGuest64::IA32_EFER)? & EFER_LMA != 0;
+        let protected = self.guest_cr0()? & CR0_PE != 0 && (long || rflags & RFLAGS_VM == 0);
+        Ok(if protected { LinearMode::Protected } else { LinearMode::Real })
+    }
+
+    /// What a segment register of the guest holds.
+    ///
+    /// # Errors
+    /// `BadState` where VMX is not enabled.
+    pub fn segment(&self, register: SegmentRegister) -> AxResult<Segment> {
+        use VmcsGuest32 as Field32;
+        use VmcsGuestNW as Field;
+        let (base, limit, rights) = match register {
+            SegmentRegister::Es => (Field::ES_BASE, Field32::ES_LIMIT, Field32::ES_ACCESS_RIGHTS),
+            SegmentRegister::Cs => (Field::CS_BASE, Field32::CS_LIMIT, Field32::CS_ACCESS_RIGHTS),
+            SegmentRegister::Ss => (Field::SS_BASE, Field32::SS_LIMIT, Field32::SS_ACCESS_RIGHTS),
+            SegmentRegister::Ds => (Field::DS_BASE, Field32::DS_LIMIT, Field32::DS_ACCESS_RIGHTS),
+            SegmentRegister::Fs => (Field::FS_BASE, Field32::FS_LIMIT, Field32::FS_ACCESS_RIGHTS),
+            SegmentRegister::Gs => (Field::GS_BASE, Field32::GS_LIMIT, Field32::GS_ACCESS_RIGHTS),
+        };
+        Ok(Segment {
+            base: self.vmcs.read(base)? as u64,
+            limit: self.vmcs.read(limit)?,
+            rights: self.vmcs.read(rights)?,
+        })
+    }
+
+    /// The linear address of an access of `size` bytes in a segment of the guest, by all rules of its present mode.
+    ///
+    /// # Errors
+    /// `BadState` where VMX is not enabled; in the inner result #SS(0) or #GP(0).
+    pub fn linear_address(
+        &self,
+        view: &GuestView,
+        register: SegmentRegister,
+        offset: u64,
+        address_size: AddressSize,
+        size: u64,
+        kind: AccessKind,
+    ) -> AxResult<Result<u64, GuestException>> {
+        let flat = Segment { base: 0, limit: u32::MAX, rights: 0 };
+        let has_base = matches!(register, SegmentRegister::Fs | SegmentRegister::Gs);
+        let segment = match view.mode {
+            LinearMode::Long { .. } if !has_base => flat,
+            // Limit and rights do not count in 64-bit mode.
+            LinearMode::Long { .. } if register == SegmentRegister::Fs => {
+                Segment { base: self.vmcs.read(VmcsGuestNW::FS_BASE)? as u64, ..flat }
+            }
+            LinearMode::Long { .. } => Segment { base: self.vmcs.read(VmcsGuestNW::GS_BASE)? as u64, ..flat },
+            _ => self.segment(register)?,
+        };
+        Ok(view.linear(register, &segment, offset, address_size, size, kind))
+    }
+
+    /// Guest-physical memory, reached through the EPT of this vCPU and the host's mapping of physical memory: for callers
+    /// that have no [`GuestMemory`] of their own. It is good for as long as the EPT's tables are.
+    ///
+    /// # Errors
+    /// `BadState` for a vCPU that has no EPT or is not bound.
+    pub fn guest_memory(&self) -> AxResult<EptMemory<H>> {
+        let root = self.ept_root.ok_or_else(|| ax_err_type!(BadState, "the vCPU has no EPT"))?;
+        let home = self.vmcs.home().ok_or_else(|| ax_err_type!(BadState, "the vCPU is not bound"))?;
+        Ok(EptMemory { root, rules: EptRules::from(&home.capabilities), hal: PhantomData })
+    }
+
+    /// Reads the guest's memory by linear address, with the rights that its code has now.
+    ///
+    /// # Errors
+    /// `BadState` for a vCPU that has no EPT or is not bound; in the inner result why the guest itself could not have
+    /// read there.
+    pub fn read_guest(&self, linear: u64, bytes: &mut [u8]) -> AxResult<Result<(), AccessError>> {
+        let view = self.guest_view()?;
+        Ok(view.read(&self.guest_memory()?, linear, bytes, view.access(AccessKind::Read)))
+    }
+
+    /// The same for writing.
+    ///
+    /// # Errors
+    /// As [`read_guest`](Self::read_guest).
+    pub fn write_guest(&mut self, linear: u64, bytes: &[u8]) -> AxResult<Result<(), AccessError>> {
+        let view = self.guest_view()?;
+        Ok(view.write(&self.guest_memory()?, linear, bytes, view.access(AccessKind::Write)))
+    }
+
+    /// Injects an exception at the next entry, for an instruction that is not completed.
+    pub(super) fn raise(&mut self, exception: GuestException) {
+        self.inject_fault(exception.vector, exception.error_code);
+        // An injected #PF does not write CR2.
+        if let Some(address) = exception.cr2 {
+            self.context.guest_cr2 = address;
+        }
+    }
+}
+
+/// Guest-physical memory through an EPT. Reached is what the EPT maps as write-back memory, with the rights that it
+/// gives. Accessed and dirty flags of the EPT stay as they are.
+#[derive(Clone, Copy)]
+pub struct EptMemory<H: AxVCpuHal> {
+    root: HostPhysAddr,
+    rules: EptRules,
+    hal: PhantomData<H>,
+}
+
+impl<H: AxVCpuHal> EptMemory<H> {
+    /// Where bytes that lie in one page are in the host, if the EPT allows the access.
+    fn find(&self, address: GuestPhysAddr, size: usize, needed: MappingFlags) -> Result<*mut u8, Unreachable> {
+        let unreachable = Unreachable { address, write: needed.contains(MappingFlags::WRITE) };
+        if address.as_usize() % PAGE_SIZE + size > PAGE_SIZE {
+            return Err(unreachable);
+        }
+        let found = translate(self.root, self.rules, address, |entry| Some(read_table_entry::<H>(entry)))
+            .map_err(|_| unreachable)?;
+        // Other memory types are devices', which the host need not have mapped where its HAL maps memory.
+        if found.memory_type != WRITE_BACK || !found.allowed.contains(needed) {
+            return Err(unreachable);
+        }
+        Ok(H::MmHal::phys_to_virt(found.paddr).as_mut_ptr())
+    }
+}
+
+impl<H: AxVCpuHal> GuestMemory for EptMemory<H> {
+    fn read(&self, address: GuestPhysAddr, bytes: &mut [u8]) -> Result<(), Unreachable> {
+        let place = self.find(address, bytes.len(), MappingFlags::READ)?;
+        let aligned = place.addr().is_multiple_of(bytes.len().max(1));
+        // SAFETY: memory of the guest that the EPT maps, in one page: the caller of the crate answers for it being memory
+        // that the host has mapped where its HAL says. The guest may change it at any time, so it is read once, by
+        // volatile accesses.
+        unsafe {
+            match bytes.len() {
+                4 if aligned => bytes.copy_from_slice(&place.cast::<u32>().read_volatile().to_le_bytes()),
+                8 if aligned => bytes.copy_from_slice(&place.cast::<u64>().read_volatile().to_le_bytes()),
+                _ => bytes.iter_mut().enumerate().for_each(|(index, byte)| *byte = place.add(index).read_volatile()),
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self, address: GuestPhysAddr, bytes: &[u8]) -> Result<(), Unreachable> {
+        let place = self.find(address, bytes.len(), MappingFlags::WRITE)?;
+        for (index, &byte) in bytes.iter().enumerate() {
+            // SAFETY: as for `read`; no reference of the host's points to memory of the guest.
+            unsafe { place.add(index).write_volatile(byte) };
+        }
+        Ok(())
+    }
+
+    fn compare_exchange(
+        &self,
+        address: GuestPhysAddr,
+        width: usize,
+        current: u64,
+        new: u64,
+    ) -> Result<bool, Unreachable> {
+        let place = self.find(address, width, MappingFlags::READ | MappingFlags::WRITE)?;
+        let (success, failure) = (Ordering::AcqRel, Ordering::Acquire);
+        if !place.addr().is_multiple_of(width.max(1)) {
+            return Err(Unreachable { address, write: true });
+        }
+        // SAFETY: as for `write`, and aligned; the guest's processors access it atomically too.
+        unsafe {
+            match width {
+                4 => Ok(AtomicU32::from_ptr(place.cast())
+                    .compare_exchange(current as u32, new as u32, success, failure)
+                    .is_ok()),
+                8 => Ok(AtomicU64::from_ptr(place.cast()).compare_exchange(current, new, success, failure).is_ok()),
+                _ => Err(Unreachable { address, write: true }),
+            }
+        }
+    }
+}
+
+/// Reads an entry of an EPT table.
+fn read_table_entry<H: AxVCpuHal>(address: HostPhysAddr) -> u64 {
+    let pointer = H::MmHal::phys_to_virt(address).as_ptr().cast::<u64>();
+    // SAFETY: a table of the EPT, 8 bytes at a multiple of that: the caller of the crate answers for it being memory that
+    // the host has mapped where its HAL says. The caller may change it at any time, so it is read once.
+    unsafe { pointer.read_volatile() }
+}
