@@ -18,7 +18,10 @@ use alloc::{format, string::String, vec::Vec};
 
 use axvcpu::AxVCpuHal;
 use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
-use x86_vcpu::{StartState, VmxArchVCpu};
+use x86_vcpu::{
+    StartState, VmxArchVCpu,
+    vmx::{VmcsGuest16, VmcsGuest32, VmcsGuestNW},
+};
 
 use super::{
     callee_saved,
@@ -130,6 +133,35 @@ impl<H: AxVCpuHal> Guest<H> {
         self.vcpu.setup((self.memory.ept.root() as usize).into(), (ORIGIN as usize).into())?;
         self.vcpu.set_stack_pointer(STACK_TOP);
         Ok(self.vcpu.bind()?)
+    }
+
+    /// Puts a guest of protected or long mode that has not run yet to CPL 3, with a stack for its handlers at CPL 0.
+    pub fn enter_user_mode(&mut self, mode: Mode) -> CaseResult {
+        const TSS: u64 = 0x7800;
+        const USER: u32 = 0b11 << 5;
+        let stack = STACK_TOP as u32 - 0x400;
+        self.write_words(TSS, &[u64::from(stack) << 32, if mode == Mode::Long { 0 } else { 0x18 }])?;
+        if mode == Mode::Long {
+            self.write_user_page_tables()?;
+        }
+        let vcpu = &mut self.vcpu;
+        vcpu.write_guest_field(VmcsGuestNW::TR_BASE, TSS as usize);
+        vcpu.write_guest_field(VmcsGuestNW::GDTR_BASE, GDT as usize);
+        vcpu.write_guest_field(VmcsGuestNW::IDTR_BASE, IDT as usize);
+        vcpu.write_guest_field(VmcsGuestNW::RFLAGS, 0x3002);
+        for (selector, rights) in [
+            (VmcsGuest16::CS_SELECTOR, VmcsGuest32::CS_ACCESS_RIGHTS),
+            (VmcsGuest16::SS_SELECTOR, VmcsGuest32::SS_ACCESS_RIGHTS),
+            (VmcsGuest16::DS_SELECTOR, VmcsGuest32::DS_ACCESS_RIGHTS),
+            (VmcsGuest16::ES_SELECTOR, VmcsGuest32::ES_ACCESS_RIGHTS),
+            (VmcsGuest16::FS_SELECTOR, VmcsGuest32::FS_ACCESS_RIGHTS),
+            (VmcsGuest16::GS_SELECTOR, VmcsGuest32::GS_ACCESS_RIGHTS),
+        ] {
+            let (old_selector, old_rights) = (vcpu.read_vmcs(selector)?, vcpu.read_vmcs(rights)?);
+            vcpu.write_guest_field(selector, old_selector | 3);
+            vcpu.write_guest_field(rights, old_rights | USER);
+        }
+        Ok(())
     }
 
     /// One entry and one exit, with a time slice.
@@ -286,11 +318,20 @@ impl<H: AxVCpuHal> Guest<H> {
     }
 
     fn write_page_tables(&mut self) -> CaseResult {
+        self.write_tables_with(0)
+    }
+
+    fn write_user_page_tables(&mut self) -> CaseResult {
+        const USER: u64 = 1 << 2;
+        self.write_tables_with(USER)
+    }
+
+    fn write_tables_with(&mut self, bits: u64) -> CaseResult {
         const TABLE: u64 = 0b11;
         const LARGE_PAGE: u64 = 0x83;
-        self.write_words(PML4, &[PDPT | TABLE])?;
-        self.write_words(PDPT, &[PAGE_DIRECTORY | TABLE])?;
-        let pages: Vec<u64> = (0..512).map(|index| index << 21 | LARGE_PAGE).collect();
+        self.write_words(PML4, &[PDPT | TABLE | bits])?;
+        self.write_words(PDPT, &[PAGE_DIRECTORY | TABLE | bits])?;
+        let pages: Vec<u64> = (0..512).map(|index| index << 21 | LARGE_PAGE | bits).collect();
         self.write_words(PAGE_DIRECTORY, &pages)
     }
 

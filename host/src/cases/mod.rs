@@ -27,6 +27,7 @@ mod msr_policy;
 mod paging;
 mod registers;
 mod reset;
+mod selected;
 mod start;
 mod vmcs;
 mod world;
@@ -49,6 +50,7 @@ const THEMES: &[&[Case]] = &[
     debug::CASES,
     paging::CASES,
     events::CASES,
+    selected::CASES,
     entry_failure::CASES,
     entry_refused::CASES,
     vmcs::CASES,

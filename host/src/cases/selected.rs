@@ -1,0 +1,337 @@
+//! Exits that the caller selects: instructions, exceptions, hypercalls by privilege.
+
+use alloc::format;
+
+use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
+use x86_vcpu::{
+    ExitOn, HypercallPolicy, MwaitPolicy, Reflected, VmExit, VmxExitReason, VmxInterruptionType, vmx::ExceptionExit,
+};
+
+use super::{
+    Case,
+    check::{CaseResult, equal, fail, is_error, is_true, same},
+    code::guest_code,
+    guest::{Guest, MODES, Mode},
+};
+
+pub const CASES: &[Case] = &[
+    Case::new("selected.pause", pause),
+    Case::new("selected.rdtsc", rdtsc),
+    Case::new("selected.rdrand", rdrand),
+    Case::new("selected.wbinvd", wbinvd),
+    Case::new("selected.hlt_in_the_guest", hlt_in_the_guest),
+    Case::new("selected.exception_wakes_hlt", exception_wakes_hlt),
+    Case::new("selected.mwait", mwait),
+    Case::new("selected.pause_loop", pause_loop),
+    Case::new("selected.exceptions_come_whole", exceptions_come_whole),
+    Case::new("selected.page_fault_filter", page_fault_filter),
+    Case::new("selected.no_exception_to_reflect", no_exception_to_reflect),
+    Case::new("selected.hypercall_of_a_user", hypercall_of_a_user),
+    Case::new("selected.tsc_offset", tsc_offset),
+    Case::new("selected.tsc_scaling", tsc_scaling),
+];
+
+/// The next exit, which axvcpu has no name for.
+fn rich_exit(guest: &mut Guest) -> CaseResult<VmExit> {
+    match guest.exit()? {
+        Exit::FailEntry { hardware_entry_failure_reason } => {
+            let exit = guest.vcpu.exit()?;
+            equal("raw reason", hardware_entry_failure_reason, exit.reason().0.into())?;
+            Ok(exit)
+        }
+        other => fail("an exit that the caller selected", guest.describe(&other)),
+    }
+}
+
+guest_code!(pauses, "code64", "mov ebx, 1", "pause", "mov ebx, 2", "pause", "hlt");
+
+fn pause() -> CaseResult {
+    let mut guest = Guest::long(pauses())?;
+    guest.vcpu.set_exit_on(ExitOn::PAUSE, true)?;
+    same("exit", rich_exit(&mut guest)?, VmExit::Pause)?;
+    equal("RBX at the first", guest.vcpu.regs().rbx, 1)?;
+    same("exit", rich_exit(&mut guest)?, VmExit::Pause)?;
+    equal("RBX at the second", guest.vcpu.regs().rbx, 2)?;
+    guest.restart(Mode::Long)?;
+    guest.vcpu.set_exit_on(ExitOn::PAUSE, false)?;
+    guest.halt()
+}
+
+guest_code!(
+    times,
+    "code64",
+    "mov ecx, 0x12345678",
+    "rdtsc",
+    "shl rdx, 32",
+    "or rdx, rax",
+    "mov r8, rdx",
+    "rdtsc",
+    "mov r9, rax",
+    "hlt",
+);
+
+/// The caller's value for one, none for the other.
+fn rdtsc() -> CaseResult {
+    let mut guest = Guest::long(times())?;
+    guest.vcpu.set_exit_on(ExitOn::RDTSC, true)?;
+    same("exit", rich_exit(&mut guest)?, VmExit::Rdtsc)?;
+    guest.vcpu.complete_read(0x1122_3344_5566_7788)?;
+    same("exit", rich_exit(&mut guest)?, VmExit::Rdtsc)?;
+    // As axvm completes reads.
+    guest.vcpu.set_gpr(0, 0x99);
+    guest.halt()?;
+    equal("the first", guest.vcpu.regs().r8, 0x1122_3344_5566_7788)?;
+    equal("the second", guest.vcpu.regs().r9, 0x99)
+}
+
+guest_code!(random, "code64", "rdrand r9d", "setc r11b", "rdrand r8", "hlt");
+
+/// Not of 16 bits: Bochs 2.7 reports those as 32.
+fn rdrand() -> CaseResult {
+    let mut guest = Guest::long(random())?;
+    if guest.vcpu.set_exit_on(ExitOn::RDRAND, true).is_err() {
+        return Ok(());
+    }
+    guest.vcpu.regs_mut().r9 = u64::MAX;
+    for (gpr, size) in [(9, 4), (8, 8)] {
+        let instruction = VmxExitReason::RDRAND;
+        same("exit", rich_exit(&mut guest)?, VmExit::Random { instruction, gpr, size })?;
+        guest.vcpu.complete_read(0xA1A2_A3A4_A5A6_A7A8)?;
+    }
+    guest.halt()?;
+    let regs = guest.vcpu.regs();
+    equal("CF", regs.r11 & 0xFF, 1)?;
+    equal("R9", regs.r9, 0xA5A6_A7A8)?;
+    equal("R8", regs.r8, 0xA1A2_A3A4_A5A6_A7A8)
+}
+
+guest_code!(writes_back, "code64", "wbinvd", "mov ebx, 1", "hlt");
+
+fn wbinvd() -> CaseResult {
+    let mut guest = Guest::long(writes_back())?;
+    guest.vcpu.set_exit_on(ExitOn::WBINVD, true)?;
+    same("exit", rich_exit(&mut guest)?, VmExit::Wbinvd)?;
+    guest.halt()?;
+    equal("RBX", guest.vcpu.regs().rbx, 1)
+}
+
+guest_code!(halts_itself, "code64", "lgdt [0x500]", "lidt [0x510]", "sti", "hlt", "mov bl, 1", "out 0x99, al",);
+
+/// HLT that does not exit: the guest waits in it until an interrupt, and the time slice brings it back meanwhile.
+fn hlt_in_the_guest() -> CaseResult {
+    const VECTOR: u8 = 0x55;
+    let mut guest = Guest::long(halts_itself())?;
+    guest.vcpu.set_exit_on(ExitOn::HLT, false)?;
+    for _ in 0..3 {
+        guest.vcpu.set_time_slice(Some(1000))?;
+        is_true("the end of the slice", matches!(guest.vcpu.run()?, Exit::Nothing))?;
+    }
+    equal("RBX in HLT", guest.vcpu.regs().rbx, 0)?;
+    guest.vcpu.inject_interrupt(VECTOR.into())?;
+    equal("vector", guest.expect_out(super::guest::VECTOR_PORT)?, VECTOR.into())
+}
+
+/// An entry refuses most exceptions for a guest in HLT: it has to be woken for them.
+fn exception_wakes_hlt() -> CaseResult {
+    for vector in (0..32).filter(|vector| *vector != 2) {
+        let mut guest = Guest::long(halts_itself())?;
+        guest.vcpu.set_exit_on(ExitOn::HLT, false)?;
+        guest.vcpu.set_time_slice(Some(1000))?;
+        is_true("the end of the slice", matches!(guest.vcpu.run()?, Exit::Nothing))?;
+        guest.vcpu.queue_event(vector, Some(0));
+        equal("vector", guest.expect_out(super::guest::VECTOR_PORT)?, vector.into())?;
+    }
+    Ok(())
+}
+
+guest_code!(
+    monitors,
+    "code64",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "mov rax, 0x10000",
+    "xor ecx, ecx",
+    "xor edx, edx",
+    "monitor",
+    "mwait",
+    "mov ebx, 1",
+    "hlt",
+);
+
+/// Undefined for a guest that does not know it; exits for one whose caller asked for them.
+fn mwait() -> CaseResult {
+    Guest::long(monitors())?.expect_vector(6)?;
+    let mut guest = Guest::long(monitors())?;
+    is_error("a change behind setup", guest.vcpu.set_mwait_policy(MwaitPolicy::Exit))?;
+    guest.vcpu.unbind()?;
+    let (root, entry) = (guest.memory.ept.root() as usize, super::code::ORIGIN as usize);
+    let mut vcpu = x86_vcpu::VmxVcpu::new(0, 0)?;
+    vcpu.set_mwait_policy(MwaitPolicy::Exit)?;
+    vcpu.set_start_state(Mode::Long.start_state())?;
+    vcpu.setup(root.into(), entry.into())?;
+    vcpu.set_stack_pointer(super::guest::STACK_TOP);
+    vcpu.bind()?;
+    guest.vcpu = vcpu;
+    same("exit", rich_exit(&mut guest)?, VmExit::Monitor)?;
+    is_true("an exit of MWAIT", matches!(rich_exit(&mut guest)?, VmExit::Mwait { .. }))?;
+    guest.halt()?;
+    equal("RBX", guest.vcpu.regs().rbx, 1)
+}
+
+guest_code!(pauses_for_ever, "code64", "2: pause", "jmp 2b");
+
+fn pause_loop() -> CaseResult {
+    let mut guest = Guest::long(pauses_for_ever())?;
+    if guest.vcpu.set_pause_loop_exiting(Some((100, 5000))).is_err() {
+        return Ok(());
+    }
+    same("exit", rich_exit(&mut guest)?, VmExit::Pause)?;
+    guest.vcpu.set_pause_loop_exiting(None)?;
+    guest.vcpu.set_time_slice(Some(20_000))?;
+    is_true("the end of the slice", matches!(guest.vcpu.run()?, Exit::Nothing))
+}
+
+macro_rules! raising {
+    ($($name:ident: $vector:literal, $int_type:ident, $code:expr, $address:expr, $length:expr; $($line:literal),+;)+) => {
+        $(guest_code!($name, "code64", "lgdt [0x500]", "lidt [0x510]", $($line),+, "hlt");)+
+        type Raising = (&'static str, fn() -> &'static [u8], u8, VmxInterruptionType, Option<u32>, Option<u64>, Option<u32>);
+        const RAISING: &[Raising] =
+            &[$((stringify!($name), $name, $vector, VmxInterruptionType::$int_type, $code, $address, $length)),+];
+    };
+}
+
+raising! {
+    divides_by_zero: 0, HardException, None, None, None; "xor ecx, ecx", "div ecx";
+    int1: 1, PrivSoftException, None, None, Some(1); ".byte 0xF1";
+    int3: 3, SoftException, None, None, Some(1); "int3";
+    undefined: 6, HardException, None, None, None; "ud2";
+    no_such_segment: 13, HardException, Some(0x1238), None, None; "mov eax, 0x1238", "mov ds, eax";
+    stack_not_canonical: 12, HardException, Some(0), None, None; "mov rsp, 0x1234567812345678", "push rax";
+    not_canonical: 13, HardException, Some(0), None, None; "mov rax, 0x1234567812345678", "mov rax, [rax]";
+    reads_unmapped: 14, HardException, Some(0), Some(0x4000_0123), None; "mov rax, 0x40000123", "mov rax, [rax]";
+    writes_unmapped: 14, HardException, Some(2), Some(0x4000_0123), None; "mov rax, 0x40000123", "mov [rax], rax";
+}
+
+/// Each with vector, type, error code, address and length; then, reflected, in the guest's handler with the same code.
+fn exceptions_come_whole() -> CaseResult {
+    for (name, code, vector, int_type, error, address, length) in RAISING {
+        let mut guest = Guest::long(code())?;
+        guest.vcpu.set_exception_intercept(*vector, true)?;
+        let VmExit::ExceptionOrNmi(exit) = rich_exit(&mut guest)? else {
+            return fail(format!("an exception from {name}"), format!("{:?}", guest.vcpu.exit()));
+        };
+        let ExceptionExit { event, page_fault_address, instruction_length, .. } = exit;
+        same(name, (event.vector, event.int_type, event.err_code), (*vector, *int_type, *error))?;
+        same(name, page_fault_address.map(|address| address.as_usize() as u64), *address)?;
+        same(name, instruction_length, *length)?;
+        if *vector == 12 {
+            // There is no stack to deliver it on.
+            continue;
+        }
+        same(name, guest.vcpu.reflect_exception()?, Reflected::Exception)?;
+        guest.expect_vector(*vector)?;
+        if let Some(error) = error {
+            equal("error code on the stack", guest.read_u64(guest.vcpu.stack_pointer() as u64)?, (*error).into())?;
+        }
+    }
+    Ok(())
+}
+
+guest_code!(reads_and_writes, "code64", "lgdt [0x500]", "lidt [0x510]", "mov rax, 0x40000123", "mov [rax], rax", "hlt",);
+
+/// Only page faults by writes exit: the write's does, the read's goes to the guest by itself.
+fn page_fault_filter() -> CaseResult {
+    const WRITE: u32 = 2;
+    let mut guest = Guest::long(reads_and_writes())?;
+    guest.vcpu.set_exception_intercept(14, true)?;
+    guest.vcpu.set_page_fault_filter(WRITE, WRITE)?;
+    is_true("an exit of the write", matches!(rich_exit(&mut guest)?, VmExit::ExceptionOrNmi(_)))?;
+    let mut guest = Guest::long(reads_unmapped())?;
+    guest.vcpu.set_exception_intercept(14, true)?;
+    guest.vcpu.set_page_fault_filter(WRITE, WRITE)?;
+    guest.expect_vector(14)?;
+    // Without interest in page faults the filter means nothing.
+    guest.vcpu.set_exception_intercept(14, false)?;
+    guest.restart(Mode::Long)?;
+    guest.expect_vector(14)
+}
+
+fn no_exception_to_reflect() -> CaseResult {
+    let mut guest = Guest::long(pauses())?;
+    guest.halt()?;
+    is_error("reflecting a HLT", guest.vcpu.reflect_exception())?;
+    for vector in [2, 18, 32, 255] {
+        is_error("intercepting what is no exception of the guest", guest.vcpu.set_exception_intercept(vector, true))?;
+    }
+    Ok(())
+}
+
+guest_code!(calls_32, "code32", "mov eax, 5", "vmcall", "mov ebx, eax", "out 0x99, al", "2: jmp 2b");
+guest_code!(calls_64, "code64", "mov eax, 5", "vmcall", "mov ebx, eax", "out 0x99, al", "2: jmp 2b");
+
+/// At CPL 3 a VMCALL is a fault, an error, or a hypercall; at CPL 0 always a hypercall.
+fn hypercall_of_a_user() -> CaseResult {
+    for (mode, code) in MODES.into_iter().zip([None, Some(calls_32()), Some(calls_64())]) {
+        let Some(code) = code else { continue };
+        let user = |policy| -> CaseResult<Guest> {
+            let mut guest = Guest::new(mode, code)?;
+            guest.enter_user_mode(mode)?;
+            equal("CPL", guest.vcpu.privilege_level()?, 3)?;
+            guest.vcpu.set_hypercall_policy(policy);
+            Ok(guest)
+        };
+        user(HypercallPolicy::Fault)?.expect_vector(13)?;
+        let mut guest = user(HypercallPolicy::Return(0x7777))?;
+        equal("AL behind it", guest.expect_out(0x99)?, 0x77)?;
+        let mut guest = user(HypercallPolicy::Allow)?;
+        is_true("a hypercall", matches!(guest.exit()?, Exit::Hypercall { nr: 5, .. }))?;
+        let mut guest = Guest::new(mode, code)?;
+        is_true("a hypercall of the kernel", matches!(guest.exit()?, Exit::Hypercall { nr: 5, .. }))?;
+    }
+    Ok(())
+}
+
+guest_code!(
+    reads_time,
+    "code64",
+    "rdtsc",
+    "shl rdx, 32",
+    "lea r8, [rdx + rax]",
+    "mov ecx, 0x10",
+    "rdmsr",
+    "shl rdx, 32",
+    "lea r9, [rdx + rax]",
+    "hlt",
+);
+
+fn tsc_offset() -> CaseResult {
+    const OFFSET: u64 = 0x1000_0000_0000;
+    let mut guest = Guest::long(reads_time())?;
+    guest.vcpu.set_tsc_offset(OFFSET);
+    let before = crate::arch::time::tsc();
+    guest.halt()?;
+    let after = crate::arch::time::tsc();
+    for (what, value) in [("RDTSC", guest.vcpu.regs().r8), ("RDMSR", guest.vcpu.regs().r9)] {
+        let within = (before..after).contains(&value.wrapping_sub(OFFSET));
+        is_true(&format!("{what} {value:#x} between {before:#x} and {after:#x} behind the offset"), within)?;
+    }
+    Ok(())
+}
+
+fn tsc_scaling() -> CaseResult {
+    const TIMES_3: u64 = 3 << 48;
+    const OFFSET: u64 = 1 << 44;
+    let mut guest = Guest::long(reads_time())?;
+    is_error("a clock that stands still", guest.vcpu.set_tsc_multiplier(Some(0)))?;
+    if guest.vcpu.set_tsc_multiplier(Some(TIMES_3)).is_err() {
+        return Ok(());
+    }
+    guest.vcpu.set_tsc_offset(OFFSET);
+    let before = guest.vcpu.guest_tsc(crate::arch::time::tsc());
+    guest.halt()?;
+    let after = guest.vcpu.guest_tsc(crate::arch::time::tsc());
+    for value in [guest.vcpu.regs().r8, guest.vcpu.regs().r9] {
+        is_true(&format!("{value:#x} between {before:#x} and {after:#x}"), (before..after).contains(&value))?;
+    }
+    Ok(())
+}
