@@ -26,8 +26,8 @@ pub use guest_memory::{
 };
 pub use regs::GeneralRegisters;
 pub use vmx::{
-    EnableError, EntryFailure, EptMemory, ExitOn, FpuPolicy, HypercallPolicy, MsrPolicy, MwaitPolicy, Reflected,
-    SpeculationPolicy, StartState, VmCpuMode, VmExit, VmxArchPerCpuState, VmxArchVCpu, VmxExitInfo, VmxExitReason,
-    VmxInstructionError, VmxInterruptInfo, VmxInterruptionType, VmxIoExitInfo, VmxPerCpuState, VmxVcpu,
-    has_hardware_support,
+    EnableError, EntryFailure, EptInvalidator, EptMemory, ExitOn, FpuPolicy, HypercallPolicy, MsrPolicy, MwaitPolicy,
+    Reflected, SpeculationPolicy, StartState, TranslationDrops, VmCpuMode, VmExit, VmxArchPerCpuState, VmxArchVCpu,
+    VmxExitInfo, VmxExitReason, VmxInstructionError, VmxInterruptInfo, VmxInterruptionType, VmxIoExitInfo,
+    VmxPerCpuState, VmxVcpu, has_hardware_support,
 };

@@ -128,7 +128,7 @@ pub(crate) enum InvEptType {
     /// Mappings of one EPTP.
     SingleContext = 1,
     /// Mappings of every EPTP.
-    Global = 2,
+    AllContexts = 2,
 }
 
 /// Drops cached guest-physical and combined mappings of this processor.
@@ -141,6 +141,31 @@ pub(crate) unsafe fn invept(kind: InvEptType, eptp: u64) -> VmResult {
     // SAFETY: dropping cached translations is always sound.
     unsafe {
         asm!("invept {}, [{}]", "setc {}", "setz {}", in(reg) kind as u64, in(reg) &descriptor,
+             out(reg_byte) invalid, out(reg_byte) valid, options(nostack));
+    }
+    outcome(invalid, valid)
+}
+
+/// What INVVPID drops (SDM Vol. 3C, section 31.3, "VMX Instructions": INVVPID types).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub(crate) enum InvVpidType {
+    /// Mappings of one VPID.
+    SingleContext = 1,
+    /// Mappings of every VPID but 0.
+    AllContexts = 2,
+}
+
+/// Drops cached linear and combined mappings of this processor.
+///
+/// # Safety
+/// The processor is in VMX root operation and reports this INVVPID type in IA32_VMX_EPT_VPID_CAP.
+pub(crate) unsafe fn invvpid(kind: InvVpidType, vpid: u16) -> VmResult {
+    let descriptor = [u64::from(vpid), 0];
+    let (invalid, valid): (u8, u8);
+    // SAFETY: dropping cached translations is always sound.
+    unsafe {
+        asm!("invvpid {}, [{}]", "setc {}", "setz {}", in(reg) kind as u64, in(reg) &descriptor,
              out(reg_byte) invalid, out(reg_byte) valid, options(nostack));
     }
     outcome(invalid, valid)

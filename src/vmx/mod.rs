@@ -18,8 +18,10 @@ mod instructions;
 mod percpu;
 mod processor;
 mod structs;
+mod translations;
 mod vcpu;
 mod vmcs;
+mod vpid;
 
 pub use self::capability::{MissingControl, Unsupported};
 pub(crate) use self::definitions::vector;
@@ -33,10 +35,11 @@ pub use self::instructions::VmFail;
 pub use self::percpu::VmxPerCpuState as VmxArchPerCpuState;
 pub use self::percpu::VmxPerCpuState;
 pub use self::structs::{IOBitmap, MsrBitmap, VmxRegion};
+pub use self::translations::TranslationDrops;
 pub use self::vcpu::VmxVcpu as VmxArchVCpu;
 pub use self::vcpu::{
-    EptMemory, ExitOn, FpuPolicy, HypercallPolicy, MsrPolicy, MwaitPolicy, Reflected, SpeculationPolicy, StartState,
-    VmCpuMode, VmxVcpu,
+    EptInvalidator, EptMemory, ExitOn, FpuPolicy, HypercallPolicy, MsrPolicy, MwaitPolicy, Reflected,
+    SpeculationPolicy, StartState, VmCpuMode, VmxVcpu,
 };
 pub use self::vmcs::{
     FIELDS, FieldInfo, FieldKind, FieldValue, GuestStateField, VmcsControl16, VmcsControl32, VmcsControl64,

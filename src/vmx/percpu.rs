@@ -10,6 +10,7 @@ use super::host::HostConstants;
 use super::instructions::{vmxoff, vmxon};
 use super::processor::Processor;
 use super::structs::{VmxBasic, VmxRegion};
+use super::translations::TranslationDrops;
 use crate::msr::Msr;
 
 /// The VMX state of one processor: in VMX root operation from [`enable`](Self::enable) to
@@ -119,6 +120,26 @@ impl<H: AxVCpuHal> VmxPerCpuState<H> {
     pub fn set_host_debugctl(&mut self, value: u64) -> AxResult {
         self.processor()?.host.set_debugctl(value);
         Ok(())
+    }
+
+    /// Sets the highest virtual-processor identifier (VPID) that vCPUs get on this processor, FFFFH at first; 0 turns VPIDs
+    /// off. A host does that to look for stale translations: without VPIDs each entry and exit drops what is cached of a
+    /// guest's linear addresses. A vCPU that is bound already takes it over when it is bound again or another one ran.
+    ///
+    /// # Errors
+    /// `BadState` if VMX is not enabled, or this is another processor.
+    pub fn set_vpid_limit(&mut self, limit: u16) -> AxResult {
+        self.processor()?.translations.set_vpid_limit(limit);
+        Ok(())
+    }
+
+    /// How often cached translations were dropped on this processor by INVEPT and INVVPID. An exit that changes nothing of
+    /// memory adds nothing.
+    ///
+    /// # Errors
+    /// `BadState` if VMX is not enabled, or this is another processor.
+    pub fn translation_drops(&self) -> AxResult<TranslationDrops> {
+        Ok(self.processor()?.translations.drops())
     }
 
     fn processor(&self) -> AxResult<&'static Processor> {

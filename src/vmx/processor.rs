@@ -29,10 +29,19 @@ use super::capability::Capabilities;
 use super::fpu::FpuOwner;
 use super::host::HostConstants;
 use super::instructions::{VmFail, vmclear, vmptrld};
+use super::translations::Translations;
 
 /// How many VMCSs may be active on one processor at a time. Binding makes one active and unbinding inactive, so this
 /// is how many vCPUs a processor may have bound without having unbound them.
 const MAX_ACTIVE: usize = 64;
+
+/// Where a vCPU is or was: a processor, from VMXON to VMXOFF. What a processor has cached of a vCPU that stays is still
+/// the vCPU's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Stay {
+    processor: usize,
+    session: u64,
+}
 
 /// The record of one processor.
 pub(crate) struct Processor {
@@ -45,6 +54,10 @@ pub(crate) struct Processor {
     /// Whether it has the indirect-branch prediction barrier (CPUID.07H.0:EDX\[26\]).
     pub(crate) has_ibpb: bool,
     enabled: AtomicBool,
+    /// How often VMX was turned on.
+    sessions: AtomicU64,
+    /// What it has cached of guests' memory.
+    pub(crate) translations: Translations,
     /// Physical address of the current VMCS, or 0.
     current: AtomicU64,
     /// The number of the guest that ran here last, or 0.
@@ -95,6 +108,8 @@ impl Processor {
             host,
             has_ibpb: has_ibpb(),
             enabled: AtomicBool::new(false),
+            sessions: AtomicU64::new(0),
+            translations: Translations::new(),
             current: AtomicU64::new(0),
             last_guest: AtomicU64::new(0),
             fpu: FpuOwner::default(),
@@ -120,7 +135,16 @@ impl Processor {
     }
 
     pub(crate) fn set_enabled(&self, enabled: bool) {
+        if enabled {
+            self.sessions.store(self.sessions.load(Relaxed) + 1, Relaxed);
+            self.translations.vmx_enabled();
+        }
         self.enabled.store(enabled, Relaxed);
+    }
+
+    /// This processor, from VMXON to VMXOFF.
+    pub(crate) fn stay(&self) -> Stay {
+        Stay { processor: ptr::from_ref(self) as usize, session: self.sessions.load(Relaxed) }
     }
 
     /// Whether the VMCS at `region` is the current one of this processor.

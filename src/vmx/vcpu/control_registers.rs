@@ -139,6 +139,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             self.write_guest_efer(after.efer);
         }
         self.write_guest_cr0(after.cr0);
+        self.control_state_changed(before, &after);
         Ok(Ok(()))
     }
 
@@ -151,6 +152,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             return Ok(Err(fault));
         }
         self.write_guest_cr4(after.cr4);
+        self.control_state_changed(before, &after);
         Ok(Ok(()))
     }
 

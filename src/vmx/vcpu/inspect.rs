@@ -11,6 +11,18 @@ use crate::vmx::vmcs::{
     FieldInfo, FieldValue, GuestStateField, VmcsField, VmcsGuest16, VmcsGuest32, VmcsGuest64, VmcsGuestNW,
 };
 
+/// Fields on which it depends where a linear address leads.
+const PAGING_FIELDS: [u32; 8] = [
+    VmcsGuestNW::CR0.encoding(),
+    VmcsGuestNW::CR3.encoding(),
+    VmcsGuestNW::CR4.encoding(),
+    VmcsGuest64::IA32_EFER.encoding(),
+    VmcsGuest64::PDPTE0.encoding(),
+    VmcsGuest64::PDPTE1.encoding(),
+    VmcsGuest64::PDPTE2.encoding(),
+    VmcsGuest64::PDPTE3.encoding(),
+];
+
 impl<H: AxVCpuHal> fmt::Debug for VmxVcpu<H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut out = f.debug_struct("VmxVcpu");
@@ -66,6 +78,9 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     pub fn write_guest_field<F: GuestStateField>(&mut self, field: F, value: F::Value) {
         if field.encoding() == VmcsGuest32::ACTIVITY_STATE.encoding() {
             self.may_be_inactive = true;
+        }
+        if PAGING_FIELDS.contains(&field.encoding()) {
+            self.linear_mappings_changed();
         }
         self.vmcs.write(field, value);
     }

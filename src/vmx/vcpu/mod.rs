@@ -5,8 +5,8 @@
 //! first state; [`exits`] handles what needs no caller, with [`cpuid`], [`msrs`] and [`control_registers`] for what they
 //! are named after; [`msr_policy`], [`io`] and [`timer`] are what the caller decides; [`completion`] moves RIP; [`events`]
 //! injects what [`event_queue`] has in order; [`intercepts`] and [`tsc`] are what the caller selects; [`init`] is INIT and
-//! SIPI; [`memory`] knows the guest's mode, [`guest_memory`] how it sees memory; [`inspect`] shows a guest
-//! that went wrong; [`arch`] is the adapter to axvcpu.
+//! SIPI; [`memory`] knows the guest's mode, [`guest_memory`] how it sees memory, and [`translations`] what processors
+//! cache of it; [`inspect`] shows a guest that went wrong; [`arch`] is the adapter to axvcpu.
 
 mod arch;
 mod completion;
@@ -30,11 +30,10 @@ mod speculation;
 mod start;
 mod switch;
 mod timer;
+mod translations;
 mod tsc;
 mod xstate;
 
-use core::cell::Cell;
-use core::ptr;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use axaddrspace::{GuestPhysAddr, HostPhysAddr};
@@ -48,6 +47,7 @@ pub use memory::VmCpuMode;
 pub use msr_policy::MsrPolicy;
 pub use speculation::SpeculationPolicy;
 pub use start::StartState;
+pub use translations::EptInvalidator;
 pub use xstate::FpuPolicy;
 
 use self::completion::Completion;
@@ -65,10 +65,11 @@ use super::definitions::VmxExitReason;
 use super::exit_info::{EntryFailure, VmxExitInfo};
 use super::guest_cpuid::CpuidTable;
 use super::host;
-use super::instructions::{self, InvEptType, VmFail, invept};
-use super::processor::Processor;
+use super::instructions::{self, VmFail};
+use super::processor::{Processor, Stay};
 use super::structs::{IOBitmap, MsrBitmap};
 use super::vmcs::{Here, Vmcs, VmcsControl32, VmcsReadOnly32, VmcsReadOnlyNW, due};
+use super::vpid::Vpid;
 use crate::guest_memory::PagingSupport;
 use crate::regs::GeneralRegisters;
 
@@ -115,9 +116,11 @@ pub struct VmxVcpu<H: AxVCpuHal> {
     guest: u64,
     /// Why the last entry did not reach the guest.
     entry_failure: Option<EntryFailure>,
-    /// The processor that it was bound to last, and which generation of its constant state the VMCS holds.
-    last_home: Cell<*const Processor>,
+    /// Where it ran last, and which generation of that processor's constant state the VMCS holds.
+    last_stay: Stay,
     host_generation: u64,
+    /// Its tag on that processor.
+    vpid: Option<Vpid>,
     start: Option<StartState>,
     entry: Option<GuestPhysAddr>,
     ept_root: Option<HostPhysAddr>,
@@ -131,8 +134,7 @@ fn new_guest() -> u64 {
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-// SAFETY: what it points to is the record of a processor, which lives for ever and is only compared with; every access
-// to the VMCS checks that it is made on the right processor.
+// SAFETY: every access to the VMCS checks that it is made on the right processor.
 unsafe impl<H: AxVCpuHal> Send for VmxVcpu<H> {}
 
 impl<H: AxVCpuHal> VmxVcpu<H> {
@@ -170,8 +172,9 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             host_mce: 0,
             guest: new_guest(),
             entry_failure: None,
-            last_home: Cell::new(ptr::null()),
+            last_stay: Stay::default(),
             host_generation: 0,
+            vpid: None,
             start: None,
             entry: None,
             ept_root: None,
@@ -262,7 +265,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// What has to be in the VMCS and in the registers before an entry.
     #[inline(always)]
     fn prepare_entry(&mut self, here: Here) -> AxResult {
-        if self.vmcs.due() != 0 {
+        if self.vmcs.is_due() {
             self.do_what_is_due()?;
         }
         self.complete_pending(here)?;
@@ -316,17 +319,23 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     #[cold]
     fn do_what_is_due(&mut self) -> AxResult {
         let home = self.vmcs.home().ok_or_else(|| ax_err_type!(BadState, "the vCPU is not bound"))?;
-        let moved = !ptr::eq(self.last_home.get(), home);
-        if self.vmcs.due() & due::HOST_STATE != 0 {
+        let due = self.vmcs.take_due();
+        let result = self.do_work(home, due);
+        if result.is_err() {
+            self.vmcs.set_due(due);
+        }
+        result
+    }
+
+    fn do_work(&mut self, home: &'static Processor, due: u8) -> AxResult {
+        let moved = self.last_stay != home.stay();
+        if due & due::HOST_STATE != 0 {
             self.take_over_host(home, moved)?;
         }
         self.xstate.take_over(&mut self.context.xstate, home, moved)?;
-        if moved || self.vmcs.due() & due::EPT != 0 {
-            self.drop_cached_ept(home)?;
-        }
+        self.renew_translations(home, moved, due)?;
         self.separate_from_last_guest(home);
-        self.last_home.set(home);
-        self.vmcs.nothing_due();
+        self.last_stay = home.stay();
         Ok(())
     }
 
@@ -342,21 +351,6 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         self.msrs.bind(&self.vmcs, &home.host);
         self.bind_cr4()?;
         self.debug.bind(home.host.debugctl());
-        Ok(())
-    }
-
-    /// Drops what this processor may have cached of the vCPU's EPT.
-    ///
-    /// An EPT root may have been another guest's before, and on a processor that the vCPU comes back to, mappings from
-    /// its last stay there may have changed since.
-    fn drop_cached_ept(&self, home: &Processor) -> AxResult {
-        let single = home.capabilities.ept_vpid.contains(super::capability::EptVpidCaps::INVEPT_SINGLE_CONTEXT);
-        let kind = if single { InvEptType::SingleContext } else { InvEptType::Global };
-        // SAFETY: VMX is on here, and the capabilities have one of the two types or VMX would not have been enabled.
-        if let Err(failure) = unsafe { invept(kind, self.controls.eptp) } {
-            log::warn!("INVEPT: {failure}");
-            return ax_err!(BadState);
-        }
         Ok(())
     }
 
@@ -418,13 +412,6 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             exit_instruction_length: 0,
             guest_rip: self.rip(),
         }
-    }
-
-    /// Tells the crate that the caller changed the EPT in a way that takes something away: unmapped a page, mapped it to
-    /// other memory, or removed a permission. This vCPU uses nothing cached from its next entry on; each vCPU that uses
-    /// the EPT needs the call, and one that runs on another processor must first be made to exit.
-    pub fn invalidate_ept(&mut self) {
-        self.vmcs.set_due(due::EPT);
     }
 
     /// The general registers but RSP, which is in the VMCS ([`stack_pointer`](Self::stack_pointer)).

@@ -114,9 +114,11 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     fn write_efer(&mut self, value: u64) -> AxResult<Result<(), GeneralProtection>> {
-        match self.control_state()?.with_efer(value, self.cpuid.allowed_efer()) {
+        let before = self.control_state()?;
+        match before.with_efer(value, self.cpuid.allowed_efer()) {
             Ok(after) => {
                 self.write_guest_efer(after.efer);
+                self.control_state_changed(&before, &after);
                 Ok(Ok(()))
             }
             Err(fault) => Ok(Err(fault)),

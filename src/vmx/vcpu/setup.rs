@@ -156,6 +156,8 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             eptp,
             done: false,
         };
+        // What is cached under its tag is the former guest's; it gets another.
+        self.vpid = None;
         self.vmcs.set_due(due::EPT);
         self.may_be_inactive = false;
         self.write_intercepts();

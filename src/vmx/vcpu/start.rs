@@ -180,6 +180,8 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     pub(super) fn reset_for_init(&mut self) {
         self.reset_registers();
         self.write_reset_state();
+        // It clears CR0.PG.
+        self.linear_mappings_changed();
     }
 
     /// Resets what is not in the VMCS.

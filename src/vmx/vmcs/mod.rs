@@ -11,8 +11,11 @@
 
 mod fields;
 
+use alloc::sync::Arc;
 use core::cell::Cell;
 use core::mem;
+use core::sync::atomic::AtomicU8;
+use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use axerrno::{AxResult, ax_err};
 use axvcpu::AxVCpuHal;
@@ -32,12 +35,21 @@ const WORDS: usize = FIELD_COUNT.div_ceil(64);
 
 /// Work that an entry may have to do first.
 pub(crate) mod due {
+    use core::sync::atomic::{AtomicU8, Ordering::SeqCst};
+
     /// The host's state is taken over: the vCPU was bound since the last entry.
     pub(crate) const HOST_STATE: u8 = 1 << 0;
     /// What the processor has cached of the EPT is dropped.
     pub(crate) const EPT: u8 = 1 << 1;
     /// Another VMCS was current on the processor since the last entry.
     pub(crate) const SWITCHED: u8 = 1 << 2;
+    /// What the processor has cached of the guest's linear addresses is dropped.
+    pub(crate) const LINEAR: u8 = 1 << 3;
+
+    /// Adds work, from any processor. What was done to memory before is seen by whoever sees the work.
+    pub(crate) fn add(due: &AtomicU8, work: u8) {
+        due.fetch_or(work, SeqCst);
+    }
 }
 
 /// One bit for each slot.
@@ -56,7 +68,7 @@ pub(crate) struct Vmcs<H: AxVCpuHal> {
     /// Whether VMLAUNCH has succeeded since the last VMCLEAR: the launch state as the processor has it.
     launched: Cell<bool>,
     /// What is to be done before the next entry, beyond the usual; one test tells that it is nothing.
-    due: Cell<u8>,
+    due: Arc<AtomicU8>,
     values: [Cell<u64>; FIELD_COUNT],
     valid: SlotSet,
     dirty: SlotSet,
@@ -74,7 +86,7 @@ impl<H: AxVCpuHal> Vmcs<H> {
             place: Cell::new(0),
             prepared: Cell::new(false),
             launched: Cell::new(false),
-            due: Cell::new(0),
+            due: Arc::default(),
             values: [const { Cell::new(0) }; FIELD_COUNT],
             valid: [const { Cell::new(0) }; WORDS],
             dirty: [const { Cell::new(0) }; WORDS],
@@ -131,18 +143,23 @@ impl<H: AxVCpuHal> Vmcs<H> {
 
     /// Adds work for the next entry.
     pub(crate) fn set_due(&self, work: u8) {
-        self.due.set(self.due.get() | work);
+        due::add(&self.due, work);
     }
 
-    /// The work that the next entry has to do first.
+    /// Where others may add work.
+    pub(crate) fn shared_due(&self) -> Arc<AtomicU8> {
+        self.due.clone()
+    }
+
+    /// Whether the next entry has work to do first.
     #[inline(always)]
-    pub(crate) fn due(&self) -> u8 {
-        self.due.get()
+    pub(crate) fn is_due(&self) -> bool {
+        self.due.load(Relaxed) != 0
     }
 
-    /// Records that all of it is done.
-    pub(crate) fn nothing_due(&self) {
-        self.due.set(0);
+    /// Takes that work over. What is added from here on is left for the entry after.
+    pub(crate) fn take_due(&self) -> u8 {
+        self.due.swap(0, SeqCst)
     }
 
     /// The proof that this VMCS is current here. Another vCPU may have been bound to this processor meanwhile, in which
