@@ -4,7 +4,7 @@ use alloc::boxed::Box;
 
 use axvcpu::AxArchPerCpu;
 use spin::Mutex;
-use x86_vcpu::{EnableError, PhysFrameHal, VmxArchPerCpuState};
+use x86_vcpu::{EnableError, PhysFrameHal, TranslationDrops, VmxArchPerCpuState};
 
 use crate::{arch::processor, hal::HostHal, output::verdict};
 
@@ -71,6 +71,20 @@ impl State {
         match self {
             Self::Own(state) => state.refresh_host_state(),
             Self::Ready(state) => state.refresh_host_state(),
+        }
+    }
+
+    pub fn set_vpid_limit(&mut self, limit: u16) -> axerrno::AxResult {
+        match self {
+            Self::Own(state) => state.set_vpid_limit(limit),
+            Self::Ready(state) => state.set_vpid_limit(limit),
+        }
+    }
+
+    pub fn translation_drops(&mut self) -> axerrno::AxResult<TranslationDrops> {
+        match self {
+            Self::Own(state) => state.translation_drops(),
+            Self::Ready(state) => state.translation_drops(),
         }
     }
 

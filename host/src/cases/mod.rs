@@ -18,6 +18,7 @@ mod debug;
 mod enable;
 mod entry_failure;
 mod entry_refused;
+mod ept;
 mod events;
 mod exits;
 mod host;
@@ -64,6 +65,7 @@ const THEMES: &[&[Case]] = &[
     world::nmi::CASES,
     world::owners::CASES,
     world::moves::CASES,
+    ept::drops::CASES,
     world::uses::CASES,
 ];
 

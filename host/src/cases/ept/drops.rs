@@ -1,0 +1,349 @@
+//! Translations are dropped when something is stale, once, and never else. How often, the library counts; what the counts
+//! must be follows from SDM Vol. 3C, "Operations that Invalidate Cached Mappings" and the guidelines for INVVPID and INVEPT.
+
+use alloc::{format, vec::Vec};
+
+use axvcpu::AxArchVCpu;
+use spin::Mutex;
+use x86_vcpu::{
+    TranslationDrops,
+    vmx::{VmcsControl16, VmcsControl32, VmcsGuestNW},
+};
+
+use super::{
+    super::{
+        Case,
+        check::{CaseResult, equal, is_true, same},
+        code::{ORIGIN, guest_code},
+        guest::{Guest, Mode, PML4},
+        need::Need,
+    },
+    vpids::{VpidLimit, drops_of, with_and_without},
+};
+use crate::{smp, vmx};
+
+pub const CASES: &[Case] = &[
+    Case::new("ept.drops_of_warm_exits", warm_exits),
+    Case::new("ept.drops_of_taking_turns", taking_turns),
+    Case::new("ept.drops_of_unbinding", unbinding),
+    Case::new("ept.drops_of_a_first_run", a_first_run),
+    Case::new("ept.drops_of_invalidation", invalidation),
+    Case::new("ept.drops_of_control_registers", control_registers),
+    Case::new("ept.drops_of_written_fields", written_fields),
+    Case::new("ept.drops_of_setup", setup),
+    Case::new("ept.drops_of_moves", moves).needs(&[Need::Processors(2)]).on_first(),
+    Case::new("ept.drops_of_vmx_off_and_on", vmx_off_and_on),
+    Case::new("ept.vpids_run_out", vpids_run_out),
+    Case::new("ept.vpids_turned_off_and_on", turned_off_and_on),
+];
+
+const NONE: TranslationDrops = TranslationDrops { invept: 0, invvpid: 0 };
+const EPT: TranslationDrops = TranslationDrops { invept: 1, invvpid: 0 };
+const LINEAR: TranslationDrops = TranslationDrops { invept: 0, invvpid: 1 };
+
+guest_code!(
+    /// Exits of all kinds, over and over, with what a guest does to its own translations in between.
+    exits,
+    "code64",
+    "2: out 0x99, al",
+    "xor eax, eax",
+    "cpuid",
+    "mov rax, cr3",
+    "mov cr3, rax",
+    "invlpg [0x10000]",
+    "mov rax, cr4",
+    "xor rax, 0x80",
+    "mov cr4, rax",
+    "mov ecx, 0x277",
+    "rdmsr",
+    "vmcall",
+    "jmp 2b",
+);
+
+/// A guest that has run here, so that nothing is due.
+fn warm() -> CaseResult<Guest> {
+    let mut guest = Guest::long(exits())?;
+    run(&mut guest, 10)?;
+    Ok(guest)
+}
+
+/// That many exits, whatever they are.
+fn run(guest: &mut Guest, exits: usize) -> CaseResult {
+    (0..exits).try_for_each(|_| guest.run_once().map(drop))
+}
+
+fn vpid(guest: &Guest) -> CaseResult<Option<u16>> {
+    const ENABLE_VPID: u32 = 1 << 5;
+    let on = guest.vcpu.read_vmcs(VmcsControl32::SECONDARY_PROCBASED_EXEC_CONTROLS)? & ENABLE_VPID != 0;
+    Ok(if on { Some(guest.vcpu.read_vmcs(VmcsControl16::VPID)?) } else { None })
+}
+
+fn warm_exits() -> CaseResult {
+    with_and_without(|vpids| {
+        let mut guest = warm()?;
+        same("a VPID", vpid(&guest)?.is_some(), vpids)?;
+        let (_, drops) = drops_of(|| run(&mut guest, 200))?;
+        same("drops of 200 exits", drops, NONE)
+    })
+}
+
+/// Two vCPUs on one processor, with one EPT each: neither disturbs the other.
+fn taking_turns() -> CaseResult {
+    with_and_without(|vpids| {
+        let (mut first, mut second) = (warm()?, warm()?);
+        let (_, drops) = drops_of(|| {
+            for _ in 0..20 {
+                run(&mut first, 1)?;
+                run(&mut second, 1)?;
+            }
+            Ok(())
+        })?;
+        same("drops of 20 turns", drops, NONE)?;
+        is_true("VPIDs of their own", !vpids || vpid(&first)? != vpid(&second)?)
+    })
+}
+
+fn unbinding() -> CaseResult {
+    with_and_without(|_| {
+        let (mut first, mut second) = (warm()?, warm()?);
+        let (own, others) = (vpid(&first)?, vpid(&second)?);
+        second.vcpu.unbind()?;
+        let (_, drops) = drops_of(|| {
+            for _ in 0..20 {
+                first.vcpu.unbind()?;
+                second.vcpu.bind()?;
+                run(&mut second, 1)?;
+                second.vcpu.unbind()?;
+                first.vcpu.bind()?;
+                run(&mut first, 1)?;
+            }
+            Ok(())
+        })?;
+        same("drops of 20 turns with bind and unbind", drops, NONE)?;
+        same("the VPIDs", (vpid(&first)?, vpid(&second)?), (own, others))
+    })
+}
+
+/// Its EPT root may have been another's.
+fn a_first_run() -> CaseResult {
+    with_and_without(|_| {
+        warm()?;
+        let mut guest = Guest::long(exits())?;
+        let (_, drops) = drops_of(|| run(&mut guest, 10))?;
+        same("drops of a first run", drops, EPT)
+    })
+}
+
+/// Once for as many changes as there are between two entries, by either way of telling, and again when there are more.
+fn invalidation() -> CaseResult {
+    with_and_without(|_| {
+        let mut guest = warm()?;
+        let invalidator = guest.vcpu.ept_invalidator();
+        for _ in 0..3 {
+            invalidator.invalidate();
+            guest.vcpu.invalidate_ept();
+            invalidator.clone().invalidate();
+            let (_, drops) = drops_of(|| run(&mut guest, 5))?;
+            same("drops of an invalidation", drops, EPT)?;
+        }
+        guest.vcpu.unbind()?;
+        invalidator.invalidate();
+        guest.vcpu.bind()?;
+        let (_, drops) = drops_of(|| run(&mut guest, 5))?;
+        same("drops of an invalidation of an unbound vCPU", drops, EPT)?;
+        drop(guest);
+        invalidator.invalidate();
+        Ok(())
+    })
+}
+
+guest_code!(
+    /// Turns paging on and off by an exit each, and says when.
+    toggle_paging,
+    "code32",
+    "mov eax, 0x12000",
+    "mov cr3, eax",
+    "mov eax, 0x10",
+    "mov cr4, eax",
+    "mov ebx, cr0",
+    "2: out 0x99, al",
+    "or ebx, 0x80000000",
+    "mov cr0, ebx",
+    "out 0x99, al",
+    "and ebx, 0x7fffffff",
+    "mov cr0, ebx",
+    "jmp 2b",
+);
+
+guest_code!(
+    /// Changes EFER.SCE, which no translation depends on; then NXE.
+    toggle_efer,
+    "code64",
+    "mov ecx, 0xc0000080",
+    "2: out 0x99, al",
+    "rdmsr",
+    "xor eax, 1",
+    "wrmsr",
+    "out 0x99, al",
+    "rdmsr",
+    "xor eax, 0x800",
+    "wrmsr",
+    "jmp 2b",
+);
+
+/// What the library writes for the guest drops what the processor would have dropped, and no more. (No MOV to CR4 that
+/// exits succeeds: the bits that the library owns are those that this guest does not have.)
+fn control_registers() -> CaseResult {
+    with_and_without(|vpids| {
+        let linear = if vpids { LINEAR } else { NONE };
+        let mut guest = Guest::protected(toggle_paging())?;
+        // One page of 4 MiB at 0.
+        guest.write_words(0x1_2000, &[0x83])?;
+        expect_drops(&mut guest, "MOV to CR0", [linear, linear])?;
+        expect_drops(&mut Guest::long(toggle_efer())?, "WRMSR of EFER", [NONE, linear])
+    })
+}
+
+/// The drops from one OUT of the guest to the next, in turns.
+fn expect_drops(guest: &mut Guest, what: &str, expected: [TranslationDrops; 2]) -> CaseResult {
+    guest.expect_out(0x99)?;
+    for round in 0..4 {
+        for (half, expected) in expected.into_iter().enumerate() {
+            let (_, drops) = drops_of(|| guest.expect_out(0x99))?;
+            same(&format!("drops of {what}, round {round}, half {half}"), drops, expected)?;
+        }
+    }
+    Ok(())
+}
+
+/// The caller writes what the guest's MOV to CR3 would have.
+fn written_fields() -> CaseResult {
+    with_and_without(|vpids| {
+        let mut guest = warm()?;
+        for (field, linear) in [
+            (VmcsGuestNW::CR3, true),
+            (VmcsGuestNW::CR0, true),
+            (VmcsGuestNW::CR4, true),
+            (VmcsGuestNW::RFLAGS, false),
+            (VmcsGuestNW::FS_BASE, false),
+        ] {
+            let value = guest.vcpu.read_vmcs(field)?;
+            guest.vcpu.write_guest_field(field, value);
+            let (_, drops) = drops_of(|| run(&mut guest, 5))?;
+            same(&format!("drops of a written {field:?}"), drops, if vpids && linear { LINEAR } else { NONE })?;
+        }
+        equal("CR3", guest.vcpu.read_vmcs(VmcsGuestNW::CR3)? as u64, PML4)
+    })
+}
+
+/// Another guest in the same vCPU has another VPID.
+fn setup() -> CaseResult {
+    with_and_without(|vpids| {
+        let mut guest = warm()?;
+        let before = vpid(&guest)?;
+        let root = guest.memory.ept.root() as usize;
+        guest.vcpu.set_start_state(Mode::Long.start_state())?;
+        guest.vcpu.setup(root.into(), (ORIGIN as usize).into())?;
+        let (_, drops) = drops_of(|| run(&mut guest, 5))?;
+        same("drops of setup", drops, EPT)?;
+        is_true("another VPID", !vpids || vpid(&guest)? != before)
+    })
+}
+
+/// One INVEPT on each processor that it comes to, and none of other kinds; staying there costs nothing.
+fn moves() -> CaseResult {
+    let mut guest = warm()?;
+    guest.vcpu.unbind()?;
+    let guest = Mutex::new(guest);
+    let mut seen = Vec::new();
+    // The first VPID of a processor comes with a drop of all.
+    everywhere(&|| warm().map(drop))?;
+    for _ in 0..2 {
+        // It was on the first until now.
+        for processor in (1..smp::count()).chain([0]) {
+            let result = Mutex::new(Ok(None));
+            smp::run_on(processor, &|| *result.lock() = one_stay(&mut guest.lock()));
+            seen.push((processor, result.into_inner()?));
+        }
+    }
+    // On each processor another one than at the last stay.
+    let last = seen.split_off(smp::count());
+    for (before, after) in seen.iter().zip(&last) {
+        is_true("a VPID at each stay", after.1.is_some() && before.1 != after.1)?;
+    }
+    Ok(())
+}
+
+fn one_stay(guest: &mut Guest) -> CaseResult<Option<u16>> {
+    guest.vcpu.bind()?;
+    let (_, drops) = drops_of(|| run(guest, 1))?;
+    same("drops of a move", drops, EPT)?;
+    let (_, drops) = drops_of(|| run(guest, 20))?;
+    same("drops of a stay", drops, NONE)?;
+    let vpid = vpid(guest)?;
+    guest.vcpu.unbind()?;
+    Ok(vpid)
+}
+
+fn everywhere(work: &(dyn Fn() -> CaseResult + Sync)) -> CaseResult {
+    for processor in 0..smp::count() {
+        let result = Mutex::new(Ok(()));
+        smp::run_on(processor, &|| *result.lock() = work());
+        result.into_inner()?;
+    }
+    Ok(())
+}
+
+/// Somebody else may have had VMX in between.
+fn vmx_off_and_on() -> CaseResult {
+    let mut guest = warm()?;
+    vmx::with_state(|state| {
+        state.disable()?;
+        is_true("VMX on again", state.enable().is_ok())
+    })?;
+    guest.vcpu.bind()?;
+    let (_, drops) = drops_of(|| run(&mut guest, 5))?;
+    same("drops of VMX off and on", drops, TranslationDrops { invept: 1, invvpid: 1 })
+}
+
+/// More guests than VPIDs: no two that hold the same, one INVVPID each time the count begins anew.
+fn vpids_run_out() -> CaseResult {
+    const VPIDS: u16 = 3;
+    const GUESTS: u64 = 8;
+    const ROUNDS: u64 = 4;
+    let _limit = VpidLimit::set(VPIDS)?;
+    let mut guests = Vec::new();
+    for _ in 0..GUESTS {
+        guests.push(Guest::long(exits())?);
+    }
+    let ((), drops) = drops_of(|| {
+        for _ in 0..ROUNDS {
+            for guest in &mut guests {
+                run(guest, 3)?;
+                let vpid = vpid(guest)?.unwrap_or(0);
+                is_true("a VPID within the limit", (1..=VPIDS).contains(&vpid))?;
+            }
+        }
+        Ok(())
+    })?;
+    // Each guest's VPID is void when its turn comes again.
+    let given = GUESTS * ROUNDS;
+    let generations = given.div_ceil(VPIDS.into());
+    same("drops", drops, TranslationDrops { invept: GUESTS, invvpid: generations })
+}
+
+/// A vCPU that is bound takes the limit over when another one has run, or when it is bound again.
+fn turned_off_and_on() -> CaseResult {
+    let mut guest = warm()?;
+    is_true("a VPID", vpid(&guest)?.is_some())?;
+    {
+        let _limit = VpidLimit::none()?;
+        let other = warm()?;
+        same("another guest's VPID", vpid(&other)?, None)?;
+        run(&mut guest, 3)?;
+        same("the VPID", vpid(&guest)?, None)?;
+    }
+    guest.vcpu.bind()?;
+    run(&mut guest, 3)?;
+    is_true("a VPID again", vpid(&guest)?.is_some())
+}

@@ -1,0 +1,4 @@
+//! The EPT, VPIDs, and what processors cache of both.
+
+pub mod drops;
+mod vpids;

@@ -1,0 +1,43 @@
+//! VPIDs on and off, and how often the library dropped translations: in Bochs every entry and exit empties the TLB, so
+//! that a drop too few does not show in memory, and one too many never would.
+
+use x86_vcpu::TranslationDrops;
+
+use super::super::check::CaseResult;
+use crate::vmx::{self, State};
+
+/// Limits the VPIDs of the processor that executes this, until it is dropped there.
+pub struct VpidLimit(());
+
+impl VpidLimit {
+    pub fn set(limit: u16) -> CaseResult<Self> {
+        vmx::with_state(|state| state.set_vpid_limit(limit))?;
+        Ok(Self(()))
+    }
+
+    pub fn none() -> CaseResult<Self> {
+        Self::set(0)
+    }
+}
+
+impl Drop for VpidLimit {
+    fn drop(&mut self) {
+        // VMX is on here, as it was.
+        let _ = vmx::with_state(|state| state.set_vpid_limit(u16::MAX));
+    }
+}
+
+/// Runs the case with VPIDs and without.
+pub fn with_and_without(case: impl Fn(bool) -> CaseResult) -> CaseResult {
+    case(true)?;
+    let _limit = VpidLimit::none()?;
+    case(false)
+}
+
+/// INVEPTs and INVVPIDs that `f` makes on this processor.
+pub fn drops_of<T>(f: impl FnOnce() -> CaseResult<T>) -> CaseResult<(T, TranslationDrops)> {
+    let before = vmx::with_state(State::translation_drops)?;
+    let result = f()?;
+    let after = vmx::with_state(State::translation_drops)?;
+    Ok((result, TranslationDrops { invept: after.invept - before.invept, invvpid: after.invvpid - before.invvpid }))
+}
