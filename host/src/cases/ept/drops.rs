@@ -31,6 +31,7 @@ pub const CASES: &[Case] = &[
     Case::new("ept.drops_of_control_registers", control_registers),
     Case::new("ept.drops_of_written_fields", written_fields),
     Case::new("ept.drops_of_setup", setup),
+    Case::new("ept.drops_of_init", init),
     Case::new("ept.drops_of_moves", moves).needs(&[Need::Processors(2)]).on_first(),
     Case::new("ept.drops_of_vmx_off_and_on", vmx_off_and_on),
     Case::new("ept.vpids_run_out", vpids_run_out),
@@ -247,6 +248,18 @@ fn setup() -> CaseResult {
         let (_, drops) = drops_of(|| run(&mut guest, 5))?;
         same("drops of setup", drops, EPT)?;
         is_true("another VPID", !vpids || vpid(&guest)? != before)
+    })
+}
+
+/// CR0.PG is clear after it; the VPID stays.
+fn init() -> CaseResult {
+    with_and_without(|vpids| {
+        let mut guest = warm()?;
+        let before = vpid(&guest)?;
+        guest.vcpu.receive_init(true)?;
+        let (_, drops) = drops_of(|| run(&mut guest, 3))?;
+        same("drops of INIT", drops, if vpids { LINEAR } else { NONE })?;
+        same("the VPID", vpid(&guest)?, before)
     })
 }
 
