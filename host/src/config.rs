@@ -15,6 +15,7 @@ pub struct Config {
     /// Cases whose names contain this.
     pub filter: String,
     pub guest: GuestConfig,
+    pub fuzz: FuzzConfig,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -22,6 +23,17 @@ pub enum Mode {
     Guest,
     Cases,
     Bench,
+    Fuzz,
+}
+
+/// Which random programs to run.
+pub struct FuzzConfig {
+    pub seed: u64,
+    /// Number of the first one.
+    pub first: u64,
+    pub count: u64,
+    /// Every exit is printed.
+    pub verbose: bool,
 }
 
 /// What to run as the guest.
@@ -43,7 +55,7 @@ impl Config {
     /// Cases provoke errors, and the library warns of each: where nobody asked for more, that is noise.
     pub fn log_level(&self) -> LevelFilter {
         match (self.mode, self.log) {
-            (Mode::Cases, LevelFilter::Info | LevelFilter::Warn) => LevelFilter::Error,
+            (Mode::Cases | Mode::Fuzz, LevelFilter::Info | LevelFilter::Warn) => LevelFilter::Error,
             (_, level) => level,
         }
     }
@@ -57,6 +69,7 @@ impl Config {
                 "" | "cases" => Mode::Cases,
                 "guest" => Mode::Guest,
                 "bench" => Mode::Bench,
+                "fuzz" => Mode::Fuzz,
                 other => return Err(format!("run.conf: no mode {other:?}")),
             },
             log: values.value("log", LevelFilter::Info)?,
@@ -69,6 +82,12 @@ impl Config {
                 kernel: files.get("kernel").copied(),
                 append: values.text("append"),
                 modules: modules(&values, files)?,
+            },
+            fuzz: FuzzConfig {
+                seed: values.value("seed", 0)?,
+                first: values.value("first", 0)?,
+                count: values.value("count", 0)?,
+                verbose: values.value("verbose", false)?,
             },
         })
     }

@@ -16,6 +16,7 @@ mod cases;
 mod config;
 mod devices;
 mod entry;
+mod fuzz;
 mod guest;
 mod hal;
 mod loader;
@@ -53,5 +54,6 @@ extern "C" fn host_main(boot_info: &'static BootInfo) -> ! {
         Mode::Guest => guest::run(&config.guest),
         Mode::Cases => cases::run(&config.filter),
         Mode::Bench => bench::run(),
+        Mode::Fuzz => fuzz::run(&config.fuzz),
     }
 }

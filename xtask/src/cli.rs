@@ -20,6 +20,8 @@ pub enum Command {
     Test(TestOptions),
     /// Count what an exit costs: instructions, VMCS accesses and others, exactly, by Bochs' instruction trace.
     Bench(BenchOptions),
+    /// Run random guest programs. The same seed gives the same programs.
+    Fuzz(FuzzOptions),
 }
 
 #[derive(Debug, Args)]
@@ -90,6 +92,33 @@ pub struct BenchOptions {
     /// Keep the traces and the emulator's files in this folder
     #[arg(long, value_name = "DIR")]
     pub keep: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct FuzzOptions {
+    /// What the programs are generated from
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+
+    /// How many programs, on each model
+    #[arg(long, value_name = "N", default_value_t = 2000, conflicts_with = "only", value_parser = value_parser!(u64).range(1..))]
+    pub count: u64,
+
+    /// Number of the first program
+    #[arg(long, value_name = "N", default_value_t = 0, conflicts_with = "only")]
+    pub first: u64,
+
+    /// This program alone, with its instructions and its exits
+    #[arg(long, value_name = "K")]
+    pub only: Option<u64>,
+
+    /// Processor that Bochs models; without it, each that the tests use
+    #[arg(long, value_name = "NAME")]
+    pub model: Option<String>,
+
+    /// Go on with more programs until this many seconds have passed
+    #[arg(long, value_name = "SECS", conflicts_with = "only")]
+    pub seconds: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -7,6 +7,7 @@
 mod bench;
 mod cli;
 mod emulator;
+mod fuzz;
 mod guest;
 mod host_build;
 mod image;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         Command::Run(options) => run::run(&options),
         Command::Test(options) => suite::run(&options),
         Command::Bench(options) => bench::run(&options),
+        Command::Fuzz(options) => fuzz::run(&options),
     });
     if process::interrupted() {
         eprintln!("interrupted");

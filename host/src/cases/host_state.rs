@@ -5,6 +5,7 @@ use alloc::format;
 use core::arch::asm;
 
 use raw_cpuid::CpuId;
+use spin::Lazy;
 use x86_64::{
     instructions::tables::{sgdt, sidt},
     registers::{
@@ -122,13 +123,19 @@ fn read_where(exists: bool, msr: u32) -> u64 {
     if exists { unsafe { Msr::new(msr).read() } } else { 0 }
 }
 
+/// Asked for around every run, so CPUID is executed once.
 pub fn has_tsc_aux() -> bool {
-    let features = CpuId::new().get_extended_processor_and_feature_identifiers();
-    features.is_some_and(|info| info.has_rdtscp())
+    static HAS: Lazy<bool> = Lazy::new(|| {
+        let features = CpuId::new().get_extended_processor_and_feature_identifiers();
+        features.is_some_and(|info| info.has_rdtscp())
+    });
+    *HAS
 }
 
 pub fn has_xss() -> bool {
-    CpuId::new().get_extended_state_info().is_some_and(|info| info.has_xsaves_xrstors())
+    static HAS: Lazy<bool> =
+        Lazy::new(|| CpuId::new().get_extended_state_info().is_some_and(|info| info.has_xsaves_xrstors()));
+    *HAS
 }
 
 /// DR0 to DR3, and DR6.

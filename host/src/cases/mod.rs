@@ -3,11 +3,11 @@
 //! A theme is a file with a list of [`Case`]s; [`THEMES`] has all of them. A case builds its [`guest`], runs it and
 //! compares. Where a processor lacks what a case needs, the case is skipped with the reason.
 
-mod callee_saved;
+pub mod callee_saved;
 pub mod check;
 pub mod code;
 pub mod guest;
-mod host_state;
+pub mod host_state;
 mod need;
 mod runner;
 
@@ -31,7 +31,7 @@ mod reset;
 mod selected;
 mod start;
 mod vmcs;
-mod world;
+pub mod world;
 mod xsetbv;
 
 pub use runner::run;

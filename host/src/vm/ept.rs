@@ -49,6 +49,11 @@ impl Ept {
         self.root
     }
 
+    /// How many tables there are, a frame each.
+    pub fn table_count(&self) -> usize {
+        self.tables.len()
+    }
+
     /// Maps 2 MiB. Both addresses are multiples of that.
     pub fn map_block(&mut self, guest: u64, host: u64, access: Access) -> Result<(), OutOfMemory> {
         *self.entry(guest, BLOCK_LEVEL)? = host & ADDRESS | LARGE_PAGE | WRITE_BACK | access.bits();

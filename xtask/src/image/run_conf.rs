@@ -13,6 +13,19 @@ pub enum Mode<'a> {
     Cases { filter: &'a str },
     /// Run guests that mark what is to be measured.
     Bench,
+    /// Run random programs.
+    Fuzz(Programs),
+}
+
+/// Random programs, by what generates them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Programs {
+    pub seed: u64,
+    /// Number of the first one.
+    pub first: u64,
+    pub count: u64,
+    /// The host prints every exit.
+    pub verbose: bool,
 }
 
 pub struct RunConf<'a> {
@@ -30,7 +43,7 @@ impl RunConf<'_> {
     pub fn memory_mib(&self) -> u32 {
         match self.mode {
             Mode::Guest { memory_mib, .. } => memory_mib,
-            Mode::Cases { .. } | Mode::Bench => CASES_MEMORY_MIB,
+            Mode::Cases { .. } | Mode::Bench | Mode::Fuzz(_) => CASES_MEMORY_MIB,
         }
     }
 
@@ -57,6 +70,13 @@ impl RunConf<'_> {
                 pairs.push(("filter".to_owned(), (*filter).to_owned()));
             }
             Mode::Bench => pairs.push(("mode".to_owned(), "bench".to_owned())),
+            Mode::Fuzz(Programs { seed, first, count, verbose }) => {
+                pairs.push(("mode".to_owned(), "fuzz".to_owned()));
+                pairs.push(("seed".to_owned(), seed.to_string()));
+                pairs.push(("first".to_owned(), first.to_string()));
+                pairs.push(("count".to_owned(), count.to_string()));
+                pairs.push(("verbose".to_owned(), verbose.to_string()));
+            }
         }
         let mut text = String::new();
         for (key, value) in pairs {

@@ -14,9 +14,10 @@ use super::{
 use crate::{
     cli::LogLevel,
     emulator::Machine,
+    fuzz,
     guest::{Ending, Guest, Trial},
     host_build::HostImage,
-    image::{self, Mode, RunConf},
+    image::{self, Mode, Programs, RunConf},
     process,
     run::machine_memory,
     session::{Event, Outcome, Session, Verdict},
@@ -42,6 +43,7 @@ pub fn run(boot: &Boot, supplies: &Supplies, report: &Report) {
     let result = match &boot.kind {
         BootKind::Cases { filter } => run_cases(boot, filter, supplies, report).map(|()| None),
         BootKind::Refusal { must_say } => run_refusal(boot, must_say, supplies).map(Some),
+        BootKind::Fuzz(programs) => run_fuzz(boot, *programs, supplies).map(Some),
         BootKind::Guest(trial) => run_guest(boot, trial, supplies).map(Some),
     };
     match result {
@@ -83,6 +85,13 @@ fn judge_refusal(boot: &Boot, outcome: &Outcome, must_say: &str) -> Result<Strin
     ensure!(why.to_lowercase().contains(&must_say.to_lowercase()), "the refusal does not speak of {must_say}: {why}");
     ensure_ended_by_host(boot, outcome)?;
     Ok(why.clone())
+}
+
+fn run_fuzz(boot: &Boot, programs: Programs, supplies: &Supplies) -> Result<String> {
+    match fuzz::boot(&boot.emulator, supplies.host, programs)? {
+        Some(failure) => bail!("{}", fuzz::explain(&boot.emulator, supplies.host, programs.seed, &failure)?),
+        None => Ok(format!("{} programs", programs.count)),
+    }
 }
 
 fn run_guest(boot: &Boot, trial: &Trial, supplies: &Supplies) -> Result<String> {

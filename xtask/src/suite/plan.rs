@@ -5,6 +5,7 @@ use crate::{
     emulator::Emulator,
     guest::{TRIALS, Trial},
     host_build::HostKind,
+    image::Programs,
     install::{self, Need},
 };
 
@@ -15,6 +16,9 @@ const CASE_CPUS: [u32; 2] = [4, 1];
 /// Processors that the crate must refuse, and the word without which the refusal does not say why.
 const REFUSED_MODELS: [(&str, &str, &str); 2] =
     [("penryn", "core2_penryn_t9600", "EPT"), ("lynnfield", "corei5_lynnfield_750", "unrestricted")];
+
+/// Random programs on each model.
+const PROGRAMS: u64 = 6700;
 
 pub struct Plan {
     pub checks: Vec<&'static Check>,
@@ -39,6 +43,8 @@ pub enum BootKind {
     Refusal { must_say: &'static str },
     /// A guest must show what its trial says.
     Guest(&'static Trial),
+    /// None of these random programs may fail.
+    Fuzz(Programs),
 }
 
 impl Plan {
@@ -134,7 +140,14 @@ fn boots() -> Vec<Boot> {
         cpus: 4,
         kind: BootKind::Cases { filter: String::new() },
     });
-    cases.chain(guests).chain(refusals).chain([tcg]).chain(without_sse).collect()
+    let fuzz = (1..).zip(WORKING_MODELS).map(|(seed, (short, model))| Boot {
+        name: format!("fuzz/{short}"),
+        emulator: bochs(model),
+        host: HostKind::Sse,
+        cpus: 1,
+        kind: BootKind::Fuzz(Programs { seed, first: 0, count: PROGRAMS, verbose: false }),
+    });
+    cases.chain(fuzz).chain(guests).chain(refusals).chain([tcg]).chain(without_sse).collect()
 }
 
 #[cfg(test)]
