@@ -27,7 +27,7 @@ pub use guest_memory::{
 pub use regs::GeneralRegisters;
 pub use vmx::{
     EnableError, EntryFailure, EptInvalidator, EptMemory, ExitOn, FpuPolicy, HypercallPolicy, MsrPolicy, MwaitPolicy,
-    Reflected, SpeculationPolicy, StartState, TranslationDrops, VmCpuMode, VmExit, VmxArchPerCpuState, VmxArchVCpu,
-    VmxExitInfo, VmxExitReason, VmxInstructionError, VmxInterruptInfo, VmxInterruptionType, VmxIoExitInfo,
+    Reflected, SpeculationPolicy, StartState, StringIo, TranslationDrops, VmCpuMode, VmExit, VmxArchPerCpuState,
+    VmxArchVCpu, VmxExitInfo, VmxExitReason, VmxInstructionError, VmxInterruptInfo, VmxInterruptionType, VmxIoExitInfo,
     VmxPerCpuState, VmxVcpu, has_hardware_support,
 };

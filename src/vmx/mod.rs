@@ -39,7 +39,7 @@ pub use self::translations::TranslationDrops;
 pub use self::vcpu::VmxVcpu as VmxArchVCpu;
 pub use self::vcpu::{
     EptInvalidator, EptMemory, ExitOn, FpuPolicy, HypercallPolicy, MsrPolicy, MwaitPolicy, Reflected,
-    SpeculationPolicy, StartState, VmCpuMode, VmxVcpu,
+    SpeculationPolicy, StartState, StringIo, VmCpuMode, VmxVcpu,
 };
 pub use self::vmcs::{
     FIELDS, FieldInfo, FieldKind, FieldValue, GuestStateField, VmcsControl16, VmcsControl32, VmcsControl64,

@@ -30,6 +30,7 @@ mod registers;
 mod reset;
 mod selected;
 mod start;
+mod string_io;
 mod vmcs;
 pub mod world;
 mod xsetbv;
@@ -52,6 +53,7 @@ const THEMES: &[&[Case]] = &[
     paging::CASES,
     events::CASES,
     selected::CASES,
+    string_io::CASES,
     entry_failure::CASES,
     entry_refused::CASES,
     vmcs::CASES,

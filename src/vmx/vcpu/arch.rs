@@ -4,7 +4,8 @@
 //! |---|---|
 //! | handled in the crate, end of a time slice, open interrupt window | `Nothing` |
 //! | VMCALL | `Hypercall`, with RAX and RDI, RSI, RDX, RCX, R8, R9 |
-//! | IN, OUT | `IoRead`, `IoWrite`; `SystemDown` for the word 2000H to port 604H |
+//! | IN, OUT, an element of INS or OUTS | `IoRead`, `IoWrite`; `SystemDown` for the word 2000H to port 604H |
+//! | INS or OUTS with memory that the EPT does not map | `NestedPageFault` |
 //! | RDMSR, WRMSR | `SysRegRead`, `SysRegWrite` |
 //! | external interrupt | `ExternalInterrupt`: acknowledged, for the host to dispatch |
 //! | EPT violation | `NestedPageFault` |
@@ -17,13 +18,14 @@
 //! What an exit says beyond that is there by [`exit`](VmxVcpu::exit) and the other accessors until the next entry.
 
 use axaddrspace::device::{AccessWidth, Port, SysRegAddr};
-use axaddrspace::{GuestPhysAddr, HostPhysAddr};
+use axaddrspace::{GuestPhysAddr, HostPhysAddr, MappingFlags};
 use axerrno::AxResult;
 use axvcpu::{AxArchVCpu, AxVCpuExitReason, AxVCpuHal};
 use bit_field::BitField;
 
 use super::completion::WaitsFor;
 use super::io::{POWER_OFF_PORT, POWER_OFF_VALUE};
+use super::string_io::{Element, StringIo};
 use super::{Here, VmxVcpu};
 use crate::ept::EptViolation;
 use crate::vmx::definitions::VmxExitReason;
@@ -97,9 +99,25 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
     fn describe_io(&mut self, here: Here) -> AxResult<AxVCpuExitReason> {
         let io = VmxIoExitInfo::from_qualification(self.qualification(here)?);
+        if io.is_string
+            && let Some(element) = self.described_string()
+        {
+            return Ok(match element {
+                Ok(Element { io: StringIo { port, width, is_in: true, .. }, .. }) => {
+                    AxVCpuExitReason::IoRead { port: *port, width: *width }
+                }
+                Ok(Element { io: StringIo { port, width, .. }, data, .. }) => {
+                    AxVCpuExitReason::IoWrite { port: *port, width: *width, data: *data }
+                }
+                Err(missing) => AxVCpuExitReason::NestedPageFault {
+                    addr: missing.address,
+                    access_flags: if missing.write { MappingFlags::WRITE } else { MappingFlags::READ },
+                },
+            });
+        }
         let (port, width) = (Port(io.port), AccessWidth::try_from(usize::from(io.access_size)));
         let (false, Ok(width)) = (io.is_string, width) else {
-            // INS and OUTS move memory, which axvcpu's variants do not describe.
+            // A processor that does not say which memory INS and OUTS move.
             return Ok(AxVCpuExitReason::FailEntry {
                 hardware_entry_failure_reason: self.vmcs.get(here, VmcsReadOnly32::EXIT_REASON)?.into(),
             });

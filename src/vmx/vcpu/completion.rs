@@ -17,6 +17,8 @@ use crate::vmx::guest_cr::{EFER_LMA, GeneralProtection};
 use crate::vmx::vmcs::{VmcsGuest32, VmcsGuest64, VmcsGuestNW, VmcsReadOnly32};
 
 const RFLAGS_TF: usize = 1 << 8;
+/// Instruction breakpoints are off until the next instruction ends.
+const RFLAGS_RF: usize = 1 << 16;
 /// IA32_DEBUGCTL.BTF: TF traps on branches only.
 const DEBUGCTL_BTF: u64 = 1 << 1;
 /// Pending debug exceptions, BS: a single-step trap is due.
@@ -63,6 +65,10 @@ pub(super) enum WaitsFor {
         gpr: u8,
         size: u8,
     },
+    /// INS: the value for its element.
+    StringInput,
+    /// Nothing, and the instruction is an INS or OUTS.
+    StringEnd,
 }
 
 impl<H: AxVCpuHal> VmxVcpu<H> {
@@ -95,7 +101,14 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
                 regs.rcx = self.msrs.read(Msr::IA32_TSC_AUX.number()).unwrap_or(0);
             }
             WaitsFor::Random { gpr, size } => return self.set_random(gpr, size, value),
-            WaitsFor::Nothing => return ax_err!(BadState, "no read of the guest waits for a value"),
+            WaitsFor::StringInput => {
+                completion.waits_for = WaitsFor::StringInput;
+                return self.complete_string_input(value);
+            }
+            done @ (WaitsFor::Nothing | WaitsFor::StringEnd) => {
+                completion.waits_for = done;
+                return ax_err!(BadState, "no read of the guest waits for a value");
+            }
         }
         Ok(())
     }
@@ -142,7 +155,8 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
     /// Whether a read waits for its value; [`set_gpr`](axvcpu::AxArchVCpu::set_gpr) of register 0 is taken for that.
     pub(super) fn read_waits(&self) -> bool {
-        self.completion.is_some_and(|completion| completion.waits_for != WaitsFor::Nothing)
+        self.completion
+            .is_some_and(|completion| !matches!(completion.waits_for, WaitsFor::Nothing | WaitsFor::StringEnd))
     }
 
     /// Leaves the instruction of this exit to be completed at the next entry.
@@ -156,6 +170,12 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     #[inline(always)]
     pub(super) fn complete_pending(&mut self, here: Here) -> AxResult {
         match self.completion.take() {
+            Some(Completion { waits_for: WaitsFor::StringInput | WaitsFor::StringEnd, length }) => {
+                match self.end_of_string()? {
+                    true => self.advance(Some(here), length),
+                    false => self.end_instruction(Some(here)),
+                }
+            }
             Some(completion) => self.advance(Some(here), completion.length),
             None => Ok(()),
         }
@@ -181,6 +201,16 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             next &= 0xFFFF_FFFF;
         }
         self.vmcs.write(VmcsGuestNW::RIP, next);
+        let rflags = self.vmcs.read_with(here, VmcsGuestNW::RFLAGS)?;
+        if rflags & RFLAGS_RF != 0 {
+            self.vmcs.write(VmcsGuestNW::RFLAGS, rflags & !RFLAGS_RF);
+        }
+        self.end_instruction(here)
+    }
+
+    /// What the end of an instruction means beside RIP, also of one element of a string instruction.
+    #[inline(always)]
+    fn end_instruction(&mut self, here: Option<Here>) -> AxResult {
         self.shadow_ended = true;
         let single_step = self.vmcs.read_with(here, VmcsGuestNW::RFLAGS)? & RFLAGS_TF != 0;
         if single_step || self.debug.has_breakpoints() {

@@ -32,6 +32,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             VmxExitReason::CPUID => self.handle_cpuid(here),
             VmxExitReason::CR_ACCESS => self.handle_cr_access(here),
             VmxExitReason::XSETBV => self.handle_xsetbv(here),
+            VmxExitReason::IO_INSTRUCTION => self.handle_io(here),
             VmxExitReason::MSR_READ => self.handle_msr_read(here),
             VmxExitReason::MSR_WRITE => self.handle_msr_write(here),
             VmxExitReason::DR_ACCESS => self.handle_dr_access(here),

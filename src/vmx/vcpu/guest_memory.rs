@@ -157,6 +157,11 @@ pub struct EptMemory<H: AxVCpuHal> {
 }
 
 impl<H: AxVCpuHal> EptMemory<H> {
+    /// Whether bytes that lie in one page can be written, without writing them.
+    pub(super) fn check_write(&self, address: GuestPhysAddr, size: usize) -> Result<(), Unreachable> {
+        self.find(address, size, MappingFlags::WRITE).map(drop)
+    }
+
     /// Where bytes that lie in one page are in the host, if the EPT allows the access.
     fn find(&self, address: GuestPhysAddr, size: usize, needed: MappingFlags) -> Result<*mut u8, Unreachable> {
         let unreachable = Unreachable { address, write: needed.contains(MappingFlags::WRITE) };

@@ -3,7 +3,7 @@
 //! One idea a file: [`switch`] goes into the guest and back, with [`xstate`], [`debug`] and [`msr_areas`] for the state that
 //! has rules of its own, and [`speculation`] for barriers; [`setup`] decides the control fields and [`start`] the guest's
 //! first state; [`exits`] handles what needs no caller, with [`cpuid`], [`msrs`] and [`control_registers`] for what they
-//! are named after; [`msr_policy`], [`io`] and [`timer`] are what the caller decides; [`completion`] moves RIP; [`events`]
+//! are named after; [`msr_policy`], [`io`] and [`timer`] are what the caller decides; [`string_io`] is INS and OUTS; [`completion`] moves RIP; [`events`]
 //! injects what [`event_queue`] has in order; [`intercepts`] and [`tsc`] are what the caller selects; [`init`] is INIT and
 //! SIPI; [`memory`] knows the guest's mode, [`guest_memory`] how it sees memory, and [`translations`] what processors
 //! cache of it; [`inspect`] shows a guest that went wrong; [`arch`] is the adapter to axvcpu.
@@ -28,6 +28,7 @@ mod msrs;
 mod setup;
 mod speculation;
 mod start;
+mod string_io;
 mod switch;
 mod timer;
 mod translations;
@@ -47,6 +48,7 @@ pub use memory::VmCpuMode;
 pub use msr_policy::MsrPolicy;
 pub use speculation::SpeculationPolicy;
 pub use start::StartState;
+pub use string_io::StringIo;
 pub use translations::EptInvalidator;
 pub use xstate::FpuPolicy;
 
@@ -58,6 +60,7 @@ use self::intercepts::Intercepts;
 use self::msr_areas::GuestMsrs;
 use self::msr_policy::KeptMsrs;
 use self::setup::Controls;
+use self::string_io::Element;
 use self::switch::{EXITED, SwitchContext, vmx_launch, vmx_resume};
 use self::tsc::TscControl;
 use self::xstate::XState;
@@ -94,6 +97,8 @@ pub struct VmxVcpu<H: AxVCpuHal> {
     debug: DebugRegisters,
     events: EventQueue,
     completion: Option<Completion>,
+    /// The INS or OUTS that it is about.
+    string: Option<Element>,
     /// An instruction was completed since the last entry, which ends STI and MOV SS blocking.
     shadow_ended: bool,
     cpuid: CpuidTable,
@@ -158,6 +163,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             debug: DebugRegisters::default(),
             events: EventQueue::default(),
             completion: None,
+            string: None,
             shadow_ended: false,
             cpuid: CpuidTable::default(),
             controls: Controls::default(),

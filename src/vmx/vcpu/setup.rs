@@ -26,6 +26,8 @@ pub(super) const EXCEPTIONS: u32 = 1 << 18 | 1 << 17 | 1 << 1;
 pub(super) struct Controls {
     /// IA32_VMX_BASIC\[56\]: an exception may be injected with or without an error code, whatever its vector.
     pub(super) any_error_code: bool,
+    /// IA32_VMX_BASIC\[54\]: exits for INS and OUTS say which segment and address size.
+    pub(super) string_info: bool,
     /// There is a VMX-preemption timer.
     pub(super) has_timer: bool,
     /// The timer's rate.
@@ -151,6 +153,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         self.guest = new_guest();
         self.controls = Controls {
             any_error_code: capabilities.basic.any_error_code,
+            string_info: capabilities.basic.io_exit_info,
             has_timer: capabilities.has_preemption_timer(),
             timer: capabilities.misc,
             eptp,

@@ -1,0 +1,449 @@
+//! INS and OUTS: every element in its order, the guest's faults, and many elements at once.
+
+use alloc::{format, vec::Vec};
+
+use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
+
+use super::{
+    Case,
+    check::{CaseResult, equal, fail, is_error, is_true, same},
+    code::guest_code,
+    guest::{Guest, MODES, Mode},
+};
+use crate::vm::ept::Access;
+
+pub const CASES: &[Case] = &[
+    Case::new("string_io.outs_in_all_modes", outs_in_all_modes),
+    Case::new("string_io.outs_backward", outs_backward),
+    Case::new("string_io.widths", widths),
+    Case::new("string_io.address_size_32_in_64", address_size_32_in_64),
+    Case::new("string_io.address_size_16_wraps", address_size_16_wraps),
+    Case::new("string_io.segment_of_outs", segment_of_outs),
+    Case::new("string_io.ins_in_all_modes", ins_in_all_modes),
+    Case::new("string_io.nothing_to_move", nothing_to_move),
+    Case::new("string_io.element_across_pages", element_across_pages),
+    Case::new("string_io.outs_page_fault_in_the_middle", outs_page_fault_in_the_middle),
+    Case::new("string_io.ins_faults_before_the_device", ins_faults_before_the_device),
+    Case::new("string_io.beyond_the_limit", beyond_the_limit),
+    Case::new("string_io.memory_that_the_host_must_bring", memory_that_the_host_must_bring),
+    Case::new("string_io.interrupt_between_elements", interrupt_between_elements),
+    Case::new("string_io.single_step_of_each_element", single_step_of_each_element),
+    Case::new("string_io.outs_at_once", outs_at_once),
+    Case::new("string_io.ins_at_once", ins_at_once),
+    Case::new("string_io.at_once_until_a_fault", at_once_until_a_fault),
+    Case::new("string_io.no_string_waits", no_string_waits),
+];
+
+const BUFFER: u64 = 0x10000;
+
+/// A guest whose buffer holds 0, 1, 2, ...
+fn with_buffer(mode: Mode, code: &[u8]) -> CaseResult<Guest> {
+    let mut guest = Guest::new(mode, code)?;
+    let bytes: Vec<u8> = (0..0x3000).map(|index| index as u8).collect();
+    guest.memory.write(BUFFER, &bytes)?;
+    Ok(guest)
+}
+
+/// The values of all OUTs until HLT.
+fn sent(guest: &mut Guest) -> CaseResult<Vec<u64>> {
+    Ok(guest.run_to_halt()?.iter().map(|out| out.value).collect())
+}
+
+guest_code!(
+    outs_16,
+    "code16",
+    "cld",
+    "mov ax, 0x1000",
+    "mov ds, ax",
+    "mov si, 3",
+    "mov cx, 4",
+    "mov dx, 0x99",
+    "rep outsb",
+    "hlt"
+);
+guest_code!(outs_32, "code32", "cld", "mov esi, 0x10003", "mov ecx, 4", "mov dx, 0x99", "rep outsb", "hlt");
+guest_code!(outs_64, "code64", "cld", "mov esi, 0x10003", "mov ecx, 4", "mov dx, 0x99", "rep outsb", "hlt");
+
+fn outs_in_all_modes() -> CaseResult {
+    for (mode, code) in MODES.into_iter().zip([outs_16(), outs_32(), outs_64()]) {
+        let mut guest = with_buffer(mode, code)?;
+        same(&format!("{mode:?} mode: sent"), sent(&mut guest)?, [3, 4, 5, 6].into())?;
+        equal("count", guest.vcpu.regs().rcx, 0)?;
+        equal("source", guest.vcpu.regs().rsi, if mode == Mode::Real { 7 } else { BUFFER + 7 })?;
+    }
+    Ok(())
+}
+
+guest_code!(backward, "code64", "std", "mov esi, 0x10013", "mov ecx, 3", "mov dx, 0x99", "rep outsd", "hlt");
+
+fn outs_backward() -> CaseResult {
+    let mut guest = with_buffer(Mode::Long, backward())?;
+    same("sent", sent(&mut guest)?, [0x1615_1413, 0x1211_100F, 0x0E0D_0C0B].into())?;
+    equal("source", guest.vcpu.regs().rsi, 0x10007)?;
+    let mut guest = with_buffer(Mode::Long, backward())?;
+    first_exit(&mut guest)?;
+    let mut buffer = [0; 64];
+    equal("bytes taken", guest.vcpu.take_string_output(&mut buffer)?, 12)?;
+    same("buffer", &buffer[..8], &[0x13, 0x14, 0x15, 0x16, 0x0F, 0x10, 0x11, 0x12])?;
+    guest.halt()?;
+    equal("source", guest.vcpu.regs().rsi, 0x10007)
+}
+
+guest_code!(all_widths, "code64", "mov esi, 0x10000", "mov dx, 0x99", "outsb", "outsw", "outsd", "hlt");
+
+fn widths() -> CaseResult {
+    let mut guest = with_buffer(Mode::Long, all_widths())?;
+    let outs = guest.run_to_halt()?;
+    same("widths", outs.iter().map(|out| out.width).collect::<Vec<_>>(), [1, 2, 4].into())?;
+    same("values", outs.iter().map(|out| out.value).collect::<Vec<_>>(), [0, 0x0201, 0x0605_0403].into())
+}
+
+guest_code!(
+    short_addresses,
+    "code64",
+    "mov rsi, 0x1234567800010000",
+    "mov rcx, 0x1234567800000002",
+    "mov dx, 0x99",
+    ".byte 0x67",
+    "rep outsb",
+    "hlt",
+);
+
+fn address_size_32_in_64() -> CaseResult {
+    let mut guest = with_buffer(Mode::Long, short_addresses())?;
+    same("sent", sent(&mut guest)?, [0, 1].into())?;
+    equal("source, its upper half cleared", guest.vcpu.regs().rsi, 0x10002)?;
+    equal("count, its upper half cleared", guest.vcpu.regs().rcx, 0)
+}
+
+guest_code!(
+    wraps,
+    "code32",
+    "mov esi, 0x1234ffff",
+    "mov ecx, 0x12340002",
+    "mov dx, 0x99",
+    ".byte 0x67",
+    "rep outsb",
+    "hlt",
+);
+
+fn address_size_16_wraps() -> CaseResult {
+    let mut guest = Guest::protected(wraps())?;
+    guest.memory.write(0xFFFF, &[0x55])?;
+    guest.memory.write(0, &[0x66])?;
+    same("sent", sent(&mut guest)?, [0x55, 0x66].into())?;
+    equal("source, its upper half kept", guest.vcpu.regs().rsi, 0x1234_0001)?;
+    equal("count, its upper half kept", guest.vcpu.regs().rcx, 0x1234_0000)
+}
+
+guest_code!(
+    by_fs,
+    "code64",
+    "mov ecx, 0xC0000100",
+    "mov eax, 0x10000",
+    "xor edx, edx",
+    "wrmsr",
+    "mov esi, 5",
+    "mov dx, 0x99",
+    ".byte 0x64",
+    "outsb",
+    "mov esi, 0x10008",
+    "outsb",
+    "hlt",
+);
+
+fn segment_of_outs() -> CaseResult {
+    let mut guest = with_buffer(Mode::Long, by_fs())?;
+    same("sent", sent(&mut guest)?, [5, 8].into())
+}
+
+guest_code!(
+    ins_16,
+    "code16",
+    "cld",
+    "mov ax, 0x1000",
+    "mov es, ax",
+    "mov di, 3",
+    "mov cx, 2",
+    "mov dx, 0x98",
+    "rep insw",
+    "hlt"
+);
+guest_code!(ins_32, "code32", "cld", "mov edi, 0x10003", "mov ecx, 2", "mov dx, 0x98", "rep insw", "hlt");
+guest_code!(ins_64, "code64", "cld", "mov edi, 0x10003", "mov ecx, 2", "mov dx, 0x98", "rep insw", "hlt");
+
+/// The values come by `complete_read`, and by `set_gpr` as axvm gives them; AX is not touched.
+fn ins_in_all_modes() -> CaseResult {
+    for (mode, code) in MODES.into_iter().zip([ins_16(), ins_32(), ins_64()]) {
+        let mut guest = with_buffer(mode, code)?;
+        guest.expect_in(0x98)?;
+        let rax = guest.vcpu.regs().rax;
+        guest.vcpu.complete_read(0xFFFF_AABB)?;
+        guest.expect_in(0x98)?;
+        guest.vcpu.set_gpr(0, 0xCCDD);
+        guest.halt()?;
+        equal("memory", guest.read_u64(BUFFER + 2)?, 0x0908_07CC_DDAA_BB02)?;
+        equal("RAX", guest.vcpu.regs().rax, rax)?;
+        equal("count", guest.vcpu.regs().rcx, 0)?;
+    }
+    Ok(())
+}
+
+guest_code!(
+    none,
+    "code64",
+    "mov esi, 0x10000",
+    "xor ecx, ecx",
+    "mov dx, 0x99",
+    "rep outsb",
+    "mov edi, esi",
+    "rep insb",
+    "hlt"
+);
+
+fn nothing_to_move() -> CaseResult {
+    let mut guest = with_buffer(Mode::Long, none())?;
+    guest.halt()?;
+    equal("source", guest.vcpu.regs().rsi, BUFFER)
+}
+
+/// Long mode with 4 KiB pages for the first 2 MiB, and linear page 40001H000 elsewhere than behind 40000H000.
+fn scattered(guest: &mut Guest, second_page: u64) -> CaseResult {
+    const TABLE: u64 = 0x30000;
+    guest.write_words(TABLE, &[0x20000 | 3, second_page])?;
+    // A second page directory for the second GiB.
+    guest.write_words(0x31000, &[TABLE | 3])?;
+    guest.write_words(0x2008, &[0x31000 | 3])
+}
+
+guest_code!(
+    crossing,
+    "code64",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "mov esi, 0x40000FFE",
+    "mov ecx, 2",
+    "mov dx, 0x99",
+    "rep outsd",
+    "mov edi, 0x40000FFF",
+    "mov dx, 0x98",
+    "insd",
+    "hlt",
+);
+
+fn element_across_pages() -> CaseResult {
+    let mut guest = Guest::long(crossing())?;
+    scattered(&mut guest, 0x25000 | 3)?;
+    guest.memory.write(0x20FFE, &[1, 2])?;
+    guest.memory.write(0x25000, &[3, 4, 5, 6, 7, 8])?;
+    equal("the first", guest.expect_out(0x99)?, 0x0403_0201)?;
+    equal("the second", guest.expect_out(0x99)?, 0x0807_0605)?;
+    guest.expect_in(0x98)?;
+    guest.vcpu.complete_read(0xA4A3_A2A1)?;
+    guest.halt()?;
+    equal("before the border", guest.read_u64(0x20FF8)? >> 48, 0xA101)?;
+    equal("behind it", guest.read_u32(0x25000)?, 0x06A4_A3A2)
+}
+
+guest_code!(
+    runs_into_a_hole,
+    "code64",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "mov esi, 0x40000FFC",
+    "mov ecx, 9",
+    "mov dx, 0x99",
+    "rep outsw",
+    "hlt",
+);
+
+/// The fault comes at the element that raises it, with the registers at that element.
+fn outs_page_fault_in_the_middle() -> CaseResult {
+    let mut guest = Guest::long(runs_into_a_hole())?;
+    scattered(&mut guest, 0)?;
+    equal("first", guest.expect_out(0x99)?, 0)?;
+    equal("second", guest.expect_out(0x99)?, 0)?;
+    guest.expect_vector(14)?;
+    equal("count", guest.vcpu.regs().rcx, 7)?;
+    equal("source", guest.vcpu.regs().rsi, 0x4000_1000)?;
+    equal("error code", guest.read_u64(guest.vcpu.stack_pointer() as u64)?, 0)
+}
+
+guest_code!(
+    writes_read_only,
+    "code64",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "mov rax, cr0",
+    "or eax, 0x10000",
+    "mov cr0, rax",
+    "mov edi, 0x40000FFF",
+    "mov ecx, 2",
+    "mov dx, 0x98",
+    "rep insb",
+    "hlt",
+);
+
+/// The caller is not asked for what the guest cannot store.
+fn ins_faults_before_the_device() -> CaseResult {
+    const WRITE_OF_PRESENT: u64 = 3;
+    let mut guest = Guest::long(writes_read_only())?;
+    scattered(&mut guest, 0x25000 | 1)?;
+    guest.expect_in(0x98)?;
+    guest.vcpu.complete_read(0x77)?;
+    guest.expect_vector(14)?;
+    equal("error code", guest.read_u64(guest.vcpu.stack_pointer() as u64)?, WRITE_OF_PRESENT)?;
+    equal("the element before", guest.read_u64(0x20FF8)? >> 56, 0x77)
+}
+
+guest_code!(limit_16, "code16", "mov esi, 0xFFFF", "mov dx, 0x99", "outsw", "hlt");
+guest_code!(
+    limit_64,
+    "code64",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "mov rsi, 0x1234567812345678",
+    "mov dx, 0x99",
+    "outsb",
+    "hlt"
+);
+
+fn beyond_the_limit() -> CaseResult {
+    Guest::real(limit_16())?.expect_vector(13)?;
+    Guest::long(limit_64())?.expect_vector(13)
+}
+
+guest_code!(from_beyond, "code64", "mov esi, 0x2FFFFE", "mov ecx, 4", "mov dx, 0x99", "rep outsb", "hlt");
+
+/// Memory of the guest that is not mapped yet: the caller maps it, and the instruction goes on there.
+fn memory_that_the_host_must_bring() -> CaseResult {
+    let mut guest = Guest::long(from_beyond())?;
+    for page in [0x2F_F000, 0x30_0000] {
+        match guest.exit()? {
+            Exit::NestedPageFault { addr, .. } => equal("page", addr.as_usize() as u64 & !0xFFF, page)?,
+            other => return fail("a nested page fault", guest.describe(&other)),
+        }
+        guest.memory.add_page(page, Access::READ | Access::WRITE, |bytes| bytes.fill(page.to_le_bytes()[2]))?;
+        guest.vcpu.invalidate_ept();
+        for _ in 0..2 {
+            equal("element", guest.expect_out(0x99)?, page >> 16 & 0xFF)?;
+        }
+    }
+    guest.halt()
+}
+
+guest_code!(
+    interrupted,
+    "code64",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "sti",
+    "mov esi, 0x10000",
+    "mov ecx, 3",
+    "mov dx, 0x99",
+    "rep outsb",
+    "hlt",
+);
+guest_code!(says_count, "code64", "push rax", "mov eax, ecx", "out 0x9A, al", "pop rax", "iretq");
+
+fn interrupt_between_elements() -> CaseResult {
+    const VECTOR: u8 = 14 + 16;
+    let mut guest = with_buffer(Mode::Long, interrupted())?;
+    guest.set_handler(VECTOR.into(), says_count())?;
+    equal("first", guest.expect_out(0x99)?, 0)?;
+    guest.vcpu.inject_interrupt(VECTOR.into())?;
+    equal("count in the handler", guest.expect_out(0x9A)?, 2)?;
+    equal("second", guest.expect_out(0x99)?, 1)?;
+    equal("third", guest.expect_out(0x99)?, 2)?;
+    guest.halt()
+}
+
+guest_code!(
+    stepped,
+    "code64",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "mov esi, 0x10000",
+    "mov ecx, 3",
+    "mov dx, 0x99",
+    "pushfq",
+    "or dword ptr [rsp], 0x100",
+    "popfq",
+    "rep outsb",
+    "hlt",
+);
+
+/// A trap behind each element, and with it the count that is left.
+fn single_step_of_each_element() -> CaseResult {
+    let mut guest = with_buffer(Mode::Long, stepped())?;
+    guest.set_handler(1, says_count())?;
+    let outs: Vec<(u16, u64)> = guest.run_to_halt()?.iter().map(|out| (out.port, out.value)).collect();
+    let expected = [(0x99, 0), (0x9A, 2), (0x99, 1), (0x9A, 1), (0x99, 2), (0x9A, 0)];
+    is_true(&format!("{expected:x?} first of {outs:x?}"), outs.starts_with(&expected))
+}
+
+fn first_exit(guest: &mut Guest) -> CaseResult {
+    match guest.exit()? {
+        Exit::IoWrite { .. } | Exit::IoRead { .. } => Ok(()),
+        other => fail("port I/O", guest.describe(&other)),
+    }
+}
+
+guest_code!(many, "code64", "mov esi, 0x10003", "mov ecx, 0x1800", "mov dx, 0x99", "rep outsb", "hlt");
+
+/// 6144 elements in two exits: some, and the rest.
+fn outs_at_once() -> CaseResult {
+    const COUNT: usize = 0x1800;
+    let mut guest = with_buffer(Mode::Long, many())?;
+    first_exit(&mut guest)?;
+    let Some(io) = guest.vcpu.string_io() else {
+        return fail("an OUTS that waits", "none");
+    };
+    equal("elements", io.remaining, COUNT as u64)?;
+    let mut all = alloc::vec![0; COUNT];
+    equal("bytes taken", guest.vcpu.take_string_output(&mut all[..100])?, 100)?;
+    first_exit(&mut guest)?;
+    equal("bytes taken", guest.vcpu.take_string_output(&mut all[100..])?, COUNT - 100)?;
+    guest.halt()?;
+    same("bytes", all.iter().zip(3..).position(|(byte, expected): (_, usize)| *byte != expected as u8), None)?;
+    equal("count", guest.vcpu.regs().rcx, 0)?;
+    equal("source", guest.vcpu.regs().rsi, 0x10003 + COUNT as u64)
+}
+
+guest_code!(takes_many, "code64", "mov edi, 0x10002", "mov ecx, 0x800", "mov dx, 0x98", "rep insd", "hlt");
+
+fn ins_at_once() -> CaseResult {
+    const BYTES: usize = 0x2000;
+    let data: Vec<u8> = (0..BYTES + 9).map(|index| (index * 7) as u8).collect();
+    let mut guest = with_buffer(Mode::Long, takes_many())?;
+    first_exit(&mut guest)?;
+    is_error("less than an element", guest.vcpu.give_string_input(&data[..3]))?;
+    equal("bytes given", guest.vcpu.give_string_input(&data)?, BYTES)?;
+    guest.halt()?;
+    let memory = guest.memory.read(BUFFER, BYTES + 8)?;
+    is_true("the bytes in memory", memory[2..BYTES + 2] == data[..BYTES])?;
+    equal("the byte before", memory[1], 1)?;
+    equal("the byte behind", memory[BYTES + 2], (BYTES + 2) as u8)?;
+    equal("destination", guest.vcpu.regs().rdi, 0x10002 + BYTES as u64)
+}
+
+fn at_once_until_a_fault() -> CaseResult {
+    let mut guest = Guest::long(runs_into_a_hole())?;
+    scattered(&mut guest, 0)?;
+    first_exit(&mut guest)?;
+    equal("bytes taken before the hole", guest.vcpu.take_string_output(&mut [0; 64])?, 4)?;
+    guest.expect_vector(14)?;
+    equal("count", guest.vcpu.regs().rcx, 7)
+}
+
+guest_code!(plain, "code64", "in al, 0x98", "out 0x99, al", "hlt");
+
+fn no_string_waits() -> CaseResult {
+    let mut guest = Guest::long(plain())?;
+    guest.expect_in(0x98)?;
+    same("string I/O", guest.vcpu.string_io(), None)?;
+    is_error("output of an IN", guest.vcpu.take_string_output(&mut [0; 8]))?;
+    is_error("input of an IN", guest.vcpu.give_string_input(&[0; 8]))?;
+    guest.vcpu.complete_read(1)?;
+    equal("OUT", guest.expect_out(0x99)?, 1)
+}

@@ -1,0 +1,321 @@
+//! INS and OUTS, with and without REP.
+//!
+//! The exit comes before the instruction has looked at memory, so the crate does what the processor would: it finds the
+//! element in the guest's memory by segment, address size and page tables, gives the guest the fault that it deserves, and
+//! tells the caller of one element as of an IN or OUT. Of INS the destination is known to be writable before the caller
+//! reads its device. Behind each element the instruction is at an end or is executed again, so that interrupts get in
+//! between.
+//!
+//! A caller that wants more than an element at a time asks how many are left ([`VmxVcpu::string_io`]) and moves as many as
+//! it likes at once ([`VmxVcpu::take_string_output`], [`VmxVcpu::give_string_input`]).
+//!
+//! SDM Vol. 2, "INS/INSB/INSW/INSD", "OUTS/OUTSB/OUTSW/OUTSD", "REP"; Vol. 3C, 28.2.5 "Information for VM Exits Due to
+//! Instruction Execution".
+
+use axaddrspace::device::{AccessWidth, Port};
+use axerrno::{AxResult, ax_err};
+use axvcpu::AxVCpuHal;
+
+use super::completion::WaitsFor;
+use super::exits::Handled;
+use super::{Here, VmxVcpu};
+use crate::guest_memory::{
+    AccessError, AccessKind, AddressSize, GuestException, GuestView, SegmentRegister, Unreachable,
+};
+use crate::vmx::exit_info::VmxIoExitInfo;
+use crate::vmx::vmcs::{VmcsGuestNW, VmcsReadOnly32};
+
+const RFLAGS_DF: usize = 1 << 10;
+const RFLAGS_RF: usize = 1 << 16;
+const PAGE_SIZE: u64 = 4096;
+const RCX: u8 = 1;
+const RSI: u8 = 6;
+const RDI: u8 = 7;
+
+/// An INS or OUTS that waits for the caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StringIo {
+    /// Port number.
+    pub port: Port,
+    /// Width of an element.
+    pub width: AccessWidth,
+    /// INS, not OUTS.
+    pub is_in: bool,
+    /// How many elements are left, the present one among them; 1 without REP.
+    pub remaining: u64,
+    /// Addresses go down: RFLAGS.DF.
+    pub is_backward: bool,
+}
+
+/// What the crate keeps of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Element {
+    pub(super) io: StringIo,
+    is_repeat: bool,
+    segment: SegmentRegister,
+    address_size: AddressSize,
+    /// Elements that are moved, for the end of the instruction.
+    moved: u64,
+    /// Guest-physical memory of the element that the caller has to provide first.
+    missing: Option<Unreachable>,
+    /// The element, of OUTS.
+    pub(super) data: u64,
+}
+
+impl<H: AxVCpuHal> VmxVcpu<H> {
+    /// The INS or OUTS whose element the last exit reported as `IoRead` or `IoWrite`; `None` if it was no such
+    /// instruction, or is completed.
+    pub fn string_io(&self) -> Option<StringIo> {
+        self.string_pending().map(|pending| pending.io)
+    }
+
+    /// Takes elements of the OUTS that the last exit reported, the reported one first, as many as fit into `buffer` and
+    /// the guest has. Gives how many bytes that were. Where a later element cannot be read, for a fault of the guest or
+    /// memory that is missing, those before it are taken; that one comes back by itself.
+    ///
+    /// # Errors
+    /// `BadState` if no OUTS waits; `InvalidInput` for a buffer smaller than an element.
+    pub fn take_string_output(&mut self, buffer: &mut [u8]) -> AxResult<usize> {
+        self.move_elements(false, buffer.len(), |vcpu, view, linear, range| {
+            let memory = vcpu.guest_memory().ok()?;
+            view.read(&memory, linear, buffer.get_mut(range)?, view.access(AccessKind::Read)).ok()
+        })
+    }
+
+    /// Gives elements to the INS that the last exit reported, the reported one first, as many as the guest takes. Gives
+    /// how many bytes that were; the rest the guest does not want, or wants after a fault.
+    ///
+    /// # Errors
+    /// `BadState` if no INS waits; `InvalidInput` for less than an element.
+    pub fn give_string_input(&mut self, data: &[u8]) -> AxResult<usize> {
+        self.move_elements(true, data.len(), |vcpu, view, linear, range| {
+            let memory = vcpu.guest_memory().ok()?;
+            view.write(&memory, linear, data.get(range)?, view.access(AccessKind::Write)).ok()
+        })
+    }
+
+    /// An exit for port I/O: of INS and OUTS the element is looked at. `No` for what the caller has to do.
+    pub(super) fn handle_io(&mut self, here: Here) -> AxResult<Handled> {
+        let io = VmxIoExitInfo::from_qualification(self.qualification(here)?);
+        if io.is_string { self.handle_string_io(here, io) } else { Ok(Handled::No) }
+    }
+
+    /// The INS or OUTS of this exit, for the description of the exit: the element, or the memory that is missing. `None`
+    /// for a processor that does not say which memory it is.
+    pub(super) fn described_string(&self) -> Option<Result<&Element, Unreachable>> {
+        let pending = self.string.as_ref()?;
+        Some(match pending.missing {
+            Some(missing) => Err(missing),
+            None => Ok(pending),
+        })
+    }
+
+    /// Puts the value of an IN into the element of INS that waits for it.
+    pub(super) fn complete_string_input(&mut self, value: u64) -> AxResult {
+        let bytes = value.to_le_bytes();
+        let Some(size) = self.string_pending().map(|pending| pending.io.width.size()) else {
+            return ax_err!(BadState, "no INS waits");
+        };
+        match self.give_string_input(bytes.get(..size).unwrap_or(&bytes))? {
+            0 => ax_err!(BadAddress, "the guest's memory for INS is gone"),
+            _ => Ok(()),
+        }
+    }
+
+    /// Moves the registers of an INS or OUTS past what was moved. `true` if it is at an end, and RIP has to move.
+    #[cold]
+    pub(super) fn end_of_string(&mut self) -> AxResult<bool> {
+        let Some(pending) = self.string.take() else {
+            return Ok(true);
+        };
+        let bytes = pending.moved.wrapping_mul(pending.io.width.size() as u64);
+        let step = if pending.io.is_backward { bytes.wrapping_neg() } else { bytes };
+        self.add_to_register(pending.index_register(), step, pending.address_size);
+        if !pending.is_repeat {
+            return Ok(true);
+        }
+        self.add_to_register(RCX, pending.moved.wrapping_neg(), pending.address_size);
+        let is_over = pending.moved >= pending.io.remaining;
+        if !is_over {
+            // As at an interrupt between two elements: an instruction breakpoint has been taken (SDM Vol. 3B, 18.3.1.1
+            // "Instruction-Breakpoint Exception Condition").
+            let rflags = self.vmcs.read(VmcsGuestNW::RFLAGS)?;
+            self.vmcs.write_changed(VmcsGuestNW::RFLAGS, rflags | RFLAGS_RF);
+        }
+        Ok(is_over)
+    }
+
+    fn string_pending(&self) -> Option<&Element> {
+        let waits = matches!(self.completion?.waits_for, WaitsFor::StringInput | WaitsFor::StringEnd);
+        self.string.as_ref().filter(|_| waits)
+    }
+
+    #[cold]
+    fn handle_string_io(&mut self, here: Here, io: VmxIoExitInfo) -> AxResult<Handled> {
+        self.string = None;
+        let Some(mut pending) = self.decode_string(here, io)? else {
+            return Ok(Handled::No);
+        };
+        if pending.io.remaining == 0 {
+            return self.complete(here, super::completion::Outcome::Done);
+        }
+        match self.first_element(&mut pending)? {
+            Ok(()) => {
+                let waits_for = if io.is_in { WaitsFor::StringInput } else { WaitsFor::StringEnd };
+                self.complete_later(here, waits_for)?;
+            }
+            Err(AccessError::Guest(exception)) => {
+                self.raise(exception);
+                return Ok(Handled::Yes);
+            }
+            Err(AccessError::Memory(missing)) => pending.missing = Some(missing),
+        }
+        self.string = Some(pending);
+        Ok(Handled::No)
+    }
+
+    /// What the exit and the registers say of the instruction.
+    fn decode_string(&self, here: Here, io: VmxIoExitInfo) -> AxResult<Option<Element>> {
+        let (true, Ok(width)) = (self.controls.string_info, AccessWidth::try_from(usize::from(io.access_size))) else {
+            return Ok(None);
+        };
+        let info = self.vmcs.get(here, VmcsReadOnly32::VMEXIT_INSTRUCTION_INFO)?;
+        let address_size = match info >> 7 & 0b111 {
+            0 => AddressSize::Bits16,
+            1 => AddressSize::Bits32,
+            _ => AddressSize::Bits64,
+        };
+        // INS has no choice of segment.
+        let segment = match (io.is_in, info >> 15 & 0b111) {
+            (true, _) | (_, 0) => SegmentRegister::Es,
+            (_, 1) => SegmentRegister::Cs,
+            (_, 2) => SegmentRegister::Ss,
+            (_, 4) => SegmentRegister::Fs,
+            (_, 5) => SegmentRegister::Gs,
+            _ => SegmentRegister::Ds,
+        };
+        let remaining = if io.is_repeat { self.general_register(RCX)? & address_size.mask() } else { 1 };
+        let is_backward = self.vmcs.get(here, VmcsGuestNW::RFLAGS)? & RFLAGS_DF != 0;
+        Ok(Some(Element {
+            io: StringIo { port: Port(io.port), width, is_in: io.is_in, remaining, is_backward },
+            is_repeat: io.is_repeat,
+            segment,
+            address_size,
+            // What the caller is told of is one element, unless it asks for more.
+            moved: 1,
+            missing: None,
+            data: 0,
+        }))
+    }
+
+    /// Reads the first element of OUTS; of INS makes sure that it can be written.
+    fn first_element(&mut self, pending: &mut Element) -> AxResult<Result<(), AccessError>> {
+        let view = self.guest_view()?;
+        let memory = self.guest_memory()?;
+        let size = pending.io.width.size();
+        let linear = match self.element_address(&view, pending, 0, 1)? {
+            Ok(linear) => linear,
+            Err(exception) => return Ok(Err(exception.into())),
+        };
+        if pending.io.is_in {
+            return Ok(view.locate(&memory, linear, size, view.access(AccessKind::Write)).and_then(|pieces| {
+                memory.check_write(pieces.first, pieces.first_size)?;
+                match pieces.second_size {
+                    0 => Ok(()),
+                    size => Ok(memory.check_write(pieces.second, size)?),
+                }
+            }));
+        }
+        let mut bytes = [0; 8];
+        let element = bytes.get_mut(..size).unwrap_or_default();
+        let result = view.read(&memory, linear, element, view.access(AccessKind::Read));
+        pending.data = u64::from_le_bytes(bytes);
+        Ok(result)
+    }
+
+    /// The linear address of `count` elements, of which `first` are moved before: of the lowest of their bytes.
+    fn element_address(
+        &self,
+        view: &GuestView,
+        pending: &Element,
+        first: u64,
+        count: u64,
+    ) -> AxResult<Result<u64, GuestException>> {
+        let size = pending.io.width.size() as u64;
+        let start = self.general_register(pending.index_register())?;
+        let offset = match pending.io.is_backward {
+            false => start.wrapping_add(first * size),
+            true => start.wrapping_sub((first + count - 1) * size),
+        };
+        let kind = if pending.io.is_in { AccessKind::Write } else { AccessKind::Read };
+        self.linear_address(view, pending.segment, offset, pending.address_size, count * size, kind)
+    }
+
+    /// Moves elements to or from a buffer of `bytes`, as many at once as lie in one page and in order. `access` does the
+    /// access to guest memory, and gives nothing where it cannot.
+    fn move_elements(
+        &mut self,
+        is_in: bool,
+        bytes: usize,
+        mut access: impl FnMut(&Self, &GuestView, u64, core::ops::Range<usize>) -> Option<()>,
+    ) -> AxResult<usize> {
+        let Some(pending) = self.string_pending().copied().filter(|pending| pending.io.is_in == is_in) else {
+            return ax_err!(BadState, "no such instruction waits");
+        };
+        let size = pending.io.width.size();
+        let wanted = pending.io.remaining.min((bytes / size) as u64);
+        if wanted == 0 {
+            return ax_err!(InvalidInput, "less than an element");
+        }
+        let view = self.guest_view()?;
+        let mut moved = 0;
+        while moved < wanted {
+            let Ok(linear) = self.element_address(&view, &pending, moved, 1)? else {
+                break;
+            };
+            let start = moved as usize * size;
+            // Backward, elements are in the buffer in the opposite order of memory, so each goes by itself.
+            let block = match pending.io.is_backward {
+                true => 1,
+                false => ((PAGE_SIZE - linear % PAGE_SIZE) / size as u64).clamp(1, wanted - moved),
+            };
+            let block = match self.element_address(&view, &pending, moved, block)? {
+                Ok(lowest) if lowest == linear => block,
+                _ => 1,
+            };
+            let count = match access(self, &view, linear, start..start + block as usize * size) {
+                Some(()) => block,
+                None if block > 1 && access(self, &view, linear, start..start + size).is_some() => 1,
+                None => break,
+            };
+            moved += count;
+        }
+        if moved > 0 {
+            if let Some(pending) = &mut self.string {
+                pending.moved = moved;
+            }
+            if let Some(completion) = &mut self.completion {
+                completion.waits_for = WaitsFor::StringEnd;
+            }
+        }
+        Ok(moved as usize * size)
+    }
+
+    /// Adds to a register as an instruction of this address size does: 16 bits leave the rest alone, 32 bits clear it.
+    fn add_to_register(&mut self, index: u8, value: u64, address_size: AddressSize) {
+        let old = self.context.guest.get_reg_of_index(index);
+        let sum = old.wrapping_add(value);
+        let new = match address_size {
+            AddressSize::Bits16 => old & !0xFFFF | sum & 0xFFFF,
+            AddressSize::Bits32 => sum & 0xFFFF_FFFF,
+            AddressSize::Bits64 => sum,
+        };
+        self.context.guest.set_reg_of_index(index, new);
+    }
+}
+
+impl Element {
+    fn index_register(&self) -> u8 {
+        if self.io.is_in { RDI } else { RSI }
+    }
+}
