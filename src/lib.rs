@@ -25,6 +25,7 @@ pub use guest_memory::{
     PagingMode, Pieces, Privilege, Segment, SegmentRegister, Translation, Unreachable,
 };
 pub use regs::GeneralRegisters;
+pub use vmx::{CpuidFeature, CpuidPolicy, CpuidRegister, CpuidTopology};
 pub use vmx::{
     EnableError, EntryFailure, EptInvalidator, EptMemory, ExitOn, FpuPolicy, HypercallPolicy, MsrPolicy, MwaitPolicy,
     Reflected, SpeculationPolicy, StartState, StringIo, TranslationDrops, VmCpuMode, VmExit, VmxArchPerCpuState,

@@ -1,4 +1,4 @@
-//! What a guest may put into CR0, CR4, EFER and XCR0: one pure function for each.
+//! What a guest may put into CR0, CR3, CR4, CR8, EFER and XCR0: one pure function for each.
 //!
 //! Every check that the SDM lists for #GP is here, so that what reaches the VMCS can never fail a check at VM entry
 //! that the guest's own instruction would not have failed (SDM Vol. 2, "MOV—Move to/from Control Registers"; Vol. 3A,
@@ -23,11 +23,23 @@ pub(crate) const CR0_PG: u64 = 1 << 31;
 const CR0_DEFINED: u64 =
     CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_NW | CR0_CD | CR0_PG;
 
+/// In the operand of MOV to CR3 with CR4.PCIDE: keep what is cached. It is not stored.
+const CR3_KEEP: u64 = 1 << 63;
+
+pub(crate) const CR4_VME: u64 = 1 << 0;
+pub(crate) const CR4_PVI: u64 = 1 << 1;
+pub(crate) const CR4_TSD: u64 = 1 << 2;
+pub(crate) const CR4_DE: u64 = 1 << 3;
 pub(crate) const CR4_PSE: u64 = 1 << 4;
 pub(crate) const CR4_PAE: u64 = 1 << 5;
 pub(crate) const CR4_MCE: u64 = 1 << 6;
 pub(crate) const CR4_PGE: u64 = 1 << 7;
+pub(crate) const CR4_PCE: u64 = 1 << 8;
+pub(crate) const CR4_OSFXSR: u64 = 1 << 9;
+pub(crate) const CR4_OSXMMEXCPT: u64 = 1 << 10;
+pub(crate) const CR4_UMIP: u64 = 1 << 11;
 pub(crate) const CR4_LA57: u64 = 1 << 12;
+pub(crate) const CR4_FSGSBASE: u64 = 1 << 16;
 pub(crate) const CR4_PCIDE: u64 = 1 << 17;
 pub(crate) const CR4_OSXSAVE: u64 = 1 << 18;
 pub(crate) const CR4_SMEP: u64 = 1 << 20;
@@ -54,7 +66,7 @@ pub(crate) struct ControlState {
 }
 
 impl ControlState {
-    fn in_64_bit_mode(&self) -> bool {
+    pub(crate) fn in_64_bit_mode(&self) -> bool {
         self.efer & EFER_LMA != 0 && self.cs_long
     }
 
@@ -85,6 +97,23 @@ impl ControlState {
             efer: self.efer & !EFER_LMA | if long { EFER_LMA } else { 0 },
             ..*self
         })
+    }
+
+    /// LMSW of `source`: the value that it writes to CR0. It loads PE, MP, EM and TS, and cannot clear PE.
+    pub(crate) fn lmsw(&self, source: u16) -> u64 {
+        let loaded = CR0_MP | CR0_EM | CR0_TS;
+        self.cr0 & !loaded | u64::from(source) & (loaded | CR0_PE)
+    }
+
+    /// MOV to CR3 of `value` on a processor with physical addresses of so many bits: the state after it. In IA-32e mode
+    /// alone it has bits above 31.
+    pub(crate) fn with_cr3(&self, value: u64, physical_bits: u8) -> Result<Self, GeneralProtection> {
+        let value = if self.cr4 & CR4_PCIDE != 0 { value & !CR3_KEEP } else { value };
+        let long = self.efer & EFER_LMA != 0;
+        if long && value & beyond(physical_bits) != 0 {
+            return Err(GeneralProtection);
+        }
+        Ok(Self { cr3: value, ..*self })
     }
 
     /// MOV to CR4 of `value` on a processor that has the bits of `allowed`: the state after it.
@@ -118,9 +147,22 @@ impl ControlState {
     }
 }
 
+/// MOV to CR8 of `value`: the task priority after it.
+pub(crate) fn check_cr8(value: u64) -> Result<u8, GeneralProtection> {
+    match u8::try_from(value) {
+        Ok(priority @ 0..=15) => Ok(priority),
+        _ => Err(GeneralProtection),
+    }
+}
+
+/// The bits that a physical address of so many bits has not.
+fn beyond(physical_bits: u8) -> u64 {
+    u64::MAX.checked_shl(u32::from(physical_bits)).unwrap_or(0)
+}
+
 /// Whether the four entries can be loaded into the PDPTE registers: a present one has no reserved bit set.
 pub(crate) fn check_pdptes(entries: [u64; 4], physical_bits: u8) -> Result<(), GeneralProtection> {
-    let reserved = 0b1_1110_0110 | u64::MAX.checked_shl(u32::from(physical_bits)).unwrap_or(0);
+    let reserved = 0b1_1110_0110 | beyond(physical_bits);
     if entries.iter().any(|entry| entry & 1 != 0 && entry & reserved != 0) { Err(GeneralProtection) } else { Ok(()) }
 }
 
@@ -155,10 +197,14 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// How wide physical addresses are.
+    const WIDTH: u8 = 39;
+
     /// A state that some sequence of accepted writes from reset leads to.
     fn reachable() -> impl Strategy<Value = ControlState> {
         proptest::collection::vec((0u8..4, any::<u64>(), any::<bool>()), 0..24).prop_map(|writes| {
             let reset = ControlState { cr0: 0x6000_0010, cr3: 0, cr4: 0, efer: 0, cs_long: false, tss_16_bit: false };
+            let narrow = |value: u64| if value & 1 != 0 { value & 0x3F_FFFF_F000 } else { value };
             writes.into_iter().fold(reset, |state, (register, value, long)| {
                 let state = ControlState { cs_long: long && state.efer & EFER_LMA != 0, ..state };
                 // Values near the present one reach deeper than random ones, nearly all of which are refused.
@@ -171,7 +217,8 @@ mod tests {
                         .unwrap_or(state),
                     // LTR of another kind of TSS; in IA-32e mode there is only one.
                     3 if value & 1 != 0 => ControlState { tss_16_bit: long && state.efer & EFER_LMA == 0, ..state },
-                    _ => ControlState { cr3: value, ..state },
+                    _ if state.in_64_bit_mode() => state.with_cr3(narrow(value), WIDTH).unwrap_or(state),
+                    _ => state.with_cr3(value & 0xFFFF_FFFF, WIDTH).unwrap_or(state),
                 }
             })
         })
@@ -188,6 +235,7 @@ mod tests {
             && (!pg || lma == lme)
             && !(lma && state.tss_16_bit)
             && (state.cr4 & CR4_CET == 0 || state.cr0 & CR0_WP != 0)
+            && (!lma || state.cr3 >> WIDTH == 0)
     }
 
     proptest! {
@@ -212,6 +260,60 @@ mod tests {
             prop_assert_eq!(state.with_cr4(state.cr4, state.cr4), Ok(state));
             prop_assert_eq!(state.with_efer(state.efer, state.efer & !EFER_LMA), Ok(state));
             prop_assert!(!state.loads_pdptes(&state));
+        }
+
+        /// From wherever a guest is, 32-bit code gets back to protected mode without paging, and on to a clean state.
+        #[test]
+        fn there_is_a_way_out_of_every_mode(state in reachable()) {
+            let code_32 = ControlState { cs_long: false, ..state };
+            let without_pcid = code_32.with_cr4(code_32.cr4 & !CR4_PCIDE, u64::MAX).unwrap();
+            let unpaged = without_pcid.with_cr0(without_pcid.cr0 & !CR0_PG).unwrap();
+            let clean = unpaged.with_efer(0, 0).unwrap().with_cr4(0, 0).unwrap();
+            prop_assert_eq!((clean.efer, clean.cr4), (0, 0));
+            prop_assert!(clean.with_cr0(CR0_PE).is_ok() && clean.with_cr0(0).is_ok());
+        }
+
+        /// LMSW reaches the low four bits of CR0 and no more, sets PE and does not clear it, and never faults.
+        #[test]
+        fn lmsw_is_a_narrow_write(state in reachable(), source: u16) {
+            let after = state.with_cr0(state.lmsw(source)).unwrap();
+            prop_assert_eq!((after.cr0 ^ state.cr0) & !0xF, 0);
+            prop_assert_eq!(after.cr0 & 0xE, u64::from(source) & 0xE);
+            prop_assert!(after.cr0 & CR0_PE >= state.cr0 & CR0_PE);
+            prop_assert_eq!(after.efer, state.efer);
+        }
+
+        /// CR3 reads as it was written, without the hint that is in bit 63 where there are PCIDs; what is accepted on one
+        /// processor is accepted on a wider one.
+        #[test]
+        fn cr3_is_an_address(state in reachable(), value: u64, shift in 0u32..64, width in 32u8..53) {
+            let value = value >> shift;
+            match state.with_cr3(value, width) {
+                Ok(after) => {
+                    prop_assert_eq!(after.cr3 & !CR3_KEEP, value & !CR3_KEEP);
+                    prop_assert_eq!(state.with_cr3(value, width + 1), Ok(after));
+                    prop_assert_eq!(after.with_cr3(after.cr3, width), Ok(after));
+                }
+                Err(_) => prop_assert!(value >> width != 0),
+            }
+        }
+
+        /// Entries that are not present may hold anything; an address that one processor has a wider one has too.
+        #[test]
+        fn pdptes_are_checked_where_present(entries: [u64; 4], width in 32u8..52) {
+            prop_assert!(check_pdptes(entries.map(|entry| entry & !1), width).is_ok());
+            if check_pdptes(entries, width).is_ok() {
+                prop_assert!(check_pdptes(entries, width + 1).is_ok());
+            }
+            let good = entries.map(|entry| entry & ((1 << width) - 1) & !0x1E6);
+            prop_assert!(check_pdptes(good, width).is_ok());
+            let table = good.map(|entry| entry | 1);
+            for bit in (0..64).filter(|bit| table[2] & (1 << bit) == 0) {
+                let mut broken = table;
+                broken[2] |= 1 << bit;
+                let harmless = (3..5).contains(&bit) || (9..u32::from(width)).contains(&bit);
+                prop_assert_eq!(check_pdptes(broken, width).is_ok(), harmless, "bit {}", bit);
+            }
         }
 
         #[test]

@@ -31,6 +31,7 @@ pub use self::exit::{
     DescriptorTable, DescriptorTableAccess, ExceptionExit, MemoryOperand, Operand, TaskSwitch, TaskSwitchSource, VmExit,
 };
 pub use self::exit_info::{ApicAccessExitInfo, ApicAccessExitType, CrAccess, EntryFailure, VmxExitInfo, VmxIoExitInfo};
+pub use self::guest_cpuid::{CpuidFeature, CpuidPolicy, CpuidRegister, CpuidTopology};
 pub use self::instructions::VmFail;
 pub use self::percpu::VmxPerCpuState as VmxArchPerCpuState;
 pub use self::percpu::VmxPerCpuState;

@@ -8,6 +8,7 @@ pub mod check;
 pub mod code;
 pub mod guest;
 pub mod host_state;
+mod modes;
 mod need;
 mod runner;
 

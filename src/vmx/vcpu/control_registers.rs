@@ -5,6 +5,9 @@
 //! depend; CR0.NE, CD and NW, which the guest may set and clear as it likes but whose real values are 1, 0 and 0; CR4
 //! bits that this guest does not have, for #GP; and CR4.VMXE and MCE, whose real values are the host's. The guest reads
 //! what it wrote from the read shadows.
+//!
+//! CR3 and the loads of PDPTEs by MOV to CR4 need no exit either, for the processor checks them by the size of its own
+//! addresses. A guest that was told of smaller ones has them exit.
 
 use axerrno::AxResult;
 use axvcpu::AxVCpuHal;
@@ -14,7 +17,10 @@ use super::exits::Handled;
 use super::{Here, VmxVcpu};
 use crate::vmx::capability::EntryControls;
 use crate::vmx::exit_info::CrAccess;
-use crate::vmx::guest_cr::{CR0_AM, CR0_EM, CR0_MP, CR0_NE, CR0_TS, CR0_WP, CR4_MCE, GeneralProtection, check_pdptes};
+use crate::vmx::guest_cr::{
+    CR0_AM, CR0_EM, CR0_MP, CR0_NE, CR0_TS, CR0_WP, CR4_MCE, CR4_PGE, CR4_PSE, CR4_SMEP, GeneralProtection, check_cr8,
+    check_pdptes,
+};
 pub(super) use crate::vmx::guest_cr::{CR0_ET, CR0_PE, CR0_PG, CR4_PAE, ControlState, EFER_LMA, EFER_LME, EFER_SCE};
 use crate::vmx::vmcs::{VmcsControl32, VmcsControlNW, VmcsGuest32, VmcsGuest64, VmcsGuestNW};
 
@@ -37,7 +43,8 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     pub(super) fn write_guest_cr4(&self, value: u64) {
         let allowed = self.cpuid.allowed_cr4();
         let host = Cr4Flags::VIRTUAL_MACHINE_EXTENSIONS.bits() | self.host_mce;
-        self.vmcs.write_changed(VmcsControlNW::CR4_GUEST_HOST_MASK, !(allowed & !CR4_MCE) as usize);
+        let checked = if self.controls.narrow_addresses { CR4_PAE | CR4_PGE | CR4_PSE | CR4_SMEP } else { 0 };
+        self.vmcs.write_changed(VmcsControlNW::CR4_GUEST_HOST_MASK, !(allowed & !CR4_MCE & !checked) as usize);
         self.vmcs.write(VmcsGuestNW::CR4, (value & !CR4_MCE | host) as usize);
         self.vmcs.write_changed(VmcsControlNW::CR4_READ_SHADOW, value as usize);
     }
@@ -91,38 +98,38 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         })
     }
 
-    /// An access to a control register that the host owns a part of.
+    /// An access to a control register that the host owns a part of. The processor has checked the privilege level.
     pub(super) fn handle_cr_access(&mut self, here: Here) -> AxResult<Handled> {
-        let before = self.control_state()?;
-        let wide = before.efer & EFER_LMA != 0 && before.cs_long;
         let access = CrAccess::from_qualification(self.qualification(here)?);
-        let value_of = |vcpu: &Self, gpr: u8| -> AxResult<u64> {
-            let value = vcpu.general_register(gpr)?;
-            Ok(if wide { value } else { value & 0xFFFF_FFFF })
-        };
         let outcome = match access {
-            CrAccess::MovTo { cr: 0, gpr } => self.write_cr0(&before, value_of(self, gpr)?)?,
-            CrAccess::MovTo { cr: 4, gpr } => self.write_cr4(&before, value_of(self, gpr)?)?,
-            CrAccess::MovTo { cr: 8, gpr } => match value_of(self, gpr)? {
-                value @ 0..=15 => {
-                    self.cr8 = value as u8;
-                    Ok(())
-                }
-                _ => Err(GeneralProtection),
-            },
+            // Only 64-bit code has an encoding for CR8, so all 64 bits count.
+            CrAccess::MovTo { cr: 8, gpr } => {
+                check_cr8(self.general_register(gpr)?).map(|priority| self.cr8 = priority)
+            }
             CrAccess::MovFrom { cr: 8, gpr } => {
                 self.set_general_register(gpr, u64::from(self.cr8));
                 Ok(())
             }
-            CrAccess::Clts => self.write_cr0(&before, before.cr0 & !CR0_TS)?,
-            CrAccess::Lmsw(source) => {
-                // LMSW writes PE, MP, EM and TS, and cannot clear PE.
-                let loaded = CR0_MP | CR0_EM | CR0_TS | CR0_PE;
-                let value = before.cr0 & !(loaded & !CR0_PE) | u64::from(source) & loaded;
-                self.write_cr0(&before, value)?
+            CrAccess::MovTo { cr, gpr } => {
+                let before = self.control_state()?;
+                let operand = self.general_register(gpr)?;
+                let operand = if before.in_64_bit_mode() { operand } else { operand & 0xFFFF_FFFF };
+                match cr {
+                    0 => self.write_cr0(&before, operand)?,
+                    3 => self.write_cr3(&before, operand)?,
+                    4 => self.write_cr4(&before, operand)?,
+                    _ => return Ok(Handled::No),
+                }
             }
-            // CR3 does not exit: EPT makes its exiting controls unnecessary.
-            CrAccess::MovTo { .. } | CrAccess::MovFrom { .. } => return Ok(Handled::No),
+            CrAccess::Clts => {
+                let before = self.control_state()?;
+                self.write_cr0(&before, before.cr0 & !CR0_TS)?
+            }
+            CrAccess::Lmsw(source) => {
+                let before = self.control_state()?;
+                self.write_cr0(&before, before.lmsw(source))?
+            }
+            CrAccess::MovFrom { .. } => return Ok(Handled::No),
         };
         self.complete(here, outcome)
     }
@@ -132,7 +139,9 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             Ok(after) => after,
             Err(fault) => return Ok(Err(fault)),
         };
-        if let Err(fault) = self.load_pdptes(before, &after)? {
+        if before.loads_pdptes(&after)
+            && let Err(fault) = self.load_pdptes(&after)?
+        {
             return Ok(Err(fault));
         }
         if after.efer != before.efer {
@@ -143,12 +152,29 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         Ok(Ok(()))
     }
 
+    fn write_cr3(&mut self, before: &ControlState, value: u64) -> AxResult<Result<(), GeneralProtection>> {
+        let after = match before.with_cr3(value, self.cpuid.physical_bits()) {
+            Ok(after) => after,
+            Err(fault) => return Ok(Err(fault)),
+        };
+        if after.uses_pdptes()
+            && let Err(fault) = self.load_pdptes(&after)?
+        {
+            return Ok(Err(fault));
+        }
+        self.vmcs.write(VmcsGuestNW::CR3, after.cr3 as usize);
+        self.linear_mappings_changed();
+        Ok(Ok(()))
+    }
+
     fn write_cr4(&mut self, before: &ControlState, value: u64) -> AxResult<Result<(), GeneralProtection>> {
         let after = match before.with_cr4(value, self.cpuid.allowed_cr4()) {
             Ok(after) => after,
             Err(fault) => return Ok(Err(fault)),
         };
-        if let Err(fault) = self.load_pdptes(before, &after)? {
+        if before.loads_pdptes(&after)
+            && let Err(fault) = self.load_pdptes(&after)?
+        {
             return Ok(Err(fault));
         }
         self.write_guest_cr4(after.cr4);
@@ -156,12 +182,9 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         Ok(Ok(()))
     }
 
-    /// Loads the PDPTE registers from guest memory where this write makes the processor do so. Memory that the guest
-    /// does not have reads as all ones, as on a bus where nothing answers, and so fails the check.
-    fn load_pdptes(&self, before: &ControlState, after: &ControlState) -> AxResult<Result<(), GeneralProtection>> {
-        if !before.loads_pdptes(after) {
-            return Ok(Ok(()));
-        }
+    /// Loads the PDPTE registers from guest memory, as the processor does at some writes. Memory that the guest does not
+    /// have reads as all ones, as on a bus where nothing answers, and so fails the check.
+    fn load_pdptes(&self, after: &ControlState) -> AxResult<Result<(), GeneralProtection>> {
         let table = (after.cr3 & 0xFFFF_FFE0) as usize;
         let entries = [0, 1, 2, 3].map(|i| self.read_guest_u64(table + i * 8).unwrap_or(u64::MAX));
         if let Err(fault) = check_pdptes(entries, self.cpuid.physical_bits()) {

@@ -73,6 +73,9 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             VmxExitReason::MWAIT_INSTRUCTION | VmxExitReason::MONITOR_INSTRUCTION if !self.intercepts.shows_mwait() => {
                 self.complete(here, Outcome::Fault(UD, None))
             }
+            VmxExitReason::RDRAND | VmxExitReason::RDSEED if self.intercepts.hides(reason) => {
+                self.complete(here, Outcome::Fault(UD, None))
+            }
             VmxExitReason::VMCALL => self.check_hypercall(here),
             // There are no performance counters to read.
             VmxExitReason::RDPMC => self.complete(here, Outcome::Fault(GP, Some(0))),

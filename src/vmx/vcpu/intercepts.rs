@@ -11,6 +11,7 @@ use super::{Here, VmxVcpu};
 use crate::vmx::capability::{Capabilities, PrimaryControls, SecondaryControls};
 use crate::vmx::definitions::{VmxExitReason, VmxInterruptInfo, VmxInterruptionType, vector};
 use crate::vmx::double_fault::Combined;
+use crate::vmx::guest_cpuid::{CpuidFeature, CpuidPolicy};
 use crate::vmx::processor::Processor;
 use crate::vmx::vmcs::{VmcsControl32, VmcsGuest32, VmcsReadOnly32};
 
@@ -87,6 +88,8 @@ pub(super) struct Intercepts {
     page_fault_match: u32,
     /// Gap and window of PAUSE-loop exiting.
     pause_loop: Option<(u32, u32)>,
+    /// Exits of instructions that the guest's CPUID hides, for #UD.
+    hidden: SecondaryControls,
 }
 
 impl Default for Intercepts {
@@ -99,6 +102,7 @@ impl Default for Intercepts {
             page_fault_mask: 0,
             page_fault_match: 0,
             pause_loop: None,
+            hidden: SecondaryControls::empty(),
         }
     }
 }
@@ -111,6 +115,27 @@ impl Intercepts {
 
     pub(super) fn shows_mwait(&self) -> bool {
         self.mwait != MwaitPolicy::Undefined
+    }
+
+    /// Whether an instruction that exited is one that the guest does not have.
+    pub(super) fn hides(&self, reason: VmxExitReason) -> bool {
+        match reason {
+            VmxExitReason::RDRAND => self.hidden.contains(SecondaryControls::RDRAND_EXITING),
+            VmxExitReason::RDSEED => self.hidden.contains(SecondaryControls::RDSEED_EXITING),
+            _ => false,
+        }
+    }
+
+    /// Makes RDRAND and RDSEED undefined where the guest's CPUID hides them and the processor `can` make them exit.
+    pub(super) fn hide_instructions(&mut self, policy: &CpuidPolicy, can: impl Fn(SecondaryControls) -> bool) {
+        let controls = [
+            (CpuidFeature::RDRAND, SecondaryControls::RDRAND_EXITING),
+            (CpuidFeature::RDSEED, SecondaryControls::RDSEED_EXITING),
+        ];
+        self.hidden = SecondaryControls::empty();
+        for (feature, control) in controls {
+            self.hidden.set(control, !policy.has(feature) && can(control));
+        }
     }
 
     pub(super) fn primary(&self) -> PrimaryControls {
@@ -129,7 +154,7 @@ impl Intercepts {
         controls.set(SecondaryControls::RDRAND_EXITING, self.exit_on.contains(ExitOn::RDRAND));
         controls.set(SecondaryControls::RDSEED_EXITING, self.exit_on.contains(ExitOn::RDSEED));
         controls.set(SecondaryControls::PAUSE_LOOP_EXITING, self.pause_loop.is_some());
-        controls
+        controls | self.hidden
     }
 
     fn fits(&self, capabilities: &Capabilities) -> bool {

@@ -66,7 +66,7 @@ use self::tsc::TscControl;
 use self::xstate::XState;
 use super::definitions::VmxExitReason;
 use super::exit_info::{EntryFailure, VmxExitInfo};
-use super::guest_cpuid::CpuidTable;
+use super::guest_cpuid::{CpuidPolicy, CpuidTable};
 use super::host;
 use super::instructions::{self, VmFail};
 use super::processor::{Processor, Stay};
@@ -102,6 +102,8 @@ pub struct VmxVcpu<H: AxVCpuHal> {
     /// An instruction was completed since the last entry, which ends STI and MOV SS blocking.
     shadow_ended: bool,
     cpuid: CpuidTable,
+    /// What the caller decided that CPUID tells, from the next `setup` on.
+    cpuid_policy: Option<CpuidPolicy>,
     controls: Controls,
     intercepts: Intercepts,
     tsc: TscControl,
@@ -166,6 +168,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             string: None,
             shadow_ended: false,
             cpuid: CpuidTable::default(),
+            cpuid_policy: None,
             controls: Controls::default(),
             intercepts: Intercepts::default(),
             tsc: TscControl::default(),

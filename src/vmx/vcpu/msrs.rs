@@ -85,7 +85,25 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         in_vmcs.map(Msr::number).chain(GuestMsrs::<H>::all())
     }
 
+    /// Lets the MSRs that are passed through exit where they belong to a feature that the guest does not have, and only
+    /// there.
+    pub(super) fn pass_through_msrs_but(&mut self, absent: &[u32]) -> AxResult {
+        for msr in PASSED_THROUGH.map(Msr::number) {
+            self.msr_bitmap.set_read_intercept(msr, absent.contains(&msr))?;
+            self.msr_bitmap.set_write_intercept(msr, absent.contains(&msr))?;
+        }
+        Ok(())
+    }
+
+    /// The MSR belongs to a feature that the guest does not have, so it is the caller's, as any other.
+    fn is_absent(&self, msr: u32) -> bool {
+        self.cpuid.absent_msrs().contains(&msr)
+    }
+
     fn kept_msr(&self, msr: u32) -> AxResult<Option<u64>> {
+        if self.is_absent(msr) {
+            return Ok(None);
+        }
         if let Some(value) = self.msrs.read(msr).or_else(|| self.kept.read(msr)) {
             return Ok(Some(value));
         }
@@ -96,6 +114,9 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     fn set_kept_msr(&mut self, msr: u32, value: u64) -> AxResult<Option<Outcome>> {
+        if self.is_absent(msr) {
+            return Ok(None);
+        }
         let accepted = self.msrs.write(&self.vmcs, msr, value).or_else(|| self.kept.write(msr, value));
         if let Some(accepted) = accepted {
             return Ok(Some(if accepted { Outcome::Done } else { Outcome::Fault(GP, Some(0)) }));

@@ -6,13 +6,13 @@ use axvcpu::AxVCpuHal;
 
 use super::start::StartState;
 use super::switch::SwitchContext;
-use super::{VmxVcpu, cpuid, new_guest};
+use super::{VmxVcpu, new_guest};
 use crate::ept::EPTPointer;
 use crate::vmx::capability::{
     Capabilities, EntryControls, ExitControls, MissingControl, PinControls, PrimaryControls, SecondaryControls,
     VmxMisc, required,
 };
-use crate::vmx::guest_cpuid::{CpuidTable, Support};
+use crate::vmx::guest_cpuid::{CpuidFeature, CpuidPolicy, CpuidTable};
 use crate::vmx::processor::Processor;
 use crate::vmx::vmcs::{VmcsControl32, VmcsControl64, VmcsHostNW, due};
 
@@ -34,6 +34,8 @@ pub(super) struct Controls {
     pub(super) timer: VmxMisc,
     /// EPTP as the VMCS has it.
     pub(super) eptp: u64,
+    /// The guest was told of smaller physical addresses than the processor has.
+    pub(super) narrow_addresses: bool,
     /// It is set up.
     pub(super) done: bool,
 }
@@ -63,7 +65,10 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             return ax_err!(BadState, "the vCPU is bound to another processor");
         }
         let capabilities = &here.capabilities;
-        self.write_controls(capabilities, root)?;
+        let policy = self.cpuid_policy_for(here)?;
+        self.intercepts.hide_instructions(&policy, |control| capabilities.secondary.can_set(control));
+        self.write_controls(capabilities, &policy, root)?;
+        self.cpuid = CpuidTable::new(&policy);
         self.write_start_state(start);
         self.controls.done = true;
         Ok(())
@@ -87,15 +92,18 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         Ok(())
     }
 
-    fn write_controls(&mut self, capabilities: &Capabilities, root: HostPhysAddr) -> AxResult {
+    fn write_controls(&mut self, capabilities: &Capabilities, policy: &CpuidPolicy, root: HostPhysAddr) -> AxResult {
         let eptp = eptp(capabilities, root)?;
 
         let pin = capabilities.pin.decide(required::PIN, PinControls::empty()).map_err(missing)?;
+        let narrow_addresses = policy.physical_address_bits() < capabilities.phys_addr_bits;
+        let cr3 = if narrow_addresses { PrimaryControls::CR3_LOAD_EXITING } else { PrimaryControls::empty() };
         let primary = capabilities
             .primary
             .decide(
                 required::PRIMARY
                     | self.intercepts.primary()
+                    | cr3
                     | PrimaryControls::RDPMC_EXITING
                     | PrimaryControls::CR8_LOAD_EXITING
                     | PrimaryControls::CR8_STORE_EXITING
@@ -108,10 +116,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             .secondary
             .decide(
                 required::SECONDARY | self.intercepts.secondary() | self.tsc_controls(),
-                SecondaryControls::RDTSCP
-                    | SecondaryControls::INVPCID
-                    | SecondaryControls::XSAVES
-                    | SecondaryControls::ENCLS_EXITING,
+                SecondaryControls::ENCLS_EXITING | of_features(policy),
             )
             .map_err(missing)?;
         let exit = capabilities.exit.decide(required::EXIT, ExitControls::empty()).map_err(missing)?;
@@ -139,17 +144,8 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
         let set = |controls: u32, control: SecondaryControls| controls & control.bits() != 0;
         let rdtscp = set(secondary, SecondaryControls::RDTSCP);
-        let xsaves = set(secondary, SecondaryControls::XSAVES) && self.xstate.allowed_xcr0() != 0;
+        let xsaves = set(secondary, SecondaryControls::XSAVES);
         self.msrs.set_present(rdtscp, xsaves);
-        let support = Support {
-            xcr0: self.xstate.allowed_xcr0(),
-            rdtscp,
-            invpcid: set(secondary, SecondaryControls::INVPCID),
-            xsaves,
-            apic_id: self.id as u32,
-            cr4: capabilities.cr4.allowed,
-        };
-        self.cpuid = CpuidTable::new(cpuid::native, &support);
         self.guest = new_guest();
         self.controls = Controls {
             any_error_code: capabilities.basic.any_error_code,
@@ -157,6 +153,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             has_timer: capabilities.has_preemption_timer(),
             timer: capabilities.misc,
             eptp,
+            narrow_addresses,
             done: false,
         };
         // What is cached under its tag is the former guest's; it gets another.
@@ -168,6 +165,15 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         self.apply_time_slice();
         Ok(())
     }
+}
+
+/// The controls without which instructions are undefined, for the features that the guest is shown.
+fn of_features(policy: &CpuidPolicy) -> SecondaryControls {
+    let when =
+        |condition: bool, control: SecondaryControls| if condition { control } else { SecondaryControls::empty() };
+    when(policy.has(CpuidFeature::RDTSCP) || policy.has(CpuidFeature::RDPID), SecondaryControls::RDTSCP)
+        | when(policy.has(CpuidFeature::INVPCID), SecondaryControls::INVPCID)
+        | when(policy.has(CpuidFeature::XSAVES), SecondaryControls::XSAVES)
 }
 
 fn eptp(capabilities: &Capabilities, root: HostPhysAddr) -> AxResult<u64> {

@@ -12,8 +12,8 @@
 //!
 //! | what happened | what may be stale | who drops it |
 //! |---|---|---|
-//! | the guest executes INVLPG, INVPCID, MOV to CR3 (with or without bit 63 for PCIDs), or a MOV to CR4 that does not exit | combined mappings of this VPID | the processor: none of them exits, and in the guest they act on its VPID (29.4.3.1, "Operations that Invalidate Cached Mappings") |
-//! | the crate executes a write of CR0.PG, of a paging bit of CR4, or of EFER.NXE for the guest | combined mappings of this VPID: the instruction would have dropped them, its emulation does not | the crate, before the next entry: INVVPID (29.4.3.3, "Guidelines for Use of the INVVPID Instruction") |
+//! | the guest executes INVLPG, INVPCID, MOV to CR3 (with or without bit 63 for PCIDs), or a MOV to CR4 that does not exit | combined mappings of this VPID | the processor: none of them exits as a rule, and in the guest they act on its VPID (29.4.3.1, "Operations that Invalidate Cached Mappings") |
+//! | the crate executes a write of CR0.PG, of a paging bit of CR4, of EFER.NXE, or of CR3 where that exits | combined mappings of this VPID: the instruction would have dropped them, its emulation does not | the crate, before the next entry: INVVPID (29.4.3.3, "Guidelines for Use of the INVVPID Instruction") |
 //! | the caller writes CR0, CR3, CR4, EFER or a PDPTE by [`write_guest_field`](VmxVcpu::write_guest_field) | the same: an entry under a VPID drops nothing | the same |
 //! | INIT | the same: CR0.PG is clear after it | the same |
 //! | `setup` again | the same | the crate: a new VPID |

@@ -56,7 +56,7 @@ pub(super) struct XState {
     policy: FpuPolicy,
     guest: Area,
     host: Area,
-    /// What the guest may set in XCR0; 0 where there is no XSAVE.
+    /// What a guest can have in XCR0; 0 where there is no XSAVE.
     allowed: u64,
     /// The best [`method`] that the processor has.
     method: u64,
@@ -79,7 +79,7 @@ impl XState {
         })
     }
 
-    /// The components that the guest may set in XCR0; 0 where it has no XSAVE.
+    /// The components that a guest can have in XCR0 here; 0 where there is no XSAVE.
     pub(super) fn allowed_xcr0(&self) -> u64 {
         self.allowed
     }
@@ -222,7 +222,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         let regs = &self.context.guest;
         // ECX, EDX and EAX are 32 bits wide in every mode.
         let (index, value) = (regs.rcx as u32, regs.get_edx_eax());
-        let outcome = check_xsetbv(index, value, self.xstate.allowed);
+        let outcome = check_xsetbv(index, value, self.cpuid.allowed_xcr0());
         if outcome.is_ok() {
             self.context.xstate.guest_xcr0 = value;
             if self.xstate.registers().is_some() {
