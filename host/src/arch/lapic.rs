@@ -50,6 +50,11 @@ pub fn send_startup(page: u8) {
     send(TO_ALL_OTHERS | ASSERT | DELIVER_STARTUP | u32::from(page), 0);
 }
 
+/// A start-up IPI for one processor.
+pub fn send_startup_to(apic_id: u32, page: u8) {
+    send(ASSERT | DELIVER_STARTUP | u32::from(page), apic_id);
+}
+
 pub fn send_interrupt(apic_id: u32, vector: u8) {
     send(ASSERT | u32::from(vector), apic_id);
 }

@@ -16,6 +16,7 @@ mod corners;
 mod cost;
 mod cpuid;
 mod debug;
+mod double_faults;
 mod enable;
 mod entry_failure;
 mod entry_refused;
@@ -31,7 +32,9 @@ mod registers;
 mod reset;
 mod selected;
 mod start;
+mod startup;
 mod string_io;
+mod task_switches;
 mod vmcs;
 pub mod world;
 mod xsetbv;
@@ -54,6 +57,9 @@ const THEMES: &[&[Case]] = &[
     paging::CASES,
     events::CASES,
     selected::CASES,
+    double_faults::CASES,
+    task_switches::CASES,
+    startup::CASES,
     string_io::CASES,
     entry_failure::CASES,
     entry_refused::CASES,

@@ -17,8 +17,6 @@ use crate::vmx::guest_cr::{EFER_LMA, GeneralProtection};
 use crate::vmx::vmcs::{VmcsGuest32, VmcsGuest64, VmcsGuestNW, VmcsReadOnly32};
 
 const RFLAGS_TF: usize = 1 << 8;
-/// Instruction breakpoints are off until the next instruction ends.
-const RFLAGS_RF: usize = 1 << 16;
 /// IA32_DEBUGCTL.BTF: TF traps on branches only.
 const DEBUGCTL_BTF: u64 = 1 << 1;
 /// Pending debug exceptions, BS: a single-step trap is due.
@@ -201,10 +199,6 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             next &= 0xFFFF_FFFF;
         }
         self.vmcs.write(VmcsGuestNW::RIP, next);
-        let rflags = self.vmcs.read_with(here, VmcsGuestNW::RFLAGS)?;
-        if rflags & RFLAGS_RF != 0 {
-            self.vmcs.write(VmcsGuestNW::RFLAGS, rflags & !RFLAGS_RF);
-        }
         self.end_instruction(here)
     }
 
