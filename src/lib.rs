@@ -18,7 +18,10 @@ mod msr;
 mod regs;
 pub mod vmx;
 
-pub use ept::{EptFault, EptViolation, GuestPageWalkInfo};
+pub use ept::{
+    EptFault, EptFormat, EptLevels, EptStep, EptTarget, EptTranslation, EptViolation, EptWalk, GuestPageWalkInfo,
+    GuestRights, InvalidEptRoot,
+};
 pub use frame::{PhysFrame, PhysFrameHal, PhysFrameIf};
 pub use guest_memory::{
     Access, AccessError, AccessKind, AddressSize, GuestException, GuestMemory, GuestView, LinearMode, Paging,

@@ -397,7 +397,7 @@ impl Capabilities {
     /// Decides whether the crate can run guests with these capabilities.
     ///
     /// Required are regions that fit in a frame of ordinary memory, what [`required`] lists, and of EPT: 4-level
-    /// walks, write-back paging structures, and INVEPT for one context or for all.
+    /// walks, paging structures in write-back or uncacheable memory, and INVEPT for one context or for all.
     ///
     /// # Errors
     ///
@@ -464,11 +464,15 @@ impl Capabilities {
     }
 
     fn check_ept(&self) -> Result<(), Unsupported> {
-        let needed = EptVpidCaps::WALK_LENGTH_4 | EptVpidCaps::MEMORY_TYPE_WB | EptVpidCaps::INVEPT;
+        let needed = EptVpidCaps::WALK_LENGTH_4 | EptVpidCaps::INVEPT;
+        let memory_types = EptVpidCaps::MEMORY_TYPE_WB | EptVpidCaps::MEMORY_TYPE_UC;
         let flush = EptVpidCaps::INVEPT_SINGLE_CONTEXT | EptVpidCaps::INVEPT_ALL_CONTEXTS;
         let missing = needed.difference(self.ept_vpid);
         if !missing.is_empty() {
             return Err(Unsupported::Ept(missing));
+        }
+        if !self.ept_vpid.intersects(memory_types) {
+            return Err(Unsupported::Ept(memory_types));
         }
         if !self.ept_vpid.intersects(flush) {
             return Err(Unsupported::Ept(flush));
@@ -760,7 +764,7 @@ mod tests {
         fn ept_and_vpid_are_used_only_if_stale_translations_can_be_dropped(raw in supported(), removed: u64, kept: u64) {
             let raw = RawCapabilities { ept_vpid: raw.ept_vpid & !(removed & !kept), ..raw };
             let has = |bit: u32| raw.ept_vpid & 1 << bit != 0;
-            let ept = has(6) && has(14) && has(20) && (has(25) || has(26));
+            let ept = has(6) && (has(8) || has(14)) && has(20) && (has(25) || has(26));
             match Capabilities::decide(&raw) {
                 Ok(caps) => {
                     prop_assert!(ept);

@@ -25,6 +25,7 @@ use bit_field::BitField;
 
 use super::completion::WaitsFor;
 use super::io::{POWER_OFF_PORT, POWER_OFF_VALUE};
+use super::setup::unusable;
 use super::string_io::{Element, StringIo};
 use super::{Here, VmxVcpu};
 use crate::ept::EptViolation;
@@ -70,6 +71,9 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             }
             VmxExitReason::TRIPLE_FAULT => AxVCpuExitReason::SystemDown,
             _ => {
+                if reason == VmxExitReason::EPT_MISCONFIG {
+                    self.log_misconfiguration()?;
+                }
                 self.complete_selected(here, reason)?;
                 AxVCpuExitReason::FailEntry {
                     hardware_entry_failure_reason: self.vmcs.get(here, VmcsReadOnly32::EXIT_REASON)?.into(),
@@ -149,7 +153,7 @@ impl<H: AxVCpuHal> AxArchVCpu for VmxVcpu<H> {
     }
 
     fn set_ept_root(&mut self, ept_root: HostPhysAddr) -> AxResult {
-        self.set_root(ept_root)
+        self.change_ept_root(ept_root).map_err(unusable)
     }
 
     fn setup(&mut self, _config: ()) -> AxResult {

@@ -113,9 +113,15 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// # Errors
     /// `BadState` for a vCPU that has no EPT or is not bound.
     pub fn guest_memory(&self) -> AxResult<EptMemory<H>> {
+        let (root, rules) = self.ept_and_rules()?;
+        Ok(EptMemory { root, rules, hal: PhantomData })
+    }
+
+    /// The root of the EPT, and what the processor that the vCPU is bound to makes of it.
+    pub(super) fn ept_and_rules(&self) -> AxResult<(HostPhysAddr, EptRules)> {
         let root = self.ept_root.ok_or_else(|| ax_err_type!(BadState, "the vCPU has no EPT"))?;
         let home = self.vmcs.home().ok_or_else(|| ax_err_type!(BadState, "the vCPU is not bound"))?;
-        Ok(EptMemory { root, rules: EptRules::from(&home.capabilities), hal: PhantomData })
+        Ok((root, EptRules::new(&home.capabilities, self.ept_format.levels)))
     }
 
     /// Reads the guest's memory by linear address, with the rights that its code has now.
@@ -230,7 +236,7 @@ impl<H: AxVCpuHal> GuestMemory for EptMemory<H> {
 }
 
 /// Reads an entry of an EPT table.
-fn read_table_entry<H: AxVCpuHal>(address: HostPhysAddr) -> u64 {
+pub(super) fn read_table_entry<H: AxVCpuHal>(address: HostPhysAddr) -> u64 {
     let pointer = H::MmHal::phys_to_virt(address).as_ptr().cast::<u64>();
     // SAFETY: a table of the EPT, 8 bytes at a multiple of that: the caller of the crate answers for it being memory that
     // the host has mapped where its HAL says. The caller may change it at any time, so it is read once.

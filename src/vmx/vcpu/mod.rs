@@ -5,14 +5,15 @@
 //! first state; [`exits`] handles what needs no caller, with [`cpuid`], [`msrs`] and [`control_registers`] for what they
 //! are named after; [`msr_policy`], [`io`] and [`timer`] are what the caller decides; [`string_io`] is INS and OUTS; [`completion`] moves RIP; [`events`]
 //! injects what [`event_queue`] has in order; [`intercepts`] and [`tsc`] are what the caller selects; [`init`] is INIT and
-//! SIPI; [`memory`] knows the guest's mode, [`guest_memory`] how it sees memory, and [`translations`] what processors
-//! cache of it; [`inspect`] shows a guest that went wrong; [`arch`] is the adapter to axvcpu.
+//! SIPI; [`memory`] knows the guest's mode, [`guest_memory`] how it sees memory, [`ept`] what its memory is, and [`translations`]
+//! what processors cache of it; [`inspect`] shows a guest that went wrong; [`arch`] is the adapter to axvcpu.
 
 mod arch;
 mod completion;
 mod control_registers;
 mod cpuid;
 mod debug;
+mod ept;
 mod event_queue;
 mod events;
 mod exits;
@@ -73,6 +74,7 @@ use super::processor::{Processor, Stay};
 use super::structs::{IOBitmap, MsrBitmap};
 use super::vmcs::{Here, Vmcs, VmcsControl32, VmcsReadOnly32, VmcsReadOnlyNW, due};
 use super::vpid::Vpid;
+use crate::ept::EptFormat;
 use crate::guest_memory::PagingSupport;
 use crate::regs::GeneralRegisters;
 
@@ -131,6 +133,7 @@ pub struct VmxVcpu<H: AxVCpuHal> {
     start: Option<StartState>,
     entry: Option<GuestPhysAddr>,
     ept_root: Option<HostPhysAddr>,
+    ept_format: EptFormat,
     vm_id: usize,
     id: usize,
 }
@@ -187,6 +190,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             start: None,
             entry: None,
             ept_root: None,
+            ept_format: EptFormat::default(),
             vm_id,
             id: vcpu_id,
         };

@@ -4,10 +4,11 @@ use axaddrspace::{GuestPhysAddr, HostPhysAddr};
 use axerrno::{AxError, AxResult, ax_err, ax_err_type};
 use axvcpu::AxVCpuHal;
 
+use super::ept::eptp;
 use super::start::StartState;
 use super::switch::SwitchContext;
 use super::{VmxVcpu, new_guest};
-use crate::ept::EPTPointer;
+use crate::ept::InvalidEptRoot;
 use crate::vmx::capability::{
     Capabilities, EntryControls, ExitControls, MissingControl, PinControls, PrimaryControls, SecondaryControls,
     VmxMisc, required,
@@ -74,26 +75,8 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         Ok(())
     }
 
-    /// Sets the EPT, also of a vCPU that is set up already.
-    ///
-    /// # Errors
-    /// `InvalidInput` for a root that the processor would refuse: not the address of a frame, or beyond its physical
-    /// addresses.
-    pub(super) fn set_root(&mut self, root: HostPhysAddr) -> AxResult {
-        if let Some(processor) = Processor::known_here() {
-            let eptp = eptp(&processor.capabilities, root)?;
-            if self.controls.done {
-                self.controls.eptp = eptp;
-                self.vmcs.write_changed(VmcsControl64::EPTP, eptp);
-                self.vmcs.set_due(due::EPT);
-            }
-        }
-        self.ept_root = Some(root);
-        Ok(())
-    }
-
     fn write_controls(&mut self, capabilities: &Capabilities, policy: &CpuidPolicy, root: HostPhysAddr) -> AxResult {
-        let eptp = eptp(capabilities, root)?;
+        let eptp = eptp(capabilities, root, self.ept_format).map_err(unusable)?;
 
         let pin = capabilities.pin.decide(required::PIN, PinControls::empty()).map_err(missing)?;
         let narrow_addresses = policy.physical_address_bits() < capabilities.phys_addr_bits;
@@ -176,10 +159,9 @@ fn of_features(policy: &CpuidPolicy) -> SecondaryControls {
         | when(policy.has(CpuidFeature::XSAVES), SecondaryControls::XSAVES)
 }
 
-fn eptp(capabilities: &Capabilities, root: HostPhysAddr) -> AxResult<u64> {
-    EPTPointer::from_table_phys(root, capabilities.ept_vpid, capabilities.phys_addr_bits)
-        .map(|pointer| pointer.bits())
-        .map_err(|error| ax_err_type!(InvalidInput, format_args!("EPT root {root:#x}: {error:?}")))
+pub(super) fn unusable(root: InvalidEptRoot) -> AxError {
+    log::warn!("{root}");
+    root.into()
 }
 
 fn missing(control: MissingControl) -> AxError {
