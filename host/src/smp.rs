@@ -77,6 +77,11 @@ pub fn run_on_all(work: &(dyn Fn() + Sync)) {
     wait_until(|| workers.iter().all(|worker| !worker.busy.load(Ordering::SeqCst)));
 }
 
+/// Interrupts another processor, with a vector that asks nothing of it.
+pub fn interrupt(processor: usize) {
+    lapic::send_interrupt(workers()[processor - 1].apic_id.load(Ordering::SeqCst), WAKE_VECTOR);
+}
+
 fn start_on(processor: usize, work: &(dyn Fn() + Sync)) -> &'static Worker {
     let worker = &workers()[processor - 1];
     // SAFETY: only the lifetime changes. Both callers wait for the end of the work before they return.

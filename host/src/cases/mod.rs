@@ -75,6 +75,8 @@ const THEMES: &[&[Case]] = &[
     world::owners::CASES,
     world::moves::CASES,
     ept::drops::CASES,
+    ept::stale::CASES,
+    ept::isolation::CASES,
     world::uses::CASES,
 ];
 

@@ -16,6 +16,10 @@ pub enum Need {
     Rdtscp,
     /// The local APIC is used through its page.
     ApicPage,
+    /// The processor sets accessed and dirty flags in the EPT.
+    EptAccessedDirty,
+    /// PCIDs.
+    Pcid,
     /// The host is compiled with SSE, so that its extended state is its own after each run.
     HostSse,
 }
@@ -33,8 +37,17 @@ impl Need {
             Self::ApicPage => lapic::has_page(),
             Self::HostSse => HOST_HAS_SSE,
             Self::Avx512 => extended.is_some_and(|info| info.has_avx512f()),
+            Self::EptAccessedDirty => ept_capabilities() & 1 << 21 != 0,
+            Self::Pcid => basic.is_some_and(|info| info.has_pcid()),
         }
     }
+}
+
+/// IA32_VMX_EPT_VPID_CAP of this processor, which has EPT.
+pub fn ept_capabilities() -> u64 {
+    const IA32_VMX_EPT_VPID_CAP: u32 = 0x48C;
+    // SAFETY: the MSR exists where there is EPT; reading it has no effect.
+    unsafe { x86_64::registers::model_specific::Msr::new(IA32_VMX_EPT_VPID_CAP).read() }
 }
 
 impl fmt::Display for Need {
@@ -47,6 +60,8 @@ impl fmt::Display for Need {
             Self::ApicPage => f.write_str("the firmware chose x2APIC"),
             Self::HostSse => f.write_str("the host is compiled without SSE"),
             Self::Avx512 => f.write_str("the processor has no AVX-512"),
+            Self::EptAccessedDirty => f.write_str("the processor's EPT has no accessed and dirty flags"),
+            Self::Pcid => f.write_str("the processor has no PCIDs"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Extended page tables: what guest-physical addresses lead to. Four levels, pages of 2 MiB and 4 KiB, write-back.
+//! Extended page tables: what guest-physical addresses lead to. Four levels, pages of 1 GiB, 2 MiB and 4 KiB, write-back.
 //!
 //! Format: Intel SDM, Vol. 3C, "The Extended Page Table Mechanism (EPT)".
 
@@ -26,9 +26,10 @@ const ENTRIES: usize = 512;
 
 const PAGE_SHIFT: u32 = 12;
 const INDEX_BITS: u32 = 9;
-/// Level of the entries that map 4 KiB, and of those that map 2 MiB.
+/// Level of the entries that map 4 KiB, of those that map 2 MiB, and of those that map 1 GiB.
 const PAGE_LEVEL: u32 = 0;
 const BLOCK_LEVEL: u32 = 1;
+const GIB_LEVEL: u32 = 2;
 const TOP_LEVEL: u32 = 3;
 
 pub struct Ept {
@@ -60,9 +61,15 @@ impl Ept {
         Ok(())
     }
 
+    /// Maps 1 GiB, where nothing smaller is mapped. Both addresses are multiples of that.
+    pub fn map_gib(&mut self, guest: u64, host: u64, access: Access) -> Result<(), OutOfMemory> {
+        *self.entry(guest, GIB_LEVEL)? = host & ADDRESS | LARGE_PAGE | WRITE_BACK | access.bits();
+        Ok(())
+    }
+
     /// Maps 4 KiB. A large page around it is split, so that the rest of it stays as it was.
     pub fn map_page(&mut self, guest: u64, host: u64, access: Access) -> Result<(), OutOfMemory> {
-        self.set_raw_page(guest, host & ADDRESS | WRITE_BACK | access.bits())
+        self.set_raw_page(guest, Self::page_entry(host, access))
     }
 
     /// Unmaps 4 KiB.
@@ -74,6 +81,16 @@ impl Ept {
     pub fn set_raw_page(&mut self, guest: u64, raw: u64) -> Result<(), OutOfMemory> {
         *self.entry(guest, PAGE_LEVEL)? = raw;
         Ok(())
+    }
+
+    /// Where the entry of a 4 KiB page is, for a guest that changes it itself.
+    pub fn page_entry_address(&mut self, guest: u64) -> Result<u64, OutOfMemory> {
+        Ok(core::ptr::from_mut(self.entry(guest, PAGE_LEVEL)?) as u64)
+    }
+
+    /// The entry that maps 4 KiB to there.
+    pub fn page_entry(host: u64, access: Access) -> u64 {
+        host & ADDRESS | WRITE_BACK | access.bits()
     }
 
     /// The entry at this level for the address, with tables made on the way.
