@@ -24,7 +24,7 @@ const CR0_DEFINED: u64 =
     CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_NW | CR0_CD | CR0_PG;
 
 /// In the operand of MOV to CR3 with CR4.PCIDE: keep what is cached. It is not stored.
-const CR3_KEEP: u64 = 1 << 63;
+pub(crate) const CR3_KEEP: u64 = 1 << 63;
 
 pub(crate) const CR4_VME: u64 = 1 << 0;
 pub(crate) const CR4_PVI: u64 = 1 << 1;

@@ -18,8 +18,8 @@ use super::{Here, VmxVcpu};
 use crate::vmx::capability::EntryControls;
 use crate::vmx::exit_info::CrAccess;
 use crate::vmx::guest_cr::{
-    CR0_AM, CR0_EM, CR0_MP, CR0_NE, CR0_TS, CR0_WP, CR4_MCE, CR4_PGE, CR4_PSE, CR4_SMEP, GeneralProtection, check_cr8,
-    check_pdptes,
+    CR0_AM, CR0_EM, CR0_MP, CR0_NE, CR0_TS, CR0_WP, CR3_KEEP, CR4_MCE, CR4_PCIDE, CR4_PGE, CR4_PSE, CR4_SMEP,
+    GeneralProtection, check_cr8, check_pdptes,
 };
 pub(super) use crate::vmx::guest_cr::{CR0_ET, CR0_PE, CR0_PG, CR4_PAE, ControlState, EFER_LMA, EFER_LME, EFER_SCE};
 use crate::vmx::vmcs::{VmcsControl32, VmcsControlNW, VmcsGuest32, VmcsGuest64, VmcsGuestNW};
@@ -163,7 +163,9 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             return Ok(Err(fault));
         }
         self.vmcs.write(VmcsGuestNW::CR3, after.cr3 as usize);
-        self.linear_mappings_changed();
+        if before.cr4 & CR4_PCIDE == 0 || value & CR3_KEEP == 0 {
+            self.linear_mappings_changed();
+        }
         Ok(Ok(()))
     }
 
