@@ -40,6 +40,8 @@ pub struct FuzzConfig {
 pub struct GuestConfig {
     pub memory_mib: usize,
     pub cpus: usize,
+    /// Whether to count exits.
+    pub stats: bool,
     pub loader: String,
     pub kernel: Option<&'static [u8]>,
     pub append: String,
@@ -78,6 +80,7 @@ impl Config {
             guest: GuestConfig {
                 memory_mib: values.value("memory", 64)?,
                 cpus: values.value("cpus", 1)?,
+                stats: values.value("stats", false)?,
                 loader: values.text("loader"),
                 kernel: files.get("kernel").copied(),
                 append: values.text("append"),

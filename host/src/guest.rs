@@ -28,5 +28,8 @@ fn run_to_end(config: &GuestConfig) -> Result<Outcome, String> {
     let mut memory = Memory::new(config.memory_mib).map_err(|error| format!("{error}"))?;
     let start = loader::load(config, &mut memory).map_err(|error| format!("cannot be loaded: {error}"))?;
     let mut machine = Machine::new(memory, &start).map_err(|error| format!("no vCPU: {error}"))?;
+    if config.stats {
+        machine.count_exits();
+    }
     machine.run().map_err(|error| format!("the vCPU failed: {error}"))
 }

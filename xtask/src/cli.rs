@@ -4,6 +4,8 @@ use std::{fmt, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 
+use crate::guest::linux::Entry;
+
 /// Runs guests on the x86_vcpu crate, and tests it.
 #[derive(Debug, Parser)]
 #[command(bin_name = "cargo xtask")]
@@ -30,6 +32,15 @@ pub struct RunOptions {
     #[arg(long, value_name = "PATH")]
     pub kernel: Option<PathBuf>,
 
+    /// Debian's Linux 6.1 with a first process that tests it, on a model and with a memory that suit it. `--append` adds
+    /// to its command line; `selftest=reboot`, `halt`, `panic` or `hang` there ends it in another way than by power-off
+    #[arg(long, conflicts_with_all = ["kernel", "modules"])]
+    pub linux: bool,
+
+    /// How Linux is entered
+    #[arg(long, value_enum, requires = "linux", default_value_t = Entry::Pvh)]
+    pub entry: Entry,
+
     /// File that the kernel gets beside it, with its arguments: "PATH args"; may be repeated
     #[arg(long = "module", value_name = "PATH ARGS", requires = "kernel")]
     pub modules: Vec<String>,
@@ -38,9 +49,9 @@ pub struct RunOptions {
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub append: Option<String>,
 
-    /// Memory of the guest in MiB
-    #[arg(long, value_name = "MB", default_value_t = 128, value_parser = value_parser!(u32).range(1..=2048))]
-    pub memory: u32,
+    /// Memory of the guest in MiB: 128, or what suits Linux
+    #[arg(long, value_name = "MB", value_parser = value_parser!(u32).range(1..=2048))]
+    pub memory: Option<u32>,
 
     /// Virtual processors of the guest. So far 1: a guest starts others through an APIC, which the host does not give it
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = value_parser!(u32).range(1..=1))]
@@ -50,17 +61,21 @@ pub struct RunOptions {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = value_parser!(u32).range(1..=8))]
     pub host_cpus: u32,
 
-    /// Processor that Bochs models, such as tigerlake, haswell or arrandale
-    #[arg(long, value_name = "NAME", default_value = "tigerlake")]
-    pub model: String,
+    /// Processor that Bochs models, such as tigerlake, haswell or arrandale: tigerlake, or what suits Linux
+    #[arg(long, value_name = "NAME")]
+    pub model: Option<String>,
 
     /// What the host runs on
     #[arg(long, value_enum, default_value_t = Backend::Bochs)]
     pub backend: Backend,
 
     /// Seconds until the guest is stopped and its registers are printed
-    #[arg(long, value_name = "SECS", default_value_t = 120, value_parser = value_parser!(u64).range(1..=86_400))]
+    #[arg(long, value_name = "SECS", default_value_t = 300, value_parser = value_parser!(u64).range(1..=86_400))]
     pub timeout: u64,
+
+    /// Count the guest's exits by reason, port and MSR, and print them at its end
+    #[arg(long)]
+    pub stats: bool,
 
     /// What the host says about its own work
     #[arg(long, value_enum, value_name = "LEVEL", default_value_t = LogLevel::Info)]

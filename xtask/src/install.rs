@@ -63,8 +63,12 @@ pub fn update_lists_for(package: &str) -> Result<()> {
     if has_candidate(package) {
         return Ok(());
     }
+    update_lists().with_context(|| format!("the package lists do not know {package}"))
+}
+
+pub fn update_lists() -> Result<()> {
     let Some(apt) = AptGet::with_rights() else {
-        bail!("the package lists do not know {package}; update them with:\n    sudo apt-get update");
+        bail!("the package lists are old; update them with:\n    sudo apt-get update");
     };
     apt.update()
 }

@@ -13,6 +13,11 @@ pub fn host() -> PathBuf {
     root().join("host")
 }
 
+/// The first process of the Linux guest, a workspace of its own.
+pub fn init() -> PathBuf {
+    root().join("guests/init")
+}
+
 /// What the host is built into. Said explicitly, so that a `CARGO_TARGET_DIR` of the caller does not move it.
 pub fn host_target() -> PathBuf {
     host().join("target")

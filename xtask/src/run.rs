@@ -1,6 +1,9 @@
 //! `cargo xtask run`: a guest whose console appears here.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
 use tempfile::TempDir;
@@ -8,40 +11,48 @@ use tempfile::TempDir;
 use crate::{
     cli::{Backend, RunOptions},
     emulator::{self, Emulator, Machine},
-    guest::{Guest, gnumach},
+    guest::{Guest, Trial, gnumach, linux},
     host_build::HostKind,
     image::{self, Mode, RunConf},
     install, process,
     session::{self, Event, Outcome, Session, Verdict},
 };
 
+const DEFAULT_MODEL: &str = "tigerlake";
 /// Memory of the machine beyond the guest's: the host, its heap and the archive.
 const HOST_MEMORY_MIB: u32 = 128;
 
 /// True if the guest did what was expected of it.
 pub fn run(options: &RunOptions) -> Result<bool> {
     let backend = options.backend;
+    let choice = Choice::new(options);
     let emulator = match backend {
         Backend::Bochs => {
             install::install_missing(install::BOCHS)?;
-            Emulator::Bochs { model: emulator::resolve_model(&options.model)? }
+            Emulator::Bochs { model: emulator::resolve_model(choice.model)? }
         }
         Backend::Kvm => Emulator::Kvm,
         Backend::Tcg => Emulator::Tcg,
     };
     emulator.check_computer()?;
     install::install_missing(emulator.needs())?;
-    let (guest, goal) = guest(options)?;
+    let guest = choice.guest(options)?;
     process::show(&mut HostKind::Sse.command()).context("cannot build the host")?;
     let conf = RunConf {
-        mode: Mode::Guest { guest: &guest, memory_mib: options.memory, cpus: options.cpus },
+        mode: Mode::Guest { guest: &guest, memory_mib: choice.memory_mib, cpus: options.cpus, stats: options.stats },
         log: options.log,
         expect_cpus: options.host_cpus,
     };
     let disk = image::build(&HostKind::Sse.load()?, &conf)?;
-    let machine = Machine { emulator, cpus: options.host_cpus, memory_mib: machine_memory(options.memory, disk.len()) };
+    let machine = Machine {
+        emulator,
+        cpus: options.host_cpus,
+        memory_mib: machine_memory(choice.memory_mib, disk.len()),
+        instructions_per_second: choice.instructions_per_second,
+    };
     let folder = Folder::new(options.keep.as_ref())?;
     println!("booting: {machine}");
+    let goal = choice.stop_at;
     let mut screen = Screen { goal, finished: false };
     let outcome = Session {
         machine: &machine,
@@ -52,22 +63,58 @@ pub fn run(options: &RunOptions) -> Result<bool> {
         keyboard: true,
     }
     .run(|event| screen.show(event))?;
-    Ok(conclude(&outcome, &machine, goal, backend, options))
+    Ok(conclude(&outcome, &machine, &choice, options))
 }
 
-/// The guest that was asked for, or else GNU Mach with the text that it must reach.
-fn guest(options: &RunOptions) -> Result<(Guest, Option<&'static str>)> {
-    match &options.kernel {
-        Some(kernel) => {
-            let append = options.append.as_deref().unwrap_or("");
-            Ok((Guest::read(kernel, append, &options.modules)?, None))
+/// What was asked for, with what suits it where nothing was said.
+struct Choice<'a> {
+    kind: Kind<'a>,
+    model: &'a str,
+    memory_mib: u32,
+    instructions_per_second: u32,
+    /// The text after which the guest is stopped.
+    stop_at: Option<&'static str>,
+    /// A text that a guest which ends by itself must have shown.
+    must_show: Option<&'static str>,
+}
+
+#[derive(Clone, Copy)]
+enum Kind<'a> {
+    GnuMach,
+    Linux,
+    File(&'a Path),
+}
+
+impl<'a> Choice<'a> {
+    fn new(options: &'a RunOptions) -> Self {
+        let kind = match &options.kernel {
+            _ if options.linux => Kind::Linux,
+            Some(path) => Kind::File(path),
+            None => Kind::GnuMach,
+        };
+        let likes: &Trial = if options.linux { &linux::BY_PVH } else { &gnumach::TRIAL };
+        Self {
+            kind,
+            model: options.model.as_deref().unwrap_or(likes.models.first().unwrap_or(&DEFAULT_MODEL)),
+            memory_mib: options.memory.unwrap_or(likes.memory_mib),
+            instructions_per_second: likes.instructions_per_second,
+            stop_at: matches!(kind, Kind::GnuMach).then_some(gnumach::GOAL),
+            must_show: matches!(kind, Kind::Linux).then_some(linux::GOAL),
         }
-        None => {
-            let mut guest = gnumach::fetch()?;
-            if let Some(append) = &options.append {
-                guest.append.clone_from(append);
+    }
+
+    fn guest(&self, options: &RunOptions) -> Result<Guest> {
+        let append = options.append.as_deref();
+        match self.kind {
+            Kind::Linux => linux::fetch(options.entry, append.unwrap_or("")),
+            Kind::File(kernel) => Guest::read(kernel, append.unwrap_or(""), &options.modules),
+            Kind::GnuMach => {
+                let mut guest = gnumach::fetch()?;
+                if let Some(append) = append {
+                    append.clone_into(&mut guest.append);
+                }
+                Ok(guest)
             }
-            Ok((guest, Some(gnumach::GOAL)))
         }
     }
 }
@@ -98,19 +145,24 @@ impl Screen {
 }
 
 /// Says how it ended, and whether that is as it should be.
-fn conclude(outcome: &Outcome, machine: &Machine, goal: Option<&str>, backend: Backend, options: &RunOptions) -> bool {
+fn conclude(outcome: &Outcome, machine: &Machine, choice: &Choice, options: &RunOptions) -> bool {
     let seconds = outcome.elapsed.as_secs_f64();
-    if let (Some(goal), Some(after)) = (goal, outcome.goal_after) {
+    if let (Some(goal), Some(after)) = (choice.stop_at, outcome.goal_after) {
         println!();
         println!("done: the guest reached {goal:?} after {:.1} s ({machine})", after.as_secs_f64());
         return true;
     }
     let ended_by_host = outcome.status.is_some_and(|status| machine.emulator.ended_by_host(status));
     let (good, what) = match &outcome.verdict {
-        Some(verdict @ Verdict::GuestEnded(reason)) => {
-            (goal.is_none() && ended_by_host && verdict.is_orderly_end(), format!("the guest ended: {reason}"))
-        }
-        Some(Verdict::Refused(_)) if backend == Backend::Tcg => {
+        Some(verdict @ Verdict::GuestEnded(reason)) => match linux::panic(&outcome.console) {
+            Some(panic) => (false, format!("the guest's kernel panicked: {panic}; then: {reason}")),
+            None => {
+                let as_wanted =
+                    choice.stop_at.is_none() && choice.must_show.is_none_or(|text| outcome.console.contains(text));
+                (as_wanted && ended_by_host && verdict.is_orderly_end(), format!("the guest ended: {reason}"))
+            }
+        },
+        Some(Verdict::Refused(_)) if options.backend == Backend::Tcg => {
             (ended_by_host, "the crate refused this processor, as it should: QEMU's emulation has no VMX".to_owned())
         }
         Some(Verdict::Refused(why)) => (false, format!("the crate refused this processor: {why}")),

@@ -13,6 +13,26 @@ pub const PIT_HZ: u64 = 1_193_182;
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
 static TSC_HZ: AtomicU64 = AtomicU64::new(NANOS_PER_SECOND);
+static TSC_TO_NANOS: AtomicU64 = AtomicU64::new(Rate::between(NANOS_PER_SECOND, NANOS_PER_SECOND).0);
+static NANOS_TO_TSC: AtomicU64 = AtomicU64::new(Rate::between(NANOS_PER_SECOND, NANOS_PER_SECOND).0);
+
+/// From one clock to another: a factor with 48 bits behind the point. The host looks at the time at every exit, and a
+/// multiplication costs a fraction of a division.
+#[derive(Clone, Copy)]
+pub struct Rate(u64);
+
+impl Rate {
+    const POINT: u32 = 48;
+
+    /// `to` is less than 2^15 times as quick as `from`.
+    pub const fn between(from_hz: u64, to_hz: u64) -> Self {
+        Self((((to_hz as u128) << Self::POINT) / from_hz as u128) as u64)
+    }
+
+    pub const fn convert(self, ticks: u64) -> u64 {
+        ((ticks as u128 * self.0 as u128) >> Self::POINT) as u64
+    }
+}
 
 pub fn tsc() -> u64 {
     // SAFETY: nothing forbids RDTSC in ring 0.
@@ -25,12 +45,12 @@ pub fn tsc_khz() -> u64 {
 
 /// Nanoseconds since the counter was zero.
 pub fn now() -> u64 {
-    scale(tsc(), NANOS_PER_SECOND, TSC_HZ.load(Ordering::Relaxed))
+    Rate(TSC_TO_NANOS.load(Ordering::Relaxed)).convert(tsc())
 }
 
 /// Nanoseconds as ticks of the time stamp counter.
 pub fn ticks(nanos: u64) -> u64 {
-    scale(nanos, TSC_HZ.load(Ordering::Relaxed), NANOS_PER_SECOND)
+    Rate(NANOS_TO_TSC.load(Ordering::Relaxed)).convert(nanos)
 }
 
 pub fn wait(nanos: u64) {
@@ -58,11 +78,9 @@ pub fn calibrate() {
         while gate.read() & 0b10_0000 == 0 {}
         let ticks = tsc() - start;
         gate.write(before);
-        TSC_HZ.store(scale(ticks, PIT_HZ, COUNT), Ordering::Relaxed);
+        let hz = ticks * PIT_HZ / COUNT;
+        TSC_HZ.store(hz, Ordering::Relaxed);
+        TSC_TO_NANOS.store(Rate::between(hz, NANOS_PER_SECOND).0, Ordering::Relaxed);
+        NANOS_TO_TSC.store(Rate::between(NANOS_PER_SECOND, hz).0, Ordering::Relaxed);
     }
-}
-
-/// `value * multiplier / divisor` without overflow on the way.
-pub fn scale(value: u64, multiplier: u64, divisor: u64) -> u64 {
-    (u128::from(value) * u128::from(multiplier) / u128::from(divisor)) as u64
 }

@@ -1,7 +1,8 @@
 //! The bus between the processor and its devices, and the interrupt lines between those and the controllers.
 
 use super::{
-    Device, End, Time, clock::Clock, keyboard::Keyboard, pci::Pci, pic::Pic, pit::Pit, power::Power, uart::Uart,
+    Device, End, Signal, Time, clock::Clock, keyboard::Keyboard, pci::Pci, pic::Pic, pit::Pit, power::Power,
+    power_management::PowerManagement, uart::Uart,
 };
 
 pub struct Board {
@@ -11,8 +12,11 @@ pub struct Board {
     clock: Clock,
     keyboard: Keyboard,
     power: Power,
+    power_management: PowerManagement,
     pci: Pci,
     end: Option<End>,
+    /// When a device next does something by itself.
+    due: Option<Time>,
 }
 
 impl Board {
@@ -25,8 +29,10 @@ impl Board {
             clock: Clock::new(memory, now),
             keyboard: Keyboard::new(),
             power: Power::new(),
+            power_management: PowerManagement::new(),
             pci: Pci::new(),
             end: None,
+            due: None,
         }
     }
 
@@ -34,37 +40,36 @@ impl Board {
     pub fn read(&mut self, port: u16, width: u8, now: Time) -> u32 {
         let mut value = 0;
         for (port, width, shift) in self.split(port, width) {
-            let part = match self.device(port) {
-                Some(device) => device.read(port, width, now),
-                None => u32::MAX,
-            };
+            let part = self.access(port, |device| device.read(port, width, now)).unwrap_or(u32::MAX);
             value |= (part & ones(width)) << shift;
         }
-        self.settle();
         value
     }
 
     pub fn write(&mut self, port: u16, width: u8, value: u32, now: Time) {
         for (port, width, shift) in self.split(port, width) {
-            match self.device(port) {
-                Some(device) => device.write(port, width, (value >> shift) & ones(width), now),
-                None => log::trace!("nothing at port {port:#x}, written {value:#x}"),
+            let part = (value >> shift) & ones(width);
+            if self.access(port, |device| device.write(port, width, part, now)).is_none() {
+                log::trace!("nothing at port {port:#x}, written {part:#x}");
             }
         }
-        self.settle();
     }
 
-    /// Lets time pass for the devices.
+    /// Lets time pass for the devices. Until something is due they notice none of it.
     pub fn advance(&mut self, now: Time) {
-        self.for_each(|device| device.advance(now));
-        self.settle();
+        if self.due.is_none_or(|due| now < due) {
+            return;
+        }
+        self.pit.advance(now);
+        self.clock.advance(now);
+        let interrupts = [self.pit.interrupt(), self.clock.interrupt()];
+        self.carry(interrupts);
+        self.due = self.next_due();
     }
 
     /// When [`Self::advance`] is due.
-    pub fn deadline(&mut self) -> Option<Time> {
-        let mut first = None;
-        self.for_each(|device| first = [first, device.deadline()].into_iter().flatten().min());
-        first
+    pub fn deadline(&self) -> Option<Time> {
+        self.due
     }
 
     pub fn interrupt_pending(&self) -> bool {
@@ -79,7 +84,8 @@ impl Board {
     /// A byte of input for the guest's console.
     pub fn console_input(&mut self, byte: u8) {
         self.uart.receive(byte);
-        self.settle();
+        let interrupt = self.uart.interrupt();
+        self.carry([interrupt]);
     }
 
     /// Set once the guest asked for the machine's end.
@@ -87,38 +93,43 @@ impl Board {
         self.end
     }
 
-    /// Carries what the devices did with their interrupt lines to the controllers.
-    fn settle(&mut self) {
-        for index in 0..self.all().len() {
-            let device = &mut self.all()[index];
-            let (interrupt, end) = (device.interrupt(), device.end_request());
-            if let Some((line, signal)) = interrupt {
-                self.pic.signal(line, signal);
-            }
-            self.end = self.end.or(end);
+    /// Does something with the device at this port, and then what follows from it: its interrupt line, its wish to end
+    /// the machine, and when something is due.
+    fn access<T>(&mut self, port: u16, act: impl FnOnce(&mut dyn Device) -> T) -> Option<T> {
+        let device = self.device(port)?;
+        let result = act(device);
+        let (interrupt, end) = (device.interrupt(), device.end_request());
+        self.carry([interrupt]);
+        self.end = self.end.or(end);
+        self.due = self.next_due();
+        Some(result)
+    }
+
+    /// Carries what devices did with their interrupt lines to the controllers.
+    fn carry(&mut self, interrupts: impl IntoIterator<Item = Option<(u8, Signal)>>) {
+        for (line, signal) in interrupts.into_iter().flatten() {
+            self.pic.signal(line, signal);
         }
+    }
+
+    /// Only these two do anything by themselves.
+    fn next_due(&self) -> Option<Time> {
+        [self.pit.deadline(), self.clock.deadline()].into_iter().flatten().min()
     }
 
     fn device(&mut self, port: u16) -> Option<&mut dyn Device> {
-        self.all().into_iter().find(|device| device.claims(port))
-    }
-
-    fn for_each(&mut self, mut f: impl FnMut(&mut dyn Device)) {
-        for device in self.all() {
-            f(device);
-        }
-    }
-
-    fn all(&mut self) -> [&mut dyn Device; 7] {
-        [
-            &mut self.uart,
-            &mut self.pit,
-            &mut self.pic,
-            &mut self.keyboard,
-            &mut self.clock,
-            &mut self.pci,
-            &mut self.power,
-        ]
+        let Self { pic, pit, uart, clock, keyboard, power, power_management, pci, .. } = self;
+        Some(match port {
+            _ if uart.claims(port) => uart,
+            _ if pic.claims(port) => pic,
+            _ if pit.claims(port) => pit,
+            _ if power_management.claims(port) => power_management,
+            _ if keyboard.claims(port) => keyboard,
+            _ if clock.claims(port) => clock,
+            _ if pci.claims(port) => pci,
+            _ if power.claims(port) => power,
+            _ => return None,
+        })
     }
 
     /// The accesses that one access becomes: port, width and place in the value of each.

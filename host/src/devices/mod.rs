@@ -9,7 +9,8 @@ mod keyboard;
 mod pci;
 mod pic;
 mod pit;
-mod power;
+pub mod power;
+pub mod power_management;
 mod uart;
 
 pub use board::Board;

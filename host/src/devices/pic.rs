@@ -291,7 +291,9 @@ impl Chip {
 
     /// The line of the highest priority among those.
     fn highest(&self, lines: u8) -> Option<u8> {
-        (0..8).map(|rank| (self.lowest + 1 + rank) & 7).find(|line| lines & (1 << line) != 0)
+        let highest = self.lowest + 1;
+        let by_rank = lines.rotate_right(highest.into());
+        (by_rank != 0).then(|| (highest + by_rank.trailing_zeros() as u8) & 7)
     }
 
     /// 0 is the highest priority.

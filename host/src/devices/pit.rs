@@ -2,11 +2,16 @@
 //! kernels measure time with; and port 0x61, which gates that one.
 
 use super::{Device, NANOS_PER_SECOND, Signal, Time};
-use crate::arch::time::{PIT_HZ, scale};
+use crate::arch::time::{PIT_HZ, Rate};
 
 const COMMAND: u16 = 0x43;
 const GATE: u16 = 0x61;
 const INTERRUPT_LINE: u8 = 0;
+
+const TICKS_PER_NANO: Rate = Rate::between(NANOS_PER_SECOND, PIT_HZ);
+const NANOS_PER_TICK: Rate = Rate::between(PIT_HZ, NANOS_PER_SECOND);
+/// Both are rounded down; so much later, an edge that was due is there.
+const ROUNDING: Time = 100;
 
 pub struct Pit {
     channels: [Channel; 3],
@@ -102,8 +107,7 @@ impl Device for Pit {
 
     fn deadline(&self) -> Option<Time> {
         let tick = self.channels[0].edge(self.edges_passed + 1)?;
-        // Rounded up: at this time the edge is there.
-        Some(scale(tick, NANOS_PER_SECOND, PIT_HZ) + 1)
+        Some(NANOS_PER_TICK.convert(tick) + ROUNDING)
     }
 
     fn interrupt(&mut self) -> Option<(u8, Signal)> {
@@ -112,7 +116,7 @@ impl Device for Pit {
 }
 
 fn ticks(now: Time) -> u64 {
-    scale(now, PIT_HZ, NANOS_PER_SECOND)
+    TICKS_PER_NANO.convert(now)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

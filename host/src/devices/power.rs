@@ -3,12 +3,10 @@
 use super::{Device, End, Time};
 
 /// Bit 2 resets; bit 1 says how thoroughly, and reads back.
-const RESET: u16 = 0xCF9;
+pub const RESET: u16 = 0xCF9;
+pub const RESET_NOW: u8 = 0b110;
 /// Fast A20 gate and fast reset.
 const SYSTEM_CONTROL: u16 = 0x92;
-/// ACPI power management control on QEMU's board.
-const ACPI_CONTROL: u16 = 0x604;
-const ACPI_SLEEP: u32 = 0x2000;
 /// Bochs and its like wait for this word here.
 const SHUTDOWN_PORT: u16 = 0x8900;
 const SHUTDOWN: &[u8] = b"Shutdown";
@@ -39,7 +37,7 @@ impl Power {
 
 impl Device for Power {
     fn claims(&self, port: u16) -> bool {
-        matches!(port, RESET | SYSTEM_CONTROL | ACPI_CONTROL | SHUTDOWN_PORT)
+        matches!(port, RESET | SYSTEM_CONTROL | SHUTDOWN_PORT)
     }
 
     fn width(&self) -> u8 {
@@ -50,7 +48,6 @@ impl Device for Power {
         match port {
             RESET => self.reset_register.into(),
             SYSTEM_CONTROL => self.system_control.into(),
-            ACPI_CONTROL => 0,
             _ => u32::MAX,
         }
     }
@@ -69,7 +66,6 @@ impl Device for Power {
                     self.end = Some(End::Reset);
                 }
             }
-            ACPI_CONTROL if value & ACPI_SLEEP != 0 => self.end = Some(End::PowerOff),
             SHUTDOWN_PORT => self.shutdown_byte(value as u8),
             _ => {}
         }

@@ -5,7 +5,7 @@ use alloc::format;
 use x86_vcpu::StartState;
 
 use super::{
-    Error, Start,
+    Error, Start, acpi,
     image::{bytes, u8_at, u16_at, u32_at},
     map,
 };
@@ -29,6 +29,7 @@ const COMMAND_LINE_SIZE: usize = 0x238;
 const INIT_SIZE: usize = 0x260;
 
 /// Only in the boot parameters.
+const ACPI_ROOT: usize = 0x70;
 const MAP_ENTRIES: usize = 0x1E8;
 const MAP: usize = 0x2D0;
 const PARAMETERS_SIZE: usize = 4096;
@@ -79,6 +80,9 @@ pub fn load(image: &[u8], config: &GuestConfig, memory: &mut Memory) -> Result<S
         let (address, length) = map::place_high(ramdisk, kernel_end, limit, memory)?;
         parameters.set_u32(RAMDISK, address);
         parameters.set_u32(RAMDISK_SIZE, length);
+    }
+    if version >= 0x020E {
+        parameters.set_u32(ACPI_ROOT, acpi::write(memory)?);
     }
     parameters.set_map(memory);
     memory.write(PARAMETERS.into(), &parameters.0)?;

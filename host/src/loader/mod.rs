@@ -1,5 +1,6 @@
 //! Guests of several kinds, put into memory as their boot protocols want them.
 
+mod acpi;
 mod elf;
 mod flat;
 mod image;

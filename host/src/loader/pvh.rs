@@ -6,7 +6,7 @@ use alloc::{format, vec::Vec};
 use x86_vcpu::StartState;
 
 use super::{
-    Error, Start, elf,
+    Error, Start, acpi, elf,
     image::{Builder, u32_at, words},
     map,
 };
@@ -28,7 +28,8 @@ pub fn load(image: &[u8], config: &GuestConfig, memory: &mut Memory) -> Result<S
     let entry = entry(&kernel)?;
     let loaded = kernel.load(memory)?;
     let modules = map::place_modules(&config.modules, loaded.end.max(map::HIGH_MEMORY), memory)?;
-    let information = write_information(config, &modules, memory)?;
+    let firmware = acpi::write(memory)?;
+    let information = write_information(config, &modules, firmware, memory)?;
     Ok(Start { state: StartState::Protected32 { entry }, eax: 0, ebx: information, esi: 0 })
 }
 
@@ -40,7 +41,13 @@ fn entry(kernel: &elf::Kernel) -> Result<u32, Error> {
     }
 }
 
-fn write_information(config: &GuestConfig, modules: &[(u32, u32)], memory: &mut Memory) -> Result<u32, Error> {
+/// `firmware` is the address of ACPI's root pointer.
+fn write_information(
+    config: &GuestConfig,
+    modules: &[(u32, u32)],
+    firmware: u32,
+    memory: &mut Memory,
+) -> Result<u32, Error> {
     let mut builder = Builder::at(map::BOOT_INFORMATION);
     let command_line = builder.push_text(&config.append);
     let texts: Vec<u32> = config.modules.iter().map(|module| builder.push_text(&module.args)).collect();
@@ -52,7 +59,6 @@ fn write_information(config: &GuestConfig, modules: &[(u32, u32)], memory: &mut 
     let map_entries = map::ranges(memory).len() as u32;
     let map_place = builder.push(&map);
     let flags = 0;
-    let no_acpi = 0;
     let information = [
         START_INFO_MAGIC,
         START_INFO_VERSION,
@@ -62,7 +68,7 @@ fn write_information(config: &GuestConfig, modules: &[(u32, u32)], memory: &mut 
         0,
         command_line,
         0,
-        no_acpi,
+        firmware,
         0,
         map_place,
         0,

@@ -8,5 +8,6 @@ pub mod io;
 mod machine;
 pub mod memory;
 mod msrs;
+mod stats;
 
 pub use machine::{Machine, Outcome};

@@ -15,7 +15,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{
     cli::BenchOptions,
-    emulator::{Emulator, Machine},
+    emulator::{Emulator, INSTRUCTIONS_PER_SECOND, Machine},
     install,
 };
 use boot::boot;
@@ -41,7 +41,8 @@ pub fn run(options: &BenchOptions) -> Result<bool> {
 fn measure(host: &Host, options: &BenchOptions) -> Result<HostReport> {
     let image = host.build().with_context(|| format!("cannot build the host {}", host.name))?;
     let emulator = Emulator::Bochs { model: MODEL.to_owned() };
-    let machine = Machine { emulator, cpus: 1, memory_mib: MEMORY_MIB };
+    let machine =
+        Machine { emulator, cpus: 1, memory_mib: MEMORY_MIB, instructions_per_second: INSTRUCTIONS_PER_SECOND };
     let output = boot(&machine, &image, host, options.keep.as_deref())?;
     let trace = Trace::parse(&output)?;
     let rows = trace

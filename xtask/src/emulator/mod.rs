@@ -32,7 +32,12 @@ pub struct Machine {
     pub emulator: Emulator,
     pub cpus: u32,
     pub memory_mib: u32,
+    /// How many make a second of the machine's own time, where the emulator has a choice.
+    pub instructions_per_second: u32,
 }
+
+/// Slow, so that what a device does in a time of its own happens after few instructions.
+pub const INSTRUCTIONS_PER_SECOND: u32 = 4_000_000;
 
 /// What the emulators print before the machine runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::{
     cli::LogLevel,
-    emulator::{Emulator, Machine},
+    emulator::{Emulator, INSTRUCTIONS_PER_SECOND, Machine},
     host_build::HostImage,
     image::{self, Mode, Programs, RunConf},
     run::machine_memory,
@@ -49,7 +49,8 @@ fn session(emulator: &Emulator, host: &HostImage, programs: Programs) -> Result<
     let disk = image::build(host, &conf)?;
     let folder = tempfile::tempdir()?;
     let memory_mib = machine_memory(conf.memory_mib(), disk.len());
-    let machine = Machine { emulator: emulator.clone(), cpus: 1, memory_mib };
+    let machine =
+        Machine { emulator: emulator.clone(), cpus: 1, memory_mib, instructions_per_second: INSTRUCTIONS_PER_SECOND };
     let limit = LIMIT_OF_A_BOOT + LIMIT_OF_A_PROGRAM * count;
     Session { machine: &machine, disk: &disk, folder: folder.path(), limit, goal: None, keyboard: false }.run(|_| {})
 }

@@ -5,6 +5,7 @@
 use anyhow::Result;
 
 use super::{Ending, Guest, Trial, debian};
+use crate::emulator::INSTRUCTIONS_PER_SECOND;
 
 const PACKAGE: &str = "gnumach-image-1.8-486";
 const KERNEL: &str = "boot/gnumach-1.8-486.gz";
@@ -13,7 +14,15 @@ const COMMAND_LINE: &str = "console=com0";
 /// The kernel's last words.
 pub const GOAL: &str = "No bootstrap code loaded";
 
-pub const TRIAL: Trial = Trial { name: "gnumach", fetch, goal: GOAL, ending: Ending::WhenStopped, memory_mib: 128 };
+pub const TRIAL: Trial = Trial {
+    name: "gnumach",
+    fetch,
+    goal: GOAL,
+    ending: Ending::WhenStopped,
+    memory_mib: 128,
+    models: &[],
+    instructions_per_second: INSTRUCTIONS_PER_SECOND,
+};
 
 pub fn fetch() -> Result<Guest> {
     Guest::read(&debian::file(PACKAGE, KERNEL)?, COMMAND_LINE, &[])

@@ -3,13 +3,21 @@
 use anyhow::Result;
 
 use super::{Ending, Guest, Trial, debian};
+use crate::emulator::INSTRUCTIONS_PER_SECOND;
 
 const PACKAGE: &str = "memtest86+";
 const KERNEL: &str = "boot/memtest86+x64.bin";
 const COMMAND_LINE: &str = "console=ttyS0,115200 nosmp";
 
-pub const TRIAL: Trial =
-    Trial { name: "memtest86+", fetch, goal: "Memtest86+", ending: Ending::WhenStopped, memory_mib: 32 };
+pub const TRIAL: Trial = Trial {
+    name: "memtest86+",
+    fetch,
+    goal: "Memtest86+",
+    ending: Ending::WhenStopped,
+    memory_mib: 32,
+    models: &[],
+    instructions_per_second: INSTRUCTIONS_PER_SECOND,
+};
 
 fn fetch() -> Result<Guest> {
     Guest::read(&debian::file(PACKAGE, KERNEL)?, COMMAND_LINE, &[])

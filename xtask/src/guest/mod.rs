@@ -2,8 +2,12 @@
 
 mod debian;
 pub mod gnumach;
+mod init;
+mod initramfs;
+pub mod linux;
 mod memtest;
 mod tiny;
+mod vmlinux;
 
 use std::{fs, io::Read, path::Path};
 
@@ -11,7 +15,8 @@ use anyhow::{Context, Result};
 use flate2::read::MultiGzDecoder;
 
 /// The guests that are tests: one for each kind of image that the host loads.
-pub static TRIALS: [Trial; 4] = [gnumach::TRIAL, memtest::TRIAL, tiny::FLAT, tiny::PVH];
+pub static TRIALS: [Trial; 6] =
+    [linux::BY_BZIMAGE, linux::BY_PVH, gnumach::TRIAL, memtest::TRIAL, tiny::FLAT, tiny::PVH];
 
 /// A guest, and what must come of it.
 #[derive(Debug)]
@@ -22,13 +27,22 @@ pub struct Trial {
     pub goal: &'static str,
     pub ending: Ending,
     pub memory_mib: u32,
+    /// Models on which it is tried; none named: all.
+    pub models: &'static [&'static str],
+    pub instructions_per_second: u32,
+}
+
+impl Trial {
+    pub fn is_for(&self, model: &str) -> bool {
+        self.models.is_empty() || self.models.contains(&model)
+    }
 }
 
 /// How a guest ends that has shown what it was to show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// It turns its machine off.
-    ByItself,
+    /// It ends its machine, and the host says this of it.
+    ByItself(&'static str),
     /// It runs for ever, and is stopped.
     WhenStopped,
 }

@@ -10,9 +10,18 @@ use object::{
 };
 
 use super::{Ending, Guest, Trial};
+use crate::emulator::INSTRUCTIONS_PER_SECOND;
 
-pub const FLAT: Trial = Trial { name: "flat", fetch: flat, goal: FLAT_LINE, ending: Ending::ByItself, memory_mib: 16 };
-pub const PVH: Trial = Trial { name: "pvh", fetch: pvh, goal: PVH_LINE, ending: Ending::ByItself, memory_mib: 16 };
+pub const FLAT: Trial = Trial {
+    name: "flat",
+    fetch: flat,
+    goal: FLAT_LINE,
+    ending: Ending::ByItself("powered off"),
+    memory_mib: 16,
+    models: &[],
+    instructions_per_second: INSTRUCTIONS_PER_SECOND,
+};
+pub const PVH: Trial = Trial { name: "pvh", fetch: pvh, goal: PVH_LINE, ..FLAT };
 
 const FLAT_LINE: &str = "a flat binary runs";
 const PVH_LINE: &str = "an ELF kernel runs from its PVH entry";

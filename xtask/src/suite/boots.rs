@@ -24,7 +24,7 @@ use crate::{
 };
 
 const CASES_LIMIT: Duration = Duration::from_secs(300);
-const GUEST_LIMIT: Duration = Duration::from_secs(120);
+const GUEST_LIMIT: Duration = Duration::from_secs(300);
 const REFUSAL_LIMIT: Duration = Duration::from_secs(60);
 /// Of a console, as a failure prints it.
 const TAIL_LINES: usize = 80;
@@ -100,7 +100,7 @@ fn run_guest(boot: &Boot, trial: &Trial, supplies: &Supplies) -> Result<String> 
         Some(Err(error)) => bail!("{error}"),
         None => bail!("{} was not fetched", trial.name),
     };
-    let mode = Mode::Guest { guest, memory_mib: trial.memory_mib, cpus: 1 };
+    let mode = Mode::Guest { guest, memory_mib: trial.memory_mib, cpus: 1, stats: false };
     let stop_at = (trial.ending == Ending::WhenStopped).then_some(trial.goal);
     let outcome = session(boot, mode, supplies, GUEST_LIMIT, stop_at, |_| {})?;
     judge_guest(boot, trial, &outcome).with_context(|| evidence(&outcome))
@@ -110,11 +110,12 @@ fn run_guest(boot: &Boot, trial: &Trial, supplies: &Supplies) -> Result<String> 
 fn judge_guest(boot: &Boot, trial: &Trial, outcome: &Outcome) -> Result<String> {
     let goal = trial.goal;
     ensure!(outcome.console.contains(goal), "{goal:?} did not appear; {}", outcome.end_in_words());
-    match &outcome.verdict {
-        Some(Verdict::Timeout) if trial.ending == Ending::WhenStopped => {}
-        Some(verdict) if verdict.is_orderly_end() => {}
-        _ => bail!("after the goal: {}", outcome.end_in_words()),
-    }
+    let good = match (trial.ending, &outcome.verdict) {
+        (Ending::WhenStopped, Some(Verdict::Timeout)) => true,
+        (Ending::ByItself(expected), Some(Verdict::GuestEnded(reason))) => reason == expected,
+        _ => false,
+    };
+    ensure!(good, "after the goal: {}", outcome.end_in_words());
     ensure_ended_by_host(boot, outcome)?;
     Ok(format!("{goal:?}"))
 }
@@ -134,6 +135,7 @@ fn session(
         emulator: boot.emulator.clone(),
         cpus: boot.cpus,
         memory_mib: machine_memory(conf.memory_mib(), disk.len()),
+        instructions_per_second: boot.instructions_per_second(),
     };
     Session { machine: &machine, disk: &disk, folder: folder.path(), limit, goal, keyboard: false }.run(observe)
 }

@@ -28,6 +28,7 @@ pub const ALL: &[Check] = &[
     Check { name: "fmt", run: formatted },
     Check { name: "clippy", run: clippy },
     Check { name: "clippy-host", run: clippy_host },
+    Check { name: "clippy-init", run: clippy_init },
     Check { name: "doc", run: documented },
     Check { name: "unit", run: unit_tests },
     Check { name: "package", run: packaged_files },
@@ -36,7 +37,7 @@ pub const ALL: &[Check] = &[
 ];
 
 fn formatted() -> Result<Option<String>> {
-    for folder in [paths::root().to_owned(), paths::host(), axvm()] {
+    for folder in [paths::root().to_owned(), paths::host(), paths::init(), axvm()] {
         run(cargo().args(["fmt", "--all", "--check", "--", "--color", "never"]).current_dir(folder))?;
     }
     Ok(None)
@@ -46,6 +47,16 @@ fn clippy() -> Result<Option<String>> {
     run(cargo()
         .args(["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"])
         .current_dir(paths::root()))?;
+    Ok(None)
+}
+
+/// The guest's first process.
+fn clippy_init() -> Result<Option<String>> {
+    run(cargo()
+        .args(["clippy", "--quiet", "--release", "--target-dir"])
+        .arg(paths::check_target("init"))
+        .args(["--", "-D", "warnings"])
+        .current_dir(paths::init()))?;
     Ok(None)
 }
 

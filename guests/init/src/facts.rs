@@ -1,0 +1,44 @@
+//! What the machine looks like from inside.
+
+use std::fs;
+
+pub fn print() {
+    println!("init: kernel: {}", first_line("/proc/version"));
+    println!("init: command line: {}", first_line("/proc/cmdline"));
+    let processor = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    println!("init: processors: {}", fields(&processor, "processor").count());
+    for name in ["model name", "cpu MHz", "flags", "bugs"] {
+        println!("init: {name}: {}", fields(&processor, name).next().unwrap_or("?"));
+    }
+    let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    for name in ["MemTotal", "MemFree"] {
+        println!("init: {name}: {}", fields(&memory, name).next().unwrap_or("?"));
+    }
+    let clock = "/sys/devices/system/clocksource/clocksource0";
+    println!("init: clock source: {}", first_line(&format!("{clock}/current_clocksource")));
+    println!("init: clock sources: {}", first_line(&format!("{clock}/available_clocksource")));
+    println!("init: up for {} s", first_line("/proc/uptime").split(' ').next().unwrap_or("?"));
+    println!("init: interrupts:");
+    print_interrupts();
+}
+
+/// Lines of interrupts that have come, without the names of processors.
+pub fn print_interrupts() {
+    let text = fs::read_to_string("/proc/interrupts").unwrap_or_default();
+    for line in text.lines().skip(1) {
+        let came = line.split_whitespace().skip(1).map_while(|word| word.parse::<u64>().ok()).sum::<u64>();
+        if came > 0 {
+            println!("init:   {}", line.split_whitespace().collect::<Vec<_>>().join(" "));
+        }
+    }
+}
+
+fn first_line(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_default().lines().next().unwrap_or("?").trim().to_owned()
+}
+
+/// The values of `name : value` or `name: value`.
+fn fields<'a>(text: &'a str, name: &'a str) -> impl Iterator<Item = &'a str> {
+    let pairs = text.lines().filter_map(|line| line.split_once(':'));
+    pairs.filter(move |(found, _)| found.trim() == name).map(|(_, value)| value.trim())
+}

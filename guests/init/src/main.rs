@@ -1,0 +1,27 @@
+//! The first process of the Linux guest: says what it sees, tests it, and ends the machine.
+//!
+//! The runner reads these lines. `selftest=` on the kernel's command line says how the machine is to end.
+
+mod ending;
+mod facts;
+mod system;
+mod tests;
+
+use std::{env, process};
+
+use ending::Ending;
+
+fn main() {
+    // A test runs this program again as an ordinary process.
+    if let Some(answer) = tests::processes::answer_as_child(env::args().nth(1).as_deref()) {
+        print!("{answer}");
+        return;
+    }
+    println!("init: started as process {}", process::id());
+    if let Err(error) = system::mount_all() {
+        println!("init: no system to test: {error}");
+    }
+    facts::print();
+    tests::run_all();
+    Ending::wanted().bring_about();
+}

@@ -1,0 +1,64 @@
+//! Debian's Linux, unmodified, with a first process of ours.
+
+use anyhow::Result;
+use clap::ValueEnum;
+
+use super::{Ending, Guest, Module, Trial, debian, init, initramfs, vmlinux};
+
+/// 6.1's cloud kernel packs itself with LZ4: the others take an emulator a minute to unpack.
+const PACKAGE: debian::Pattern = debian::Pattern { prefix: "linux-image-6.1.0-", suffix: "-cloud-amd64" };
+const KERNEL: &str = "boot/vmlinuz-";
+
+/// Console and pace. A panic ends the machine at once instead of never; the tests of ciphers take half the boot.
+const COMMAND_LINE: &str = "console=ttyS0,115200 earlyprintk=serial,ttyS0,115200 panic=-1 nosmp cryptomgr.notests";
+/// Without what makes addresses differ from boot to boot and exits dearer.
+const QUICK: &str = "nokaslr mitigations=off tsc=reliable";
+
+pub const MEMORY_MIB: u32 = 256;
+/// The model on which Linux boots soonest, and the rate at which it does: delays are counted in the emulator's time.
+pub const MODEL: &str = "haswell";
+pub const INSTRUCTIONS_PER_SECOND: u32 = 20_000_000;
+
+/// The line of the first process after all of its tests have passed.
+pub const GOAL: &str = "init: self-test: 7 of 7 passed";
+
+/// The two ways into the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Entry {
+    /// The unpacked kernel's own 32-bit entry for hypervisors
+    Pvh,
+    /// The packed image, which unpacks itself, by Linux' boot protocol
+    Bzimage,
+}
+
+pub const BY_PVH: Trial = Trial {
+    name: "linux-pvh",
+    fetch: || fetch(Entry::Pvh, QUICK),
+    goal: GOAL,
+    ending: Ending::ByItself("powered off"),
+    memory_mib: MEMORY_MIB,
+    models: &[MODEL],
+    instructions_per_second: INSTRUCTIONS_PER_SECOND,
+};
+
+pub const BY_BZIMAGE: Trial = Trial { name: "linux-bzimage", fetch: || fetch(Entry::Bzimage, QUICK), ..BY_PVH };
+
+/// The kernel as this entry needs it, its initial file system, and a command line that `more` is added to.
+pub fn fetch(entry: Entry, more: &str) -> Result<Guest> {
+    let package = PACKAGE.newest()?;
+    let version = package.trim_start_matches("linux-image-");
+    let image = std::fs::read(debian::file(&package, &format!("{KERNEL}{version}"))?)?;
+    let kernel = match entry {
+        Entry::Pvh => vmlinux::unpack(&image)?,
+        Entry::Bzimage => image,
+    };
+    let files = initramfs::with_init(&init::build()?)?;
+    let modules = vec![Module { bytes: files, arguments: String::new() }];
+    Ok(Guest { kernel, append: format!("{COMMAND_LINE} {more}").trim_end().to_owned(), modules })
+}
+
+/// Why the kernel gave up, if it did.
+pub fn panic(console: &str) -> Option<&str> {
+    const WORDS: &str = "Kernel panic - not syncing: ";
+    console.lines().find_map(|line| line.split_once(WORDS)).map(|(_, why)| why.trim_end())
+}
