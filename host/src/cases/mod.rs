@@ -12,6 +12,7 @@ mod modes;
 mod need;
 mod runner;
 
+mod control_registers;
 mod corners;
 mod cost;
 mod cpuid;
@@ -55,6 +56,7 @@ const THEMES: &[&[Case]] = &[
     xsetbv::CASES,
     debug::CASES,
     paging::CASES,
+    control_registers::CASES,
     events::CASES,
     selected::CASES,
     double_faults::CASES,

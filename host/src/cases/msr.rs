@@ -7,6 +7,7 @@ use super::{
     check::{CaseResult, equal, fail},
     code::guest_code,
     guest::Guest,
+    modes::modal_code,
 };
 
 pub const CASES: &[Case] = &[
@@ -17,6 +18,7 @@ pub const CASES: &[Case] = &[
     Case::new("msr.write_refused_with_gp", write_refused_with_gp),
     Case::new("msr.pat", pat),
     Case::new("msr.invalid_pat_is_gp", invalid_pat_is_gp),
+    Case::new("msr.values_are_checked_in_every_mode", values_are_checked_in_every_mode),
 ];
 
 /// Of the range for hypervisors: no processor has it, and bitmaps do not cover it.
@@ -161,4 +163,48 @@ guest_code!(
 
 fn invalid_pat_is_gp() -> CaseResult {
     Guest::long(write_bad_pat())?.expect_vector(13)
+}
+
+modal_code!(write_and_read, "out 0x99, al", "wrmsr", "rdmsr", "hlt");
+
+/// Addresses are canonical, registers of 32 bits have no more, types of memory are those that there are.
+fn values_are_checked_in_every_mode() -> CaseResult {
+    const NOT_CANONICAL: u64 = 1 << 47;
+    const LOW: u64 = 0x7FFF_FFFF_F000;
+    const HIGH: u64 = 0xFFFF_8000_0000_0000;
+    let addresses = [0x175, 0x176, 0xC000_0082, 0xC000_0083, 0xC000_0100, 0xC000_0101, 0xC000_0102];
+    let of_addresses = addresses.into_iter().flat_map(|msr| {
+        [(msr, NOT_CANONICAL, false), (msr, !NOT_CANONICAL, false), (msr, LOW, true), (msr, HIGH, true)]
+    });
+    let others = [
+        (0xC000_0081, u64::MAX, true),
+        (0xC000_0084, 0x4_7700, true),
+        (0xC000_0084, 1 << 32, false),
+        (0x277, 0x0106_0504_0007_0406, true),
+        (0x277, 0x02, false),
+        (0x277, 0x03 << 56, false),
+        (0x277, 0x08 << 32, false),
+        (0x277, 0x80 << 8, false),
+        (0x1D9, 1 << 6, false),
+        (0x1D9, 1 << 32, false),
+        (0x3A, 5, false),
+        (0x1A0, 0x1800, true),
+        (0x1A0, 0, false),
+    ];
+    for (msr, value, accepted) in of_addresses.chain(others) {
+        write_and_read().each(|_, mut guest| {
+            guest.expect_out(0x99)?;
+            let registers = guest.vcpu.regs_mut();
+            (registers.rcx, registers.rax, registers.rdx) = (msr, value & 0xFFFF_FFFF, value >> 32);
+            if !accepted {
+                return match guest.expect_vector(13) {
+                    Ok(()) => Ok(()),
+                    Err(failure) => fail(alloc::format!("#GP of {value:#x} to MSR {msr:#x}"), failure.got),
+                };
+            }
+            guest.halt()?;
+            equal(&alloc::format!("MSR {msr:#x}"), guest.vcpu.regs().get_edx_eax(), value)
+        })?;
+    }
+    Ok(())
 }

@@ -209,15 +209,12 @@ fn into_long_mode_and_out() -> CaseResult {
 const VALUES: u64 = 0x2_0000;
 const REFUSED: u64 = 0x2_1000;
 
-guest_code!(
-    /// Skips an instruction of R11 bytes, and counts in R9.
-    skip,
-    "code64",
-    "inc r9",
-    "add rsp, 8",
-    "add [rsp], r11",
-    "iretq",
-);
+/// A handler of long mode that skips an instruction of R11 bytes, and counts in R9.
+pub fn skip() -> &'static [u8] {
+    skip_instruction()
+}
+
+guest_code!(skip_instruction, "code64", "inc r9", "add rsp, 8", "add [rsp], r11", "iretq",);
 
 guest_code!(
     try_cr0,
@@ -301,8 +298,7 @@ guest_code!(
 );
 
 /// Tries each value, and checks that exactly those that are said to be refused are.
-fn try_values(register: &str, code: &[u8], values: &[(u64, bool)]) -> CaseResult<Guest> {
-    let mut guest = Guest::long(code)?;
+pub fn try_values(mut guest: Guest, register: &str, values: &[(u64, bool)]) -> CaseResult<Guest> {
     guest.set_handler(GP, skip())?;
     guest.write_words(VALUES, &[values.len() as u64])?;
     for (index, (value, _)) in (1..).zip(values) {
@@ -334,7 +330,7 @@ fn cr0_refused() -> CaseResult {
         (PG_PE | 1 << 6 | 1 << 17 | 1 << 28, false),
         (PG_PE | 0x5_0036, false),
     ];
-    try_values("CR0", try_cr0(), &values).map(drop)
+    try_values(Guest::long(try_cr0())?, "CR0", &values).map(drop)
 }
 
 fn cr4_refused() -> CaseResult {
@@ -357,7 +353,7 @@ fn cr4_refused() -> CaseResult {
         (PAE | 1 << 32, true),
         (PAE | 1 << 63, true),
     ];
-    try_values("CR4", try_cr4(), &values).map(drop)
+    try_values(Guest::long(try_cr4())?, "CR4", &values).map(drop)
 }
 
 fn efer_refused() -> CaseResult {
@@ -376,12 +372,12 @@ fn efer_refused() -> CaseResult {
         (0x500 | 1 << 1, true),
         (0x500 | 1 << 63, true),
     ];
-    try_values("EFER", try_efer(), &values).map(drop)
+    try_values(Guest::long(try_efer())?, "EFER", &values).map(drop)
 }
 
 fn cr8() -> CaseResult {
     let values = [(0, false), (15, false), (16, true), (1 << 63, true), (7, false), (0xFF, true)];
-    let guest = try_values("CR8", try_cr8(), &values)?;
+    let guest = try_values(Guest::long(try_cr8())?, "CR8", &values)?;
     equal("CR8 behind a write that was refused", guest.vcpu.regs().rbx, 7)
 }
 

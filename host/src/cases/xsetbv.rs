@@ -7,6 +7,7 @@ use super::{
     check::{CaseResult, equal, fail},
     code::guest_code,
     guest::Guest,
+    modes::modal_code,
     need::Need,
 };
 
@@ -16,6 +17,8 @@ pub const CASES: &[Case] = &[
     Case::new("xsetbv.invalid_is_gp", invalid_is_gp).needs(&[Need::Xsave]),
     Case::new("xsetbv.ecx_is_32_bits", ecx_is_32_bits).needs(&[Need::Xsave]),
     Case::new("xsetbv.starts_at_1", starts_at_1).needs(&[Need::Xsave]),
+    Case::new("xsetbv.same_in_every_mode", same_in_every_mode).needs(&[Need::Xsave]),
+    Case::new("xsetbv.undefined_without_osxsave", undefined_without_osxsave),
 ];
 
 guest_code!(
@@ -100,4 +103,50 @@ fn starts_at_1() -> CaseResult {
     guest.halt()?;
     equal("XCR0", guest.vcpu.regs().rax, 1)?;
     equal("its upper half", guest.vcpu.regs().rdx, 0)
+}
+
+modal_code!(
+    xsetbv_in_a_mode,
+    // CR4.OSXSAVE
+    ".byte 0x0f, 0x20, 0xe0",
+    "or eax, 0x40000",
+    ".byte 0x0f, 0x22, 0xe0",
+    "out 0x99, al",
+    "xsetbv",
+    "xor ecx, ecx",
+    "xgetbv",
+    "hlt",
+);
+
+fn same_in_every_mode() -> CaseResult {
+    let values = [
+        (0, 1, true),
+        (0, 3, true),
+        (0, 0, false),
+        (0, 2, false),
+        (0, 5, false),
+        (0, 1 << 63 | 1, false),
+        (1, 1, false),
+    ];
+    for (index, value, accepted) in values {
+        xsetbv_in_a_mode().each(|_, mut guest| {
+            guest.expect_out(0x99)?;
+            let registers = guest.vcpu.regs_mut();
+            (registers.rcx, registers.rax, registers.rdx) = (index, value & 0xFFFF_FFFF, value >> 32);
+            if accepted {
+                guest.halt()?;
+                equal("XCR0", guest.vcpu.regs().rax, value)
+            } else {
+                guest.expect_vector(13)
+            }
+        })?;
+    }
+    Ok(())
+}
+
+modal_code!(xsetbv_without_osxsave, "mov eax, 1", "xor ecx, ecx", "xor edx, edx", "xsetbv", "hlt");
+
+fn undefined_without_osxsave() -> CaseResult {
+    const UD: u8 = 6;
+    xsetbv_without_osxsave().each(|_, mut guest| guest.expect_vector(UD))
 }

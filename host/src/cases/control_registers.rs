@@ -1,0 +1,562 @@
+//! Control registers by every instruction that reaches them, in every mode, and at CPL 3. What a write must not change,
+//! and the transitions between modes, are in [`paging`](super::paging).
+
+use alloc::{format, vec::Vec};
+
+use x86_vcpu::{CpuidFeature, vmx::VmcsGuestNW};
+
+use super::{
+    Case,
+    check::{CaseResult, equal, fail, same},
+    code::guest_code,
+    cpuid,
+    guest::{Guest, Mode, PML4},
+    modes::modal_code,
+    paging::{skip, try_values},
+};
+
+pub const CASES: &[Case] = &[
+    Case::new("control.mov_with_every_register", mov_with_every_register),
+    Case::new("control.cr0_in_every_mode", cr0_in_every_mode),
+    Case::new("control.cr0_refused_in_every_mode", cr0_refused_in_every_mode),
+    Case::new("control.machine_status_in_every_mode", machine_status_in_every_mode),
+    Case::new("control.lmsw_enters_protected_mode", lmsw_enters_protected_mode),
+    Case::new("control.vmxe_is_not_there", vmxe_is_not_there),
+    Case::new("control.cr4_bits_of_no_feature", cr4_bits_of_no_feature),
+    Case::new("control.cr3_reserved_bits", cr3_reserved_bits),
+    Case::new("control.cr3_with_pcids", cr3_with_pcids),
+    Case::new("control.pcids_hold_long_mode", pcids_hold_long_mode),
+    Case::new("control.pdptes_of_narrow_addresses", pdptes_of_narrow_addresses),
+    Case::new("control.other_numbers_are_undefined", other_numbers_are_undefined),
+    Case::new("control.user_mode_is_refused", user_mode_is_refused),
+    Case::new("control.smsw_of_a_user", smsw_of_a_user),
+    Case::new("control.efer_in_every_mode", efer_in_every_mode),
+];
+
+const UD: u8 = 6;
+const GP: u8 = 13;
+const CD: u64 = 1 << 30;
+const NW: u64 = 1 << 29;
+
+/// Gives the guest physical addresses of fewer bits than the processor has, so that its CR3 and PDPTEs are checked here.
+fn narrow(guest: &mut Guest, mode: Mode) -> CaseResult {
+    cpuid::edit(guest, mode, |policy| {
+        let [sizes, ..] = policy.get(0x8000_0008, 0);
+        policy.set(0x8000_0008, 0, [sizes & !0xFF | NARROW, 0, 0, 0])
+    })
+}
+
+const NARROW: u32 = 36;
+
+/// 64-bit code that loads a register from 10000H, moves it to a control register and back, and stores it at 10008H.
+fn round_trip(control: u8, gpr: u8) -> Vec<u8> {
+    let (high, low) = (gpr >> 3, gpr & 7);
+    let rex_control = 0x40 | (control >> 3) << 2 | high;
+    let operand = 0xC0 | (control & 7) << 3 | low;
+    let memory = |opcode: u8, place: u32| {
+        let mut code = alloc::vec![0x48 | high << 2, opcode, 0x04 | low << 3, 0x25];
+        code.extend(place.to_le_bytes());
+        code
+    };
+    let mut code = memory(0x8B, 0x10000);
+    code.extend([rex_control, 0x0F, 0x22, operand]);
+    // mov GPR, 0x55
+    code.extend([0x48 | high, 0xC7, 0xC0 | low, 0x55, 0, 0, 0]);
+    code.extend([rex_control, 0x0F, 0x20, operand]);
+    code.extend(memory(0x89, 0x10008));
+    code.push(0xF4);
+    code
+}
+
+/// Moves that exit and moves that do not: the same comes back from both.
+fn mov_with_every_register() -> CaseResult {
+    const PG_PE: u64 = 0x8000_0011;
+    const PAE_PGE: u64 = 0xA0;
+    for gpr in 0..16 {
+        for narrowed in [false, true] {
+            for (control, value) in [(0, PG_PE), (0, PG_PE | CD), (3, PML4 | 0x18), (4, PAE_PGE), (8, 0), (8, 13)] {
+                let mut guest = Guest::long(&round_trip(control, gpr))?;
+                if narrowed {
+                    narrow(&mut guest, Mode::Long)?;
+                }
+                guest.write_words(0x10000, &[value])?;
+                guest.halt()?;
+                equal(&format!("CR{control} by register {gpr}"), guest.read_u64(0x10008)?, value)?;
+                let all_others = round_trip_neighbours(&guest, gpr)?;
+                same(&format!("registers beside {gpr}"), all_others, true)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether no other register than RSP and this one was changed.
+fn round_trip_neighbours(guest: &Guest, gpr: u8) -> CaseResult<bool> {
+    let r = guest.vcpu.regs();
+    let registers =
+        [r.rax, r.rcx, 0, r.rbx, 0, r.rbp, r.rsi, r.rdi, r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14, r.r15];
+    Ok((0u8..).zip(registers).all(|(number, value)| number == gpr || value == 0))
+}
+
+modal_code!(
+    change_cr0,
+    // mov ebx, cr0, or rbx in 64-bit mode
+    ".byte 0x0f, 0x20, 0xc3",
+    "mov eax, ebx",
+    "or eax, 0x60000000",
+    ".byte 0x0f, 0x22, 0xc0",
+    // mov ecx, cr0
+    ".byte 0x0f, 0x20, 0xc1",
+    // Without CD, NW and ET; with NE and bits that nobody has.
+    "mov eax, ebx",
+    "and eax, 0x9fffffef",
+    "or eax, 0x10020060",
+    ".byte 0x0f, 0x22, 0xc0",
+    // mov edx, cr0
+    ".byte 0x0f, 0x20, 0xc2",
+    "mov eax, ebx",
+    "and eax, 0xffffffdf",
+    ".byte 0x0f, 0x22, 0xc0",
+    // mov esi, cr0
+    ".byte 0x0f, 0x20, 0xc6",
+    "hlt",
+);
+
+/// CD, NW and NE are as the guest wrote them, ET is always set, and bits that CR0 has not are ignored.
+fn cr0_in_every_mode() -> CaseResult {
+    const NE: u64 = 1 << 5;
+    const ET: u64 = 1 << 4;
+    change_cr0().each(|_, mut guest| {
+        guest.halt()?;
+        let r = *guest.vcpu.regs();
+        equal("CR0 with CD and NW", r.rcx, r.rbx | CD | NW)?;
+        equal("CR0 with NE", r.rdx, r.rbx & !(CD | NW) | NE | ET)?;
+        equal("CR0 without NE", r.rsi, r.rbx & !NE)
+    })
+}
+
+modal_code!(
+    /// Flips the bits of EDI in CR0.
+    flip_cr0,
+    "out 0x99, al",
+    ".byte 0x0f, 0x20, 0xc0",
+    "xor eax, edi",
+    ".byte 0x0f, 0x22, 0xc0",
+    "hlt",
+);
+
+/// NW without CD in all modes; PG without PE where paging is off, PE off where it is on; PG off in 64-bit mode.
+fn cr0_refused_in_every_mode() -> CaseResult {
+    const PG: u64 = 1 << 31;
+    flip_cr0().each(|mode, mut guest| {
+        guest.expect_out(0x99)?;
+        // CD is set at reset, and clear in the other starts.
+        guest.vcpu.regs_mut().rdi = if mode == "real mode" { CD } else { NW };
+        guest.expect_vector(GP)
+    })?;
+    flip_cr0().each(|mode, mut guest| {
+        guest.expect_out(0x99)?;
+        guest.vcpu.regs_mut().rdi = match mode {
+            "real mode" => PG,
+            "protected mode" => PG | 1,
+            "compatibility mode" => 1,
+            _ => PG,
+        };
+        guest.expect_vector(GP)
+    })
+}
+
+modal_code!(
+    machine_status,
+    ".byte 0x0f, 0x20, 0xc3",
+    "mov ax, 0xfffe",
+    "lmsw ax",
+    ".byte 0x0f, 0x20, 0xc1",
+    "clts",
+    ".byte 0x0f, 0x20, 0xc2",
+    "mov word ptr [0xE100], 0x8",
+    "lmsw word ptr [0xE100]",
+    "xor esi, esi",
+    "smsw si",
+    "smsw word ptr [0xE110]",
+    "mov edi, -1",
+    "smsw edi",
+    "hlt",
+);
+
+/// LMSW writes PE, MP, EM and TS and nothing above, and does not clear PE; CLTS clears TS; SMSW gives the low half, or in
+/// a register the whole.
+fn machine_status_in_every_mode() -> CaseResult {
+    machine_status().each(|_, mut guest| {
+        guest.halt()?;
+        let r = *guest.vcpu.regs();
+        equal("CR0 behind LMSW FFFEH", r.rcx, r.rbx & !0xE | 0xE)?;
+        equal("CR0 behind CLTS", r.rdx, r.rbx & !0xE | 0x6)?;
+        let word = (r.rbx & !0xE | 0x8) & 0xFFFF;
+        equal("SMSW to a word", r.rsi, word)?;
+        equal("SMSW to memory", guest.read_u64(0xE110)?, word)?;
+        equal("SMSW to a register", r.rdi & 0xFFFF, word)
+    })
+}
+
+guest_code!(
+    set_pe_by_lmsw,
+    "code16",
+    "mov ax, 1",
+    "lmsw ax",
+    "smsw bx",
+    "xor ax, ax",
+    "lmsw ax",
+    "smsw cx",
+    "mov eax, cr0",
+    "and al, 0xfe",
+    "mov cr0, eax",
+    "smsw dx",
+    "hlt",
+);
+
+/// LMSW sets PE; back leads only MOV to CR0.
+fn lmsw_enters_protected_mode() -> CaseResult {
+    let mut guest = Guest::real(set_pe_by_lmsw())?;
+    guest.halt()?;
+    let r = guest.vcpu.regs();
+    same("PE", [r.rbx & 1, r.rcx & 1, r.rdx & 1], [1, 1, 0])
+}
+
+modal_code!(set_vmxe, ".byte 0x0f, 0x20, 0xe0", "mov ebx, eax", "or eax, 0x2000", ".byte 0x0f, 0x22, 0xe0", "hlt");
+
+fn vmxe_is_not_there() -> CaseResult {
+    set_vmxe().each(|_, mut guest| {
+        guest.expect_vector(GP)?;
+        equal("CR4.VMXE", guest.vcpu.regs().rbx & 0x2000, 0)
+    })
+}
+
+guest_code!(
+    try_cr4,
+    "code64",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "mov r11d, 3",
+    "mov rbx, cr4",
+    "mov esi, 0x20008",
+    "2: xor r9d, r9d",
+    "mov rax, [rsi]",
+    "mov cr4, rax",
+    "mov rdi, cr4",
+    "mov cr4, rbx",
+    "mov [rsi + 0x1000], r9",
+    "add rsi, 8",
+    "dec qword ptr [0x20000]",
+    "jnz 2b",
+    "hlt",
+);
+
+/// Each bit of CR4 is there with a feature that CPUID shows, and reserved without.
+fn cr4_bits_of_no_feature() -> CaseResult {
+    const PAE: u64 = 1 << 5;
+    let guest = Guest::long(try_cr4())?;
+    let there = guest.vcpu.cpuid_policy()?.cr4();
+    let values: Vec<(u64, bool)> = (0..64).map(|bit| (PAE | 1 << bit, there & (1 << bit) == 0)).collect();
+    try_values(guest, "CR4", &values).map(drop)
+}
+
+guest_code!(
+    try_cr3,
+    "code64",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "mov r11d, 3",
+    "mov rbx, cr3",
+    "mov rax, cr4",
+    "or rax, r15",
+    "mov cr4, rax",
+    "mov esi, 0x20008",
+    "2: xor r9d, r9d",
+    "mov rax, [rsi]",
+    "mov cr3, rax",
+    "mov rdi, cr3",
+    "mov cr3, rbx",
+    "mov [rsi + 0x1000], r9",
+    "mov [rsi + 0x2000], rdi",
+    "add rsi, 8",
+    "dec qword ptr [0x20000]",
+    "jnz 2b",
+    "hlt",
+);
+
+/// Bits that a physical address of the guest has not are reserved, whoever checks them; PWT, PCD and the other low bits
+/// are not.
+fn cr3_reserved_bits() -> CaseResult {
+    for narrowed in [false, true] {
+        let mut guest = Guest::long(try_cr3())?;
+        if narrowed {
+            narrow(&mut guest, Mode::Long)?;
+        }
+        let width = guest.vcpu.cpuid_policy()?.physical_address_bits();
+        let mut values: Vec<(u64, bool)> = (width..64).map(|bit| (PML4 | 1 << bit, true)).collect();
+        values.extend([(PML4, false), (PML4 | 0x18, false), (PML4 | 0xFFF, false)]);
+        let guest = try_values(guest, "CR3", &values)?;
+        for (i, (value, refused)) in (1..).zip(values) {
+            let expected = if refused { PML4 } else { value };
+            equal(&format!("CR3 behind {value:#x}"), guest.read_u64(0x2_2000 + i * 8)?, expected)?;
+        }
+    }
+    Ok(())
+}
+
+/// With PCIDs bit 63 is a hint, and reads as 0.
+fn cr3_with_pcids() -> CaseResult {
+    const PCIDE: u64 = 1 << 17;
+    for narrowed in [false, true] {
+        let mut guest = Guest::long(try_cr3())?;
+        if narrowed {
+            narrow(&mut guest, Mode::Long)?;
+        }
+        if !guest.vcpu.cpuid_policy()?.has(CpuidFeature::PCID) {
+            return Ok(());
+        }
+        guest.vcpu.regs_mut().r15 = PCIDE;
+        let values =
+            [(1 << 63 | PML4 | 5, false), (PML4 | 0xABC, false), (1 << 62 | PML4, true), (1 << 63 | PML4, false)];
+        let guest = try_values(guest, "CR3", &values)?;
+        for (i, (value, refused)) in (1..).zip(values) {
+            let expected = if refused { PML4 } else { value & !(1 << 63) };
+            equal(&format!("CR3 behind {value:#x}"), guest.read_u64(0x2_2000 + i * 8)?, expected)?;
+        }
+    }
+    Ok(())
+}
+
+guest_code!(
+    set_pcide,
+    "code64",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "mov r11d, 3",
+    "mov rbx, cr3",
+    "mov rax, rbx",
+    "or eax, 0x18",
+    "mov cr3, rax",
+    "mov rcx, cr4",
+    "or ecx, 0x20000",
+    "mov cr4, rcx",
+    "mov cr3, rbx",
+    "mov cr4, rcx",
+    "mov r8, cr4",
+    "out 0x99, al",
+    // Into compatibility mode, with the handlers that report.
+    "push 0x20",
+    "lea rax, [rip + 2f]",
+    "push rax",
+    ".byte 0x48, 0xcb",
+    ".code32",
+    "2: mov eax, cr0",
+    "and eax, 0x7fffffff",
+    "mov cr0, eax",
+    "hlt",
+);
+
+guest_code!(
+    set_pcide_32,
+    "code32",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "mov eax, cr4",
+    "or eax, 0x20000",
+    "mov cr4, eax",
+    "hlt",
+);
+
+/// PCIDE can only be set in IA-32e mode, with the low 12 bits of CR3 clear; while it is set, there is no way out.
+fn pcids_hold_long_mode() -> CaseResult {
+    let mut guest = Guest::long(set_pcide())?;
+    let has_pcid = guest.vcpu.cpuid_policy()?.has(CpuidFeature::PCID);
+    if has_pcid {
+        let reporting = guest.memory.read(0x4000 + 16 * u64::from(GP), 16)?;
+        guest.set_handler(GP.into(), skip())?;
+        guest.expect_out(0x99)?;
+        let r = *guest.vcpu.regs();
+        equal("#GPs with low bits of CR3 set", r.r9, 1)?;
+        equal("CR4", r.r8, 1 << 17 | 1 << 5)?;
+        guest.memory.write(0x4000 + 16 * u64::from(GP), &reporting)?;
+        guest.expect_vector(GP)?;
+    }
+    Guest::protected(set_pcide_32())?.expect_vector(GP)
+}
+
+guest_code!(
+    load_pdptes,
+    "code32",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "mov eax, 0x12000",
+    "mov cr3, eax",
+    "mov eax, cr4",
+    "or eax, 0x20",
+    "mov cr4, eax",
+    "mov eax, cr0",
+    "or eax, 0x80000000",
+    "mov cr0, eax",
+    // Bit 36 of the second entry.
+    "mov dword ptr [0x1200c], 0x10",
+    "out 0x99, al",
+    "cmp ebp, 3",
+    "je 3f",
+    "cmp ebp, 4",
+    "je 4f",
+    "mov eax, cr0",
+    "xor eax, 0x40000000",
+    "mov cr0, eax",
+    "hlt",
+    "3: mov eax, cr3",
+    "mov cr3, eax",
+    "hlt",
+    "4: mov eax, cr4",
+    "xor eax, 0x80",
+    "mov cr4, eax",
+    "hlt",
+);
+
+/// Writes of CR0, CR3 and CR4 load the PDPTEs, and check them by the size of addresses that the guest was told.
+fn pdptes_of_narrow_addresses() -> CaseResult {
+    for register in [0, 3, 4] {
+        for narrowed in [false, true] {
+            let mut guest = Guest::protected(load_pdptes())?;
+            if narrowed {
+                narrow(&mut guest, Mode::Protected)?;
+            }
+            guest.write_words(0x12000, &[0x13001, 0x13001, 0, 0])?;
+            guest.write_words(0x13000, &[0x83])?;
+            guest.expect_out(0x99)?;
+            guest.vcpu.regs_mut().rbp = register;
+            if narrowed {
+                guest.expect_vector(GP)?;
+            } else {
+                guest.halt()?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// CR1, CR2 of a write is there, CR5 to CR7, CR9 to CR15: #UD in either direction.
+fn other_numbers_are_undefined() -> CaseResult {
+    for mode in [Mode::Real, Mode::Protected, Mode::Long] {
+        let load_tables: &[u8] = match mode {
+            Mode::Real => &[],
+            // lgdt [500h], lidt [510h]: absolute addresses
+            Mode::Protected => &[0x0F, 0x01, 0x15, 0, 5, 0, 0, 0x0F, 0x01, 0x1D, 0x10, 5, 0, 0],
+            Mode::Long => &[0x0F, 0x01, 0x14, 0x25, 0, 5, 0, 0, 0x0F, 0x01, 0x1C, 0x25, 0x10, 5, 0, 0],
+        };
+        let numbers = 1..if mode == Mode::Long { 16 } else { 8 };
+        for number in numbers.filter(|number| !matches!(number, 2..=4 | 8)) {
+            for opcode in [0x20, 0x22] {
+                let mut code = Vec::from(load_tables);
+                if number >= 8 {
+                    code.push(0x44);
+                }
+                code.extend([0x0F, opcode, 0xC0 | (number & 7) << 3, 0xF4]);
+                if let Err(failure) = Guest::new(mode, &code)?.expect_vector(UD) {
+                    return fail(format!("{mode:?}: {} from CR{number}", failure.expected), failure.got);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Instructions of CPL 0, as they are in protected and 64-bit mode.
+const PRIVILEGED: &[(&str, &[u8])] = &[
+    ("MOV to CR0", &[0x0F, 0x22, 0xC0]),
+    ("MOV from CR0", &[0x0F, 0x20, 0xC0]),
+    ("MOV to CR3", &[0x0F, 0x22, 0xD8]),
+    ("MOV from CR3", &[0x0F, 0x20, 0xD8]),
+    ("MOV to CR4", &[0x0F, 0x22, 0xE0]),
+    ("MOV from CR4", &[0x0F, 0x20, 0xE0]),
+    ("CLTS", &[0x0F, 0x06]),
+    ("LMSW", &[0x0F, 0x01, 0xF0]),
+    ("RDMSR", &[0x0F, 0x32]),
+    ("WRMSR", &[0x0F, 0x30]),
+];
+const PRIVILEGED_64: &[(&str, &[u8])] =
+    &[("MOV to CR8", &[0x44, 0x0F, 0x22, 0xC0]), ("MOV from CR8", &[0x44, 0x0F, 0x20, 0xC0])];
+const XSETBV: &[u8] = &[0x0F, 0x01, 0xD1];
+const OSXSAVE: usize = 1 << 18;
+const UMIP: usize = 1 << 11;
+
+/// A guest at CPL 3 with this instruction, and UD2 behind it.
+fn user(mode: Mode, instruction: &[u8], cr4: usize) -> CaseResult<Guest> {
+    let mut code = Vec::from(instruction);
+    code.extend([0x0F, 0x0B]);
+    let mut guest = Guest::new(mode, &code)?;
+    guest.enter_user_mode(mode)?;
+    let old = guest.vcpu.read_vmcs(VmcsGuestNW::CR4)?;
+    guest.vcpu.write_guest_field(VmcsGuestNW::CR4, old | cr4);
+    Ok(guest)
+}
+
+/// #GP, and not an exit: the privilege level comes first. XSETBV without CR4.OSXSAVE is #UD before that.
+fn user_mode_is_refused() -> CaseResult {
+    for mode in [Mode::Protected, Mode::Long] {
+        let only_64 = if mode == Mode::Long { PRIVILEGED_64 } else { &[] };
+        for (name, code) in PRIVILEGED.iter().chain(only_64) {
+            if let Err(failure) = user(mode, code, 0)?.expect_vector(GP) {
+                return fail(format!("{mode:?}: {} from {name}", failure.expected), failure.got);
+            }
+        }
+        let mut guest = user(mode, XSETBV, 0)?;
+        if guest.vcpu.cpuid_policy()?.has(CpuidFeature::XSAVE) {
+            guest.expect_vector(UD)?;
+            user(mode, XSETBV, OSXSAVE)?.expect_vector(GP)?;
+        }
+    }
+    Ok(())
+}
+
+/// SMSW is for everybody, unless UMIP is on.
+fn smsw_of_a_user() -> CaseResult {
+    const SMSW_EAX: &[u8] = &[0x0F, 0x01, 0xE0];
+    for mode in [Mode::Protected, Mode::Long] {
+        let mut guest = user(mode, SMSW_EAX, 0)?;
+        guest.expect_vector(UD)?;
+        if guest.vcpu.cpuid_policy()?.has(CpuidFeature::UMIP) {
+            user(mode, SMSW_EAX, UMIP)?.expect_vector(GP)?;
+        }
+    }
+    Ok(())
+}
+
+modal_code!(
+    /// Flips the bits of EDI in EFER.
+    flip_efer,
+    "out 0x99, al",
+    "mov ecx, 0xC0000080",
+    "rdmsr",
+    "mov ebx, eax",
+    "xor eax, edi",
+    "wrmsr",
+    "rdmsr",
+    "hlt",
+);
+
+/// LME changes while paging is off; LMA never does by a write; what EFER has not is reserved.
+fn efer_in_every_mode() -> CaseResult {
+    const LME: u64 = 1 << 8;
+    const LMA: u64 = 1 << 10;
+    for flipped in [LME, LMA, 1 << 1, 1 << 12, 1 << 31] {
+        flip_efer().each(|mode, mut guest| {
+            let paging = matches!(mode, "compatibility mode" | "64-bit mode");
+            guest.expect_out(0x99)?;
+            guest.vcpu.regs_mut().rdi = flipped;
+            if flipped == LMA || flipped == LME && !paging {
+                guest.halt()?;
+                let changed = if flipped == LMA { 0 } else { LME };
+                equal("EFER", guest.vcpu.regs().rax, guest.vcpu.regs().rbx ^ changed)
+            } else {
+                guest.expect_vector(GP)
+            }
+        })?;
+    }
+    Ok(())
+}
