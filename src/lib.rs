@@ -11,6 +11,7 @@
 
 extern crate alloc;
 
+mod emulator;
 mod ept;
 mod frame;
 mod guest_memory;
@@ -30,8 +31,8 @@ pub use guest_memory::{
 pub use regs::GeneralRegisters;
 pub use vmx::{CpuidFeature, CpuidPolicy, CpuidRegister, CpuidTopology};
 pub use vmx::{
-    EnableError, EntryFailure, EptInvalidator, EptMemory, ExitOn, FpuPolicy, HypercallPolicy, MsrPolicy, MwaitPolicy,
-    Reflected, SpeculationPolicy, StartState, StringIo, TranslationDrops, VmCpuMode, VmExit, VmxArchPerCpuState,
-    VmxArchVCpu, VmxExitInfo, VmxExitReason, VmxInstructionError, VmxInterruptInfo, VmxInterruptionType, VmxIoExitInfo,
-    VmxPerCpuState, VmxVcpu, has_hardware_support,
+    EnableError, EntryFailure, EptInvalidator, EptMemory, ExitOn, FpuPolicy, HypercallPolicy, MmioAccess,
+    MmioUndecoded, MsrPolicy, MwaitPolicy, Reflected, SpeculationPolicy, StartState, StringIo, TranslationDrops,
+    VmCpuMode, VmExit, VmxArchPerCpuState, VmxArchVCpu, VmxExitInfo, VmxExitReason, VmxInstructionError,
+    VmxInterruptInfo, VmxInterruptionType, VmxIoExitInfo, VmxPerCpuState, VmxVcpu, has_hardware_support,
 };

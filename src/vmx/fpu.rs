@@ -203,7 +203,7 @@ impl Area {
             .then(|| unsafe { self.start.as_ptr().add(offset).cast::<[u8; N]>().read() })
     }
 
-    /// Writes into the legacy region or the header, which every area has: offsets below 576.
+    /// Writes a plain value; nothing is written beyond the area.
     pub(crate) fn write<T: Copy>(&mut self, offset: usize, value: T) {
         if offset + size_of::<T>() <= self.layout.size() {
             // SAFETY: inside the allocation.

@@ -39,8 +39,8 @@ pub use self::structs::{IOBitmap, MsrBitmap, VmxRegion};
 pub use self::translations::TranslationDrops;
 pub use self::vcpu::VmxVcpu as VmxArchVCpu;
 pub use self::vcpu::{
-    EptInvalidator, EptMemory, ExitOn, FpuPolicy, HypercallPolicy, MsrPolicy, MwaitPolicy, Reflected,
-    SpeculationPolicy, StartState, StringIo, VmCpuMode, VmxVcpu,
+    EptInvalidator, EptMemory, ExitOn, FpuPolicy, HypercallPolicy, MmioAccess, MmioUndecoded, MsrPolicy, MwaitPolicy,
+    Reflected, SpeculationPolicy, StartState, StringIo, VmCpuMode, VmxVcpu,
 };
 pub use self::vmcs::{
     FIELDS, FieldInfo, FieldKind, FieldValue, GuestStateField, VmcsControl16, VmcsControl32, VmcsControl64,

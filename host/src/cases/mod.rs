@@ -26,6 +26,7 @@ mod events;
 mod exits;
 mod host;
 mod lifecycle;
+mod mmio;
 mod msr;
 mod msr_policy;
 mod paging;
@@ -63,6 +64,8 @@ const THEMES: &[&[Case]] = &[
     task_switches::CASES,
     startup::CASES,
     string_io::CASES,
+    mmio::compare::CASES,
+    mmio::protocol::CASES,
     entry_failure::CASES,
     entry_refused::CASES,
     vmcs::CASES,

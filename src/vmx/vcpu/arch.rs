@@ -8,7 +8,7 @@
 //! | INS or OUTS with memory that the EPT does not map | `NestedPageFault` |
 //! | RDMSR, WRMSR | `SysRegRead`, `SysRegWrite` |
 //! | external interrupt | `ExternalInterrupt`: acknowledged, for the host to dispatch |
-//! | EPT violation | `NestedPageFault` |
+//! | EPT violation | `NestedPageFault`; in a range of a device `MmioRead` or `MmioWrite`, see [`super::mmio`] |
 //! | HLT, and only HLT | `Halt` |
 //! | none: the vCPU waits for a start-up IPI | `CpuDown` |
 //! | triple fault | `SystemDown`: a machine whose processor shuts down is off |
@@ -28,11 +28,10 @@ use super::io::{POWER_OFF_PORT, POWER_OFF_VALUE};
 use super::setup::unusable;
 use super::string_io::{Element, StringIo};
 use super::{Here, VmxVcpu};
-use crate::ept::EptViolation;
 use crate::vmx::definitions::VmxExitReason;
 use crate::vmx::exit::VmExit;
 use crate::vmx::exit_info::VmxIoExitInfo;
-use crate::vmx::vmcs::{VmcsReadOnly32, VmcsReadOnly64};
+use crate::vmx::vmcs::VmcsReadOnly32;
 
 impl<H: AxVCpuHal> VmxVcpu<H> {
     fn describe(&mut self, here: Here, reason: VmxExitReason) -> AxResult<AxVCpuExitReason> {
@@ -59,12 +58,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
                 let vector = u64::from(info & 0xFF);
                 AxVCpuExitReason::ExternalInterrupt { vector }
             }
-            VmxExitReason::EPT_VIOLATION => {
-                let violation = EptViolation::from_qualification(self.qualification(here)?);
-                let address = self.vmcs.get(here, VmcsReadOnly64::GUEST_PHYSICAL_ADDR)?;
-                let addr = GuestPhysAddr::from(address as usize);
-                AxVCpuExitReason::NestedPageFault { addr, access_flags: violation.access() }
-            }
+            VmxExitReason::EPT_VIOLATION => return self.describe_ept_violation(here),
             VmxExitReason::HLT => {
                 self.complete_later(here, WaitsFor::Nothing)?;
                 AxVCpuExitReason::Halt
@@ -176,11 +170,12 @@ impl<H: AxVCpuHal> AxArchVCpu for VmxVcpu<H> {
         self.unbind_from_current_processor()
     }
 
-    /// Sets a general register by its number, RSP among them. While a port or MSR read waits for its value, register 0
-    /// means that value: AL, AX or EAX by the width of the access, or EDX:EAX.
+    /// Sets a general register by its number, RSP among them. While a read waits for its value, the register
+    /// that was reported means that value: 0 for ports and MSRs (AL, AX or EAX by the width of the access, or EDX:EAX), and
+    /// `reg` of `MmioRead`.
     fn set_gpr(&mut self, reg: usize, val: usize) {
         match u8::try_from(reg) {
-            Ok(0) if self.read_waits() => {
+            Ok(reg) if self.read_waits_for(reg.into()) => {
                 // A read waits, so this cannot fail.
                 let _ = self.complete_read(val as u64);
             }

@@ -67,6 +67,8 @@ pub(super) enum WaitsFor {
     StringInput,
     /// Nothing, and the instruction is an INS or OUTS.
     StringEnd,
+    /// An instruction that reads a device in memory: the value of that access.
+    Mmio,
 }
 
 impl<H: AxVCpuHal> VmxVcpu<H> {
@@ -107,6 +109,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
                 completion.waits_for = done;
                 return ax_err!(BadState, "no read of the guest waits for a value");
             }
+            WaitsFor::Mmio => self.mmio.answer(value),
         }
         Ok(())
     }
@@ -151,10 +154,14 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         Ok(())
     }
 
-    /// Whether a read waits for its value; [`set_gpr`](axvcpu::AxArchVCpu::set_gpr) of register 0 is taken for that.
-    pub(super) fn read_waits(&self) -> bool {
-        self.completion
-            .is_some_and(|completion| !matches!(completion.waits_for, WaitsFor::Nothing | WaitsFor::StringEnd))
+    /// Whether a read waits for its value, and [`set_gpr`](axvcpu::AxArchVCpu::set_gpr) of this register is taken for
+    /// that: the one that was reported.
+    pub(super) fn read_waits_for(&self, register: usize) -> bool {
+        match self.completion.map(|completion| completion.waits_for) {
+            None | Some(WaitsFor::Nothing | WaitsFor::StringEnd) => false,
+            Some(WaitsFor::Mmio) => register == self.mmio.register(),
+            Some(_) => register == 0,
+        }
     }
 
     /// Leaves the instruction of this exit to be completed at the next entry.

@@ -5,8 +5,9 @@
 //! first state; [`exits`] handles what needs no caller, with [`cpuid`], [`msrs`] and [`control_registers`] for what they
 //! are named after; [`msr_policy`], [`io`] and [`timer`] are what the caller decides; [`string_io`] is INS and OUTS; [`completion`] moves RIP; [`events`]
 //! injects what [`event_queue`] has in order; [`intercepts`] and [`tsc`] are what the caller selects; [`init`] is INIT and
-//! SIPI; [`memory`] knows the guest's mode, [`guest_memory`] how it sees memory, [`ept`] what its memory is, and [`translations`]
-//! what processors cache of it; [`inspect`] shows a guest that went wrong; [`arch`] is the adapter to axvcpu.
+//! SIPI; [`memory`] knows the guest's mode, [`guest_memory`] how it sees memory, [`mmio`] what is a device there, [`ept`]
+//! what its memory is, and [`translations`] what processors cache of it; [`inspect`] shows a guest that went wrong;
+//! [`arch`] is the adapter to axvcpu.
 
 mod arch;
 mod completion;
@@ -23,6 +24,7 @@ mod inspect;
 mod intercepts;
 mod io;
 mod memory;
+mod mmio;
 mod msr_areas;
 mod msr_policy;
 mod msrs;
@@ -46,6 +48,7 @@ use x86_64::instructions::interrupts;
 pub use guest_memory::EptMemory;
 pub use intercepts::{ExitOn, HypercallPolicy, MwaitPolicy, Reflected};
 pub use memory::VmCpuMode;
+pub use mmio::{MmioAccess, MmioUndecoded};
 pub use msr_policy::MsrPolicy;
 pub use speculation::SpeculationPolicy;
 pub use start::StartState;
@@ -58,6 +61,7 @@ use self::debug::DebugRegisters;
 use self::event_queue::EventQueue;
 use self::exits::Handled;
 use self::intercepts::Intercepts;
+use self::mmio::Mmio;
 use self::msr_areas::GuestMsrs;
 use self::msr_policy::KeptMsrs;
 use self::setup::Controls;
@@ -101,6 +105,7 @@ pub struct VmxVcpu<H: AxVCpuHal> {
     completion: Option<Completion>,
     /// The INS or OUTS that it is about.
     string: Option<Element>,
+    mmio: Mmio,
     /// An instruction was completed since the last entry, which ends STI and MOV SS blocking.
     shadow_ended: bool,
     cpuid: CpuidTable,
@@ -169,6 +174,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             events: EventQueue::default(),
             completion: None,
             string: None,
+            mmio: Mmio::default(),
             shadow_ended: false,
             cpuid: CpuidTable::default(),
             cpuid_policy: None,
@@ -267,6 +273,11 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         describe: impl FnOnce(&mut Self, Here, VmxExitReason) -> AxResult<T>,
     ) -> AxResult<T> {
         let here = self.vmcs.current()?;
+        if self.mmio.is_pending()
+            && let Some(reason) = self.continue_mmio(here)?
+        {
+            return describe(self, here, reason);
+        }
         self.prepare_entry(here)?;
         self.enter(here)?;
         match self.handle_exit(here)? {

@@ -21,6 +21,7 @@ use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags};
 use super::exits::Handled;
 use super::switch::XStateSwitch;
 use super::{Here, VmxVcpu};
+use crate::emulator::{VectorRegisters, VectorWrite};
 use crate::vmx::fpu::{Area, FXSAVE_SIZE, HEADER_SIZE, method, read_xcr0, set_xcr0};
 use crate::vmx::guest_cr::{check_xsetbv, xcr0};
 use crate::vmx::processor::Processor;
@@ -149,6 +150,15 @@ impl XState {
         &self.guest
     }
 
+    /// Changes the area, and the registers where they hold the state.
+    fn change(&mut self, switch_xcr0: u64, change: impl FnOnce(&mut Area)) {
+        self.saved();
+        change(&mut self.guest);
+        if let Some(home) = self.registers() {
+            home.fpu.reload(&self.guest, switch_xcr0);
+        }
+    }
+
     /// Refuses a host under which the state cannot be moved in the way that was chosen when the vCPU was made.
     fn check_host(&self) -> AxResult {
         let (cr0, cr4) = (Cr0::read(), Cr4::read());
@@ -231,6 +241,79 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             }
         }
         self.complete(here, outcome)
+    }
+}
+
+/// XMM and YMM registers in an area of the standard format (SDM Vol. 1, section 13.4, "XSAVE Area").
+pub(super) struct Vectors<'a> {
+    xstate: &'a mut XState,
+    xcr0: u64,
+}
+
+impl<H: AxVCpuHal> VmxVcpu<H> {
+    /// The guest's vector registers. None of them is in a processor's register while this is used, but those of a guest
+    /// under [`FpuPolicy::WhileBound`], which are loaded again.
+    pub(super) fn vectors(&mut self) -> Vectors<'_> {
+        Vectors { xcr0: self.context.xstate.guest_xcr0, xstate: &mut self.xstate }
+    }
+}
+
+impl Vectors<'_> {
+    const XMM0: usize = 160;
+    const XMM_SIZE: usize = 16;
+    const XSTATE_BV: usize = FXSAVE_SIZE;
+    /// The upper halves of the YMM registers.
+    const YMM0: usize = FXSAVE_SIZE + HEADER_SIZE;
+    const ZMM_HI256: u64 = 1 << 6;
+
+    /// The components that are not in their initial state; what the area has of the others means nothing.
+    fn in_use(&self, area: &Area) -> u64 {
+        match self.xstate.method {
+            method::FXSAVE => xcr0::SSE,
+            _ => area.read(Self::XSTATE_BV).map_or(0, u64::from_le_bytes),
+        }
+    }
+}
+
+impl VectorRegisters for Vectors<'_> {
+    fn read(&self, index: usize) -> [u8; 32] {
+        let area = self.xstate.saved();
+        let in_use = self.in_use(area);
+        let half = |component: u64, first: usize| match in_use & component {
+            0 => [0; Self::XMM_SIZE],
+            _ => area.read(first + Self::XMM_SIZE * (index % 16)).unwrap_or([0; Self::XMM_SIZE]),
+        };
+        let mut value = [0; 32];
+        value[..16].copy_from_slice(&half(xcr0::SSE, Self::XMM0));
+        value[16..].copy_from_slice(&half(xcr0::AVX, Self::YMM0));
+        value
+    }
+
+    fn write(&mut self, VectorWrite { index, value, vex }: VectorWrite) {
+        let has_header = self.xstate.method != method::FXSAVE;
+        let mut in_use = self.in_use(self.xstate.saved());
+        let place = Self::XMM_SIZE * (index % 16);
+        let (low, high) = value.split_at(Self::XMM_SIZE);
+        self.xstate.change(self.xcr0, |area| {
+            let mut put = |component: u64, first: usize, bytes: &[u8]| {
+                if in_use & component == 0 {
+                    area.write(first, [0u8; 16 * Self::XMM_SIZE]);
+                }
+                in_use |= component;
+                bytes.iter().enumerate().for_each(|(at, &byte)| area.write(first + place + at, byte));
+            };
+            put(xcr0::SSE, Self::XMM0, low);
+            if vex {
+                put(xcr0::AVX, Self::YMM0, high);
+            }
+            if vex && in_use & Self::ZMM_HI256 != 0 {
+                let first = __cpuid_count(0xD, 6).ebx as usize;
+                area.write(first + 2 * place, [0u8; 32]);
+            }
+            if has_header {
+                area.write(Self::XSTATE_BV, in_use);
+            }
+        });
     }
 }
 

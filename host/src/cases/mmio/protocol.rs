@@ -1,0 +1,228 @@
+//! What the caller sees of an access, and what it may answer.
+
+use alloc::format;
+
+use axvcpu::AxVCpuExitReason as Exit;
+
+use super::{
+    super::{
+        Case,
+        check::{CaseResult, equal, fail, is_error, is_true, same},
+        code::guest_code,
+        guest::Guest,
+    },
+    device::{self, DEVICE, Device, SIZE},
+};
+
+pub const CASES: &[Case] = &[
+    Case::new("mmio.undeclared", undeclared),
+    Case::new("mmio.undecoded", undecoded),
+    Case::new("mmio.fault_in_place_of_a_value", fault_in_place_of_a_value),
+    Case::new("mmio.asked_again", asked_again),
+    Case::new("mmio.parts", parts),
+    Case::new("mmio.ranges", ranges),
+    Case::new("mmio.fault_of_the_other_operand", fault_of_the_other_operand),
+    Case::new("mmio.single_step", single_step),
+];
+
+guest_code!(
+    read_once,
+    "code64",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "mov ebx, 0x60000",
+    "mov eax, -1",
+    "movsx rcx, word ptr [rbx + 8]",
+    "hlt",
+);
+
+fn expect_page_fault(guest: &mut Guest, address: u64) -> CaseResult {
+    match guest.exit()? {
+        Exit::NestedPageFault { addr, .. } if addr.as_usize() as u64 == address => Ok(()),
+        other => fail(format!("a nested page fault at {address:#x}"), guest.describe(&other)),
+    }
+}
+
+/// Outside of declared ranges a violation stays one, until the caller asks for more.
+fn undeclared() -> CaseResult {
+    let mut guest = Guest::long(read_once())?;
+    device::unmap(&mut guest)?;
+    expect_page_fault(&mut guest, DEVICE + 8)?;
+    is_true("nothing was tried", guest.vcpu.mmio_undecoded().is_none() && guest.vcpu.mmio_access().is_none())?;
+    is_error("a value that nobody waits for", guest.vcpu.complete_read(1))?;
+    // The guest tries again, as long as nothing is done about it.
+    expect_page_fault(&mut guest, DEVICE + 8)?;
+    match guest.vcpu.decode_mmio()? {
+        Exit::MmioRead { addr, reg: 1, signed_ext: true, .. } if addr.as_usize() as u64 == DEVICE + 8 => {}
+        other => return fail("a read for RCX", guest.describe(&other)),
+    }
+    guest.vcpu.complete_read(0x8001)?;
+    guest.halt()?;
+    equal("RCX", guest.vcpu.regs().rcx, 0xFFFF_FFFF_FFFF_8001)
+}
+
+guest_code!(unknown, "code64", "mov ebx, 0x60000", "shl dword ptr [rbx + 4], 3", "hlt",);
+
+fn undecoded() -> CaseResult {
+    let mut guest = Guest::long(unknown())?;
+    device::attach(&mut guest)?;
+    expect_page_fault(&mut guest, DEVICE + 4)?;
+    let bytes = guest.vcpu.mmio_undecoded().map(|undecoded| undecoded.bytes().to_vec());
+    same("the bytes", bytes, Some(alloc::vec![0xC1, 0x63, 4, 3]))?;
+    // The caller emulates it by itself.
+    guest.vcpu.advance_rip(4)?;
+    guest.halt()
+}
+
+fn fault_in_place_of_a_value() -> CaseResult {
+    let mut guest = Guest::long(read_once())?;
+    device::attach(&mut guest)?;
+    match guest.exit()? {
+        Exit::MmioRead { .. } => guest.vcpu.complete_fault(13, Some(0))?,
+        other => return fail("a read", guest.describe(&other)),
+    }
+    is_true("no access is left", guest.vcpu.mmio_access().is_none())?;
+    guest.expect_vector(13)?;
+    equal("RCX", guest.vcpu.regs().rcx, 0)
+}
+
+/// A read without an answer is reported again; RIP and registers stay.
+fn asked_again() -> CaseResult {
+    let mut guest = Guest::long(read_once())?;
+    device::attach(&mut guest)?;
+    for _ in 0..3 {
+        match guest.exit()? {
+            Exit::MmioRead { .. } => {}
+            other => return fail("a read", guest.describe(&other)),
+        }
+    }
+    guest.vcpu.complete_read(0x7002)?;
+    is_error("a second value", guest.vcpu.complete_read(5))?;
+    guest.halt()?;
+    equal("RCX", guest.vcpu.regs().rcx, 0x7002)?;
+    equal("RAX", guest.vcpu.regs().rax, 0xFFFF_FFFF)
+}
+
+guest_code!(
+    wide,
+    "code64",
+    "mov ebx, 0x60000",
+    "mov rax, cr4",
+    "or eax, 0x600",
+    "mov cr4, rax",
+    "movups xmm0, [rbx + 0xffb]",
+    "lock add dword ptr [rbx], 1",
+    "hlt",
+);
+
+/// Sixteen bytes across pages are numbers of at most eight, in order, and none twice; a locked instruction says so.
+fn parts() -> CaseResult {
+    let mut guest = Guest::long(wide())?;
+    device::attach(&mut guest)?;
+    let mut device = Device::new(alloc::vec![7; SIZE as usize]);
+    for (address, size) in [(0xFFB, 4), (0xFFF, 1), (0x1000, 8), (0x1008, 2), (0x100A, 1)] {
+        match guest.exit()? {
+            Exit::MmioRead { addr, width, .. } => {
+                equal("address", addr.as_usize() as u64, DEVICE + address)?;
+                equal("width", width.size(), size)?;
+                same("operand", guest.vcpu.mmio_access().map(|access| access.operand_size), Some(16))?;
+                guest.vcpu.complete_read(0)?;
+            }
+            other => return fail("a part", guest.describe(&other)),
+        }
+    }
+    match guest.exit()? {
+        Exit::MmioRead { addr, width, .. } => {
+            let locked = guest.vcpu.mmio_access().is_some_and(|access| access.locked);
+            is_true("the instruction is a locked one", locked)?;
+            let value = device.read(addr.as_usize() as u64, width)?;
+            guest.vcpu.complete_read(value)?;
+        }
+        other => return fail("a read", guest.describe(&other)),
+    }
+    device.serve(&mut guest)?;
+    equal("the number", device.bytes()[0], 8)
+}
+
+/// Ranges are joined and cut.
+fn ranges() -> CaseResult {
+    let mut guest = Guest::long(read_once())?;
+    device::unmap(&mut guest)?;
+    let base = DEVICE as usize;
+    for (start, size, is_device, expected) in [
+        (base, 0x1000, true, true),
+        (base + 8, 1, false, false),
+        (base + 8, 2, true, true),
+        (base, 0x2000, false, false),
+        (base - 0x1000, 0x1008, true, false),
+        (base + 9, 0x100, true, false),
+        (base + 8, 1, true, true),
+    ] {
+        guest.vcpu.set_mmio_range(start.into(), size, is_device)?;
+        let exit = guest.exit()?;
+        let decoded = matches!(exit, Exit::MmioRead { .. });
+        same(&format!("device at {start:#x} by {size:#x}: {is_device}"), decoded, expected)?;
+        // Back to the instruction.
+        guest.vcpu.set_rip(guest.vcpu.rip());
+    }
+    is_error("nothing", guest.vcpu.set_mmio_range(base.into(), 0, true))?;
+    is_error("beyond all", guest.vcpu.set_mmio_range(base.into(), usize::MAX, true))?;
+    Ok(())
+}
+
+guest_code!(
+    copy_to_nowhere,
+    "code64",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "mov esi, 0x60000",
+    "mov edi, 0x40000000",
+    "movsd",
+    "hlt",
+);
+
+/// The destination is not mapped in the guest: #PF with its address, and the device is not read.
+fn fault_of_the_other_operand() -> CaseResult {
+    let mut guest = Guest::long(copy_to_nowhere())?;
+    device::attach(&mut guest)?;
+    guest.expect_vector(14)?;
+    equal("RSI", guest.vcpu.regs().rsi, DEVICE)?;
+    guest.set_handler(14, &[0x0F, 0x20, 0xD0, 0xF4])?;
+    guest.vcpu.set_rip(super::super::code::ORIGIN as usize);
+    guest.halt()?;
+    equal("CR2", guest.vcpu.regs().rax, 0x4000_0000)
+}
+
+guest_code!(
+    step_through,
+    "code64",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "mov ebx, 0x60000",
+    "mov edi, 0x60000",
+    "mov ecx, 3",
+    "xor edx, edx",
+    "pushfq",
+    "or dword ptr [rsp], 0x100",
+    "popfq",
+    "mov eax, [rbx]",
+    "rep stosb",
+    "hlt",
+);
+
+/// With TF set there is a trap behind each instruction, and behind each element of a string.
+fn single_step() -> CaseResult {
+    let count = |with_device: bool| {
+        let mut guest = Guest::long(step_through())?;
+        // inc edx; iretq
+        guest.set_handler(1, &[0xFF, 0xC2, 0x48, 0xCF])?;
+        if with_device {
+            device::attach(&mut guest)?;
+            Device::new(alloc::vec![1; SIZE as usize]).serve(&mut guest)?;
+        } else {
+            guest.halt()?;
+        }
+        Ok::<_, super::super::check::Failure>(guest.vcpu.regs().rdx)
+    };
+    equal("traps", count(true)?, count(false)?)
+}

@@ -1,0 +1,472 @@
+//! Emulation of the instructions by which guests access devices in memory.
+//!
+//! An [`Emulation`] is one instruction on its way. It is decoded, and all its memory operands are translated before any
+//! is accessed, so that a fault of the second leaves the first alone. Then everything that it reads is read, the
+//! instruction is executed by pure functions, and everything that it writes is written. Guest memory is accessed at
+//! once; an access to a device stops the emulation, which says what it wants ([`Progress`]) and goes on when it is called
+//! again. Registers change at the very end.
+//!
+//! Operands of 16 and 32 bytes reach a device as accesses of 8 bytes, and one that crosses pages as accesses to each. A
+//! string instruction is emulated one element at a time.
+
+mod alu;
+mod execute;
+mod registers;
+mod shape;
+mod vector;
+
+#[cfg(test)]
+mod tests;
+
+use axaddrspace::GuestPhysAddr;
+use axaddrspace::device::AccessWidth;
+use axerrno::{AxError, AxResult};
+use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, Mnemonic, OpKind};
+
+use crate::guest_memory::{
+    AccessError, AccessKind, AddressSize, GuestException, GuestMemory, GuestView, Pieces, SegmentRegister, Unreachable,
+};
+pub(crate) use registers::Registers;
+use registers::{General, mask};
+pub(crate) use shape::CodeSize;
+use shape::Place;
+pub(crate) use vector::{VectorRegisters, VectorWrite};
+
+/// The longest instruction.
+pub(crate) const LONGEST: usize = 15;
+/// RFLAGS.RF, which the end of an instruction clears.
+const RFLAGS_RF: u64 = 1 << 16;
+
+/// An instruction of which not everything is done yet.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Emulation {
+    instruction: Instruction,
+    code: CodeSize,
+    slots: [Option<Slot>; 2],
+    /// The slot that is accessed, and how many of its bytes are done.
+    slot: usize,
+    done: usize,
+    phase: Phase,
+    /// The device was asked for the present access.
+    asked: bool,
+    effect: Option<(Registers, execute::Effect)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Reading,
+    Writing,
+}
+
+/// A memory operand and its bytes.
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    place: Place,
+    pieces: Pieces,
+    /// Which of the two pieces is a device.
+    device: [bool; 2],
+    data: [u8; 32],
+}
+
+/// One access to memory or a device.
+struct Transfer {
+    address: GuestPhysAddr,
+    size: usize,
+    device: bool,
+}
+
+/// How far an emulation came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// The device is to be read, and [`Emulation::answer`] called.
+    Read { address: GuestPhysAddr, width: AccessWidth },
+    /// The device is to be written; going on means that it was.
+    Write { address: GuestPhysAddr, width: AccessWidth, value: u64 },
+    /// All is done. RIP moves by so many bytes; none while a string instruction has elements left.
+    Done { length: u32 },
+}
+
+/// What a read of a device is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Target {
+    /// The number of the general register that gets the value; 0 if none does directly.
+    pub(crate) register: usize,
+    pub(crate) width: AccessWidth,
+    pub(crate) sign_extends: bool,
+}
+
+/// Why an instruction is not emulated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// It is none of those that are known here.
+    Unknown,
+    /// The guest gets an exception.
+    Exception(GuestException),
+    /// Memory that it accesses cannot be reached.
+    Memory(Unreachable),
+    /// The state of the vCPU could not be read.
+    Host(AxError),
+}
+
+impl From<AccessError> for Refusal {
+    fn from(error: AccessError) -> Self {
+        match error {
+            AccessError::Guest(exception) => Self::Exception(exception),
+            AccessError::Memory(unreachable) => Self::Memory(unreachable),
+        }
+    }
+}
+
+/// Bytes of code as far as they could be fetched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Code {
+    pub(crate) bytes: [u8; LONGEST],
+    pub(crate) length: usize,
+}
+
+impl Code {
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.length.min(LONGEST)]
+    }
+}
+
+/// What an emulation needs of the world.
+pub(crate) struct World<'a, M> {
+    pub(crate) view: &'a GuestView,
+    pub(crate) code: CodeSize,
+    pub(crate) memory: &'a M,
+    /// Whether a guest-physical address is a device's.
+    pub(crate) is_device: &'a dyn Fn(GuestPhysAddr) -> bool,
+    /// The linear address of an access: segment, offset, address size, bytes, kind.
+    pub(crate) linear: &'a LinearAddress<'a>,
+}
+
+type LinearAddress<'a> =
+    dyn Fn(SegmentRegister, u64, AddressSize, u64, AccessKind) -> AxResult<Result<u64, GuestException>> + 'a;
+
+impl<M: GuestMemory> World<'_, M> {
+    /// The instruction at RIP, and its bytes. A second page is fetched from only if the instruction goes on there.
+    pub(crate) fn fetch(&self, rip: u64) -> Result<(Instruction, Code), (Refusal, Code)> {
+        let mut code = Code::default();
+        loop {
+            let at = rip.wrapping_add(code.length as u64);
+            let linear = match self.linear_address(SegmentRegister::Cs, at, AddressSize::Bits64, 1, AccessKind::Fetch) {
+                Ok(linear) => linear,
+                Err(refusal) => return Err((refusal, code)),
+            };
+            let size = (4096 - linear as usize % 4096).min(LONGEST - code.length);
+            // The limit may end before the page does; then it counts for each byte.
+            let whole =
+                self.linear_address(SegmentRegister::Cs, at, AddressSize::Bits64, size as u64, AccessKind::Fetch);
+            let size = if whole.is_ok() { size } else { 1 };
+            let bytes = &mut code.bytes[code.length..code.length + size];
+            if let Err(error) = self.view.read(self.memory, linear, bytes, self.view.access(AccessKind::Fetch)) {
+                return Err((error.into(), code));
+            }
+            code.length += size;
+            let mut decoder = Decoder::with_ip(self.code.bits, code.bytes(), rip, DecoderOptions::NONE);
+            let instruction = decoder.decode();
+            match decoder.last_error() {
+                DecoderError::None => {
+                    code.length = instruction.len().min(LONGEST);
+                    return Ok((instruction, code));
+                }
+                DecoderError::NoMoreBytes if code.length < LONGEST => {}
+                _ => return Err((Refusal::Unknown, code)),
+            }
+        }
+    }
+
+    fn linear_address(
+        &self,
+        segment: SegmentRegister,
+        offset: u64,
+        address_size: AddressSize,
+        size: u64,
+        kind: AccessKind,
+    ) -> Result<u64, Refusal> {
+        match (self.linear)(segment, offset, address_size, size, kind) {
+            Ok(Ok(linear)) => Ok(linear),
+            Ok(Err(exception)) => Err(Refusal::Exception(exception)),
+            Err(error) => Err(Refusal::Host(error)),
+        }
+    }
+
+    fn locate(&self, place: Place) -> Result<Slot, Refusal> {
+        let kind = place.role.kind();
+        let linear = self.linear_address(place.segment, place.offset, place.address_size, place.size as u64, kind)?;
+        let pieces = self.view.locate(self.memory, linear, place.size, self.view.access(kind))?;
+        let device = [(self.is_device)(pieces.first), pieces.second_size > 0 && (self.is_device)(pieces.second)];
+        let slot = Slot { place, pieces, device, data: [0; 32] };
+        // What cannot be reached is found before a device is asked for anything.
+        for (index, (address, size)) in
+            [(pieces.first, pieces.first_size), (pieces.second, pieces.second_size)].into_iter().enumerate()
+        {
+            if size > 0 && !device[index] {
+                self.probe(address, place.role.writes()).map_err(Refusal::Memory)?;
+            }
+        }
+        Ok(slot)
+    }
+}
+
+impl<M: GuestMemory> World<'_, M> {
+    /// Whether memory can be read or written at all. A compare-exchange that changes nothing tells of writing.
+    fn probe(&self, address: GuestPhysAddr, write: bool) -> Result<(), Unreachable> {
+        let word = GuestPhysAddr::from(address.as_usize() & !3);
+        let mut bytes = [0; 4];
+        self.memory.read(word, &mut bytes)?;
+        if write {
+            let value = u32::from_le_bytes(bytes).into();
+            self.memory.compare_exchange(word, bytes.len(), value, value)?;
+        }
+        Ok(())
+    }
+}
+
+impl Emulation {
+    /// Translates what the instruction accesses.
+    pub(crate) fn start<M: GuestMemory>(
+        world: &World<'_, M>,
+        instruction: Instruction,
+        registers: &Registers,
+    ) -> Result<Self, Refusal> {
+        let mut emulation = Self {
+            instruction,
+            code: world.code,
+            slots: [None; 2],
+            slot: 0,
+            done: 0,
+            phase: Phase::Reading,
+            asked: false,
+            effect: None,
+        };
+        if emulation.is_over(registers) {
+            return Ok(emulation);
+        }
+        let places = shape::places(&instruction, registers, world.code).ok_or(Refusal::Unknown)?;
+        emulation.rehearse(places, registers)?;
+        for (slot, place) in emulation.slots.iter_mut().zip(places) {
+            *slot = place.map(|place| world.locate(place)).transpose()?;
+        }
+        Ok(emulation)
+    }
+
+    /// A string instruction with a count of 0.
+    fn is_over(&self, registers: &Registers) -> bool {
+        execute::repeats(&self.instruction)
+            && shape::string(&self.instruction).is_some_and(|size| shape::counter(registers, 1, size) == 0)
+    }
+
+    /// Executes with zeros, so that an operand that is not known shows before anything is accessed.
+    fn rehearse(&self, places: [Option<Place>; 2], registers: &Registers) -> Result<(), Refusal> {
+        struct Zeros;
+        impl VectorRegisters for Zeros {
+            fn read(&self, _: usize) -> [u8; 32] {
+                [0; 32]
+            }
+            fn write(&mut self, _: VectorWrite) {}
+        }
+        let nowhere = GuestPhysAddr::from(0);
+        let pieces = Pieces { first: nowhere, first_size: 0, second: nowhere, second_size: 0 };
+        let mut slots =
+            places.map(|place| place.map(|place| Slot { place, pieces, device: [false; 2], data: [0; 32] }));
+        let mut registers = *registers;
+        execute::execute(&self.instruction, self.code, &mut slots, &mut registers, &Zeros)
+            .map(drop)
+            .ok_or(Refusal::Unknown)
+    }
+
+    /// Gives the value that the device read last has.
+    pub(crate) fn answer(&mut self, value: u64) {
+        let Some((Transfer { size, .. }, true)) = self.transfer().map(|transfer| (transfer, self.asked)) else {
+            return;
+        };
+        if self.phase == Phase::Reading {
+            self.put(&value.to_le_bytes()[..size.min(8)]);
+            self.asked = false;
+        }
+    }
+
+    /// Whether a value is to be given.
+    pub(crate) fn waits(&self) -> bool {
+        self.asked && self.phase == Phase::Reading
+    }
+
+    /// Goes on to the next access of a device, or to the end, where it changes `registers`.
+    ///
+    /// # Errors
+    /// Memory that could be reached before, and cannot be any more.
+    pub(crate) fn go_on(
+        &mut self,
+        memory: &impl GuestMemory,
+        registers: &mut Registers,
+        vectors: &mut impl VectorRegisters,
+    ) -> Result<Progress, Refusal> {
+        if self.is_over(registers) {
+            registers.rflags &= !RFLAGS_RF;
+            return Ok(Progress::Done { length: self.instruction.len() as u32 });
+        }
+        if self.asked && self.phase == Phase::Writing {
+            let size = self.transfer().map_or(0, |transfer| transfer.size);
+            self.advance(size);
+        }
+        loop {
+            match (self.transfer(), self.phase) {
+                (Some(transfer), _) if transfer.device => return Ok(self.ask(transfer)),
+                (Some(Transfer { address, size, .. }), Phase::Reading) => {
+                    let mut bytes = [0; 32];
+                    memory.read(address, &mut bytes[..size]).map_err(Refusal::Memory)?;
+                    self.put(&bytes[..size]);
+                }
+                (Some(Transfer { address, size, .. }), Phase::Writing) => {
+                    let bytes = self.bytes(size);
+                    memory.write(address, &bytes[..size]).map_err(Refusal::Memory)?;
+                    self.advance(size);
+                }
+                (None, Phase::Reading) => {
+                    let mut after = *registers;
+                    let effect = execute::execute(&self.instruction, self.code, &mut self.slots, &mut after, vectors)
+                        .ok_or(Refusal::Unknown)?;
+                    self.effect = Some((after, effect));
+                    (self.phase, self.slot, self.done) = (Phase::Writing, 0, 0);
+                }
+                (None, Phase::Writing) => return Ok(self.finish(registers, vectors)),
+            }
+        }
+    }
+
+    fn finish(&self, registers: &mut Registers, vectors: &mut impl VectorRegisters) -> Progress {
+        let Some((after, effect)) = &self.effect else {
+            return Progress::Done { length: 0 };
+        };
+        *registers = *after;
+        if let Some(write) = effect.vector {
+            vectors.write(write);
+        }
+        if effect.repeats {
+            return Progress::Done { length: 0 };
+        }
+        registers.rflags &= !RFLAGS_RF;
+        Progress::Done { length: self.instruction.len() as u32 }
+    }
+
+    /// The access that is next in this phase.
+    fn transfer(&mut self) -> Option<Transfer> {
+        while let Some(entry) = self.slots.get(self.slot) {
+            if let Some(slot) = entry {
+                let wanted =
+                    if self.phase == Phase::Reading { slot.place.role.reads() } else { slot.place.role.writes() };
+                if wanted && self.done < slot.place.size {
+                    return Some(slot.transfer(self.done));
+                }
+            }
+            self.slot += 1;
+            self.done = 0;
+        }
+        None
+    }
+
+    fn ask(&mut self, transfer: Transfer) -> Progress {
+        self.asked = true;
+        let Transfer { address, size, .. } = transfer;
+        let width = width(size);
+        match self.phase {
+            Phase::Reading => Progress::Read { address, width },
+            Phase::Writing => {
+                let mut low = [0; 8];
+                low.copy_from_slice(&self.bytes(8)[..8]);
+                Progress::Write { address, width, value: u64::from_le_bytes(low) & mask(size) }
+            }
+        }
+    }
+
+    /// The next bytes of the slot that is written.
+    fn bytes(&self, size: usize) -> [u8; 32] {
+        let mut bytes = [0; 32];
+        if let Some(Some(slot)) = self.slots.get(self.slot) {
+            let rest = slot.data.get(self.done..).unwrap_or(&[]);
+            let size = size.min(rest.len());
+            bytes[..size].copy_from_slice(&rest[..size]);
+        }
+        bytes
+    }
+
+    fn put(&mut self, bytes: &[u8]) {
+        let from = self.done;
+        if let Some(Some(slot)) = self.slots.get_mut(self.slot)
+            && let Some(place) = slot.data.get_mut(from..from + bytes.len())
+        {
+            place.copy_from_slice(bytes);
+        }
+        self.advance(bytes.len());
+    }
+
+    fn advance(&mut self, bytes: usize) {
+        self.asked = false;
+        self.done += bytes;
+    }
+
+    /// What the value of a device goes to.
+    pub(crate) fn target(&self) -> Target {
+        use Mnemonic as M;
+        let memory = self.slots.iter().flatten().next().map_or(8, |slot| slot.place.size.min(8));
+        let none = Target { register: 0, width: width(memory), sign_extends: false };
+        let moves = matches!(
+            self.instruction.mnemonic(),
+            M::Mov | M::Movzx | M::Movsx | M::Movsxd | M::Movbe | M::Lodsb | M::Lodsw | M::Lodsd | M::Lodsq
+        );
+        if !moves || self.instruction.op_kind(0) != OpKind::Register {
+            return none;
+        }
+        match General::new(self.instruction.op_register(0)) {
+            Some(register) => Target {
+                register: register.index,
+                width: width(register.size),
+                sign_extends: matches!(self.instruction.mnemonic(), M::Movsx | M::Movsxd),
+            },
+            None => none,
+        }
+    }
+
+    /// Whether it has a LOCK prefix, or is an XCHG, which needs none.
+    pub(crate) fn is_locked(&self) -> bool {
+        self.instruction.has_lock_prefix() || self.instruction.mnemonic() == Mnemonic::Xchg
+    }
+
+    /// Bytes of the operand that is accessed now.
+    pub(crate) fn operand_size(&self) -> usize {
+        self.slots.get(self.slot).copied().flatten().map_or(0, |slot| slot.place.size)
+    }
+}
+
+impl Slot {
+    fn put(&mut self, value: u64) {
+        let size = self.place.size.min(8);
+        self.data[..size].copy_from_slice(&value.to_le_bytes()[..size]);
+    }
+
+    /// The access that begins at this byte of the operand.
+    fn transfer(&self, at: usize) -> Transfer {
+        let pieces = &self.pieces;
+        let second = at >= pieces.first_size;
+        let (base, from, end) = match second {
+            false => (pieces.first, 0, pieces.first_size),
+            true => (pieces.second, pieces.first_size, self.place.size),
+        };
+        let rest = end.saturating_sub(at).clamp(1, 32);
+        let device = self.device[usize::from(second)];
+        // A device is accessed by numbers.
+        let size = if device { (1 << rest.ilog2()).min(8) } else { rest };
+        Transfer { address: base + (at - from), size, device }
+    }
+}
+
+fn width(size: usize) -> AccessWidth {
+    match size {
+        1 => AccessWidth::Byte,
+        2 => AccessWidth::Word,
+        4 => AccessWidth::Dword,
+        _ => AccessWidth::Qword,
+    }
+}

@@ -1,0 +1,371 @@
+//! Devices in guest-physical memory: which ranges are theirs, and the instruction that accesses one.
+//!
+//! An EPT violation in a declared range starts an [`Emulation`]. What it wants of a device goes to the caller as
+//! `MmioRead` or `MmioWrite`; the next run goes on, and enters the guest only when the instruction is done. It is then
+//! completed like any other, by [`super::completion`].
+
+use alloc::vec::Vec;
+use core::ops::Range;
+
+use axaddrspace::device::AccessWidth;
+use axaddrspace::{GuestPhysAddr, MappingFlags};
+use axerrno::{AxResult, ax_err};
+use axvcpu::{AxVCpuExitReason, AxVCpuHal};
+
+use super::completion::{Completion, WaitsFor};
+use super::{Here, VmxVcpu};
+use crate::emulator::{Code, CodeSize, Emulation, Progress, Refusal, Registers, World};
+use crate::ept::EptViolation;
+use crate::guest_memory::{GuestView, LinearMode, SegmentRegister, Unreachable};
+use crate::vmx::definitions::VmxExitReason;
+use crate::vmx::vmcs::{VmcsGuest32, VmcsGuestNW, VmcsReadOnly32, VmcsReadOnly64};
+
+const PAGE_MASK: usize = !0xFFF;
+/// D/B of a segment's access rights.
+const BIG: u32 = 1 << 14;
+
+/// What a vCPU knows of devices in memory.
+#[derive(Default)]
+pub(super) struct Mmio {
+    /// Sorted, apart from each other, not empty.
+    ranges: Vec<Range<usize>>,
+    /// The instruction that the caller has to do with.
+    pending: Option<Pending>,
+    undecoded: Option<MmioUndecoded>,
+}
+
+#[derive(Clone, Copy)]
+struct Pending {
+    emulation: Emulation,
+    access: MmioAccess,
+}
+
+/// One access of a guest's instruction to a device, with what axvcpu's exits do not say of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MmioAccess {
+    /// Guest-physical address. It need not be a multiple of the width.
+    pub address: GuestPhysAddr,
+    /// Width of this access.
+    pub width: AccessWidth,
+    /// What is written; `None` for a read.
+    pub write: Option<u64>,
+    /// Bytes of the instruction's operand, of which this access is all or a part: more than 8 for vector moves.
+    pub operand_size: usize,
+    /// The instruction is to be atomic: it has a LOCK prefix, or is an XCHG. Its read and its write are two accesses.
+    pub locked: bool,
+    /// For a read: the number of the general register that gets the value, 0 if none does directly.
+    pub register: usize,
+    /// For a read: how wide that register is.
+    pub register_width: AccessWidth,
+    /// For a read: the value is sign-extended to the register. The vCPU does it.
+    pub sign_extends: bool,
+    code: Code,
+}
+
+impl MmioAccess {
+    /// The bytes of the instruction.
+    pub fn instruction(&self) -> &[u8] {
+        self.code.bytes()
+    }
+
+    fn exit(&self) -> AxVCpuExitReason {
+        let (addr, width) = (self.address, self.width);
+        match self.write {
+            Some(data) => AxVCpuExitReason::MmioWrite { addr, width, data },
+            None => AxVCpuExitReason::MmioRead {
+                addr,
+                width,
+                reg: self.register,
+                reg_width: self.register_width,
+                signed_ext: self.sign_extends,
+            },
+        }
+    }
+}
+
+/// An instruction that accesses a device and is not emulated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MmioUndecoded {
+    code: Code,
+    /// Memory that could not be reached, if that is why: the instruction's own bytes, a page table, or its other operand.
+    pub unreachable: Option<Unreachable>,
+}
+
+impl MmioUndecoded {
+    /// The bytes from RIP on, as far as they could be read: the whole instruction, or more where it has no meaning.
+    pub fn bytes(&self) -> &[u8] {
+        self.code.bytes()
+    }
+}
+
+impl Mmio {
+    fn contains(&self, address: GuestPhysAddr) -> bool {
+        let address = address.as_usize();
+        let after = self.ranges.partition_point(|range| range.start <= address);
+        after.checked_sub(1).and_then(|index| self.ranges.get(index)).is_some_and(|range| range.contains(&address))
+    }
+
+    fn set(&mut self, range: Range<usize>, device: bool) {
+        let mut ranges = Vec::with_capacity(self.ranges.len() + 2);
+        let mut added = range.clone();
+        for old in self.ranges.drain(..) {
+            let touches = old.start <= range.end && range.start <= old.end;
+            if device && touches {
+                added = added.start.min(old.start)..added.end.max(old.end);
+                continue;
+            }
+            let below = old.start..old.end.min(range.start);
+            let above = old.start.max(range.end)..old.end;
+            ranges.extend([below, above].into_iter().filter(|part| !part.is_empty()));
+        }
+        if device {
+            ranges.push(added);
+        }
+        ranges.sort_by_key(|range| range.start);
+        self.ranges = ranges;
+    }
+
+    /// The general register whose `set_gpr` answers the read that waits.
+    pub(super) fn register(&self) -> usize {
+        self.pending.as_ref().map_or(0, |pending| pending.access.register)
+    }
+
+    /// Gives the value of the read that waits.
+    pub(super) fn answer(&mut self, value: u64) {
+        if let Some(pending) = &mut self.pending {
+            pending.emulation.answer(value);
+        }
+    }
+
+    /// Whether an instruction may be under way.
+    #[inline(always)]
+    pub(super) fn is_pending(&self) -> bool {
+        self.pending.is_some()
+    }
+}
+
+impl<H: AxVCpuHal> VmxVcpu<H> {
+    /// Declares a range of guest-physical addresses to be a device's, or not to be any more. At first none is.
+    ///
+    /// An access to such an address that the EPT does not allow comes from [`run`](axvcpu::AxArchVCpu::run) as `MmioRead`
+    /// or `MmioWrite`, decoded; elsewhere it stays a `NestedPageFault`. The EPT must not map the range.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a range that is empty or goes beyond the addresses that there are.
+    pub fn set_mmio_range(&mut self, base: GuestPhysAddr, size: usize, device: bool) -> AxResult {
+        let end = base.as_usize().checked_add(size);
+        match end {
+            Some(end) if size > 0 => {
+                self.mmio.set(base.as_usize()..end, device);
+                Ok(())
+            }
+            _ => ax_err!(InvalidInput, "not a range of addresses"),
+        }
+    }
+
+    /// The access to a device that the last exit reported, with what `MmioRead` and `MmioWrite` do not say.
+    pub fn mmio_access(&self) -> Option<&MmioAccess> {
+        self.completion.and(self.mmio.pending.as_ref()).map(|pending| &pending.access)
+    }
+
+    /// The instruction of the last exit, if it accesses a declared range, or was to be decoded by
+    /// [`decode_mmio`](Self::decode_mmio), and is not emulated. The exit is a `NestedPageFault` then.
+    pub fn mmio_undecoded(&self) -> Option<&MmioUndecoded> {
+        self.mmio.undecoded.as_ref()
+    }
+
+    /// Decodes the instruction of the last exit, an EPT violation, whose page no declared range has: for callers that
+    /// find out by the violation that there is a device. What it gives, and what becomes of it, is as if the page had been
+    /// declared for this instruction.
+    ///
+    /// # Errors
+    /// `BadState` if the last exit was not an EPT violation, or the vCPU is not bound here.
+    pub fn decode_mmio(&mut self) -> AxResult<AxVCpuExitReason> {
+        x86_64::instructions::interrupts::without_interrupts(|| {
+            let here = self.vmcs.current()?;
+            let reason = VmxExitReason::from_exit_reason_field(self.vmcs.get(here, VmcsReadOnly32::EXIT_REASON)?);
+            if reason != VmxExitReason::EPT_VIOLATION || self.completion.is_some() {
+                return ax_err!(BadState, "no EPT violation is to be decoded");
+            }
+            let address = GuestPhysAddr::from(self.vmcs.get(here, VmcsReadOnly64::GUEST_PHYSICAL_ADDR)? as usize);
+            self.start_mmio(here, address)
+        })
+    }
+
+    /// What an EPT violation means to the caller.
+    pub(super) fn describe_ept_violation(&mut self, here: Here) -> AxResult<AxVCpuExitReason> {
+        if let (Some(pending), true) = (&self.mmio.pending, self.completion.is_some()) {
+            return Ok(pending.access.exit());
+        }
+        let address = GuestPhysAddr::from(self.vmcs.get(here, VmcsReadOnly64::GUEST_PHYSICAL_ADDR)? as usize);
+        if self.mmio.contains(address) {
+            return self.start_mmio(here, address);
+        }
+        self.mmio.undecoded = None;
+        self.nested_page_fault(here, address)
+    }
+
+    fn nested_page_fault(&self, here: Here, addr: GuestPhysAddr) -> AxResult<AxVCpuExitReason> {
+        let violation = EptViolation::from_qualification(self.qualification(here)?);
+        Ok(AxVCpuExitReason::NestedPageFault { addr, access_flags: violation.access() })
+    }
+
+    /// Decodes the instruction that accessed `address`, and runs it to its first access.
+    fn start_mmio(&mut self, here: Here, address: GuestPhysAddr) -> AxResult<AxVCpuExitReason> {
+        self.mmio.undecoded = None;
+        let violation = EptViolation::from_qualification(self.qualification(here)?);
+        // Only what an instruction itself does to its operands is decoded: no walk of page tables, no fetch, and no
+        // delivery of an event.
+        let operand = EptViolation::LINEAR_ADDRESS_VALID | EptViolation::TRANSLATED;
+        let delivers = self.vmcs.get(here, VmcsReadOnly32::IDT_VECTORING_INFO)? & (1 << 31) != 0;
+        if !violation.contains(operand) || violation.contains(EptViolation::FETCH) || delivers {
+            return self.nested_page_fault(here, address);
+        }
+        let page = address.as_usize() & PAGE_MASK;
+        let registers = self.registers()?;
+        let view = self.guest_view()?;
+        let (code, started) = self.start_emulation(&view, page, &registers)?;
+        match started {
+            Ok(emulation) => Ok(self.go_on_mmio(here, emulation, code)?.unwrap_or(AxVCpuExitReason::Nothing)),
+            Err(refusal) => self.refuse_mmio(here, address, refusal, code),
+        }
+    }
+
+    fn start_emulation(
+        &self,
+        view: &GuestView,
+        page: usize,
+        registers: &Registers,
+    ) -> AxResult<(Code, Result<Emulation, Refusal>)> {
+        let memory = self.guest_memory()?;
+        let world = World {
+            view,
+            code: self.code_size(view)?,
+            memory: &memory,
+            is_device: &|address| address.as_usize() & PAGE_MASK == page || self.mmio.contains(address),
+            linear: &|segment, offset, address_size, size, kind| {
+                self.linear_address(view, segment, offset, address_size, size, kind)
+            },
+        };
+        Ok(match world.fetch(registers.rip) {
+            Ok((instruction, code)) => (code, Emulation::start(&world, instruction, registers)),
+            Err((refusal, code)) => (code, Err(refusal)),
+        })
+    }
+
+    fn refuse_mmio(
+        &mut self,
+        here: Here,
+        address: GuestPhysAddr,
+        refusal: Refusal,
+        code: Code,
+    ) -> AxResult<AxVCpuExitReason> {
+        match refusal {
+            Refusal::Host(error) => Err(error),
+            Refusal::Exception(exception) => {
+                self.raise(exception);
+                Ok(AxVCpuExitReason::Nothing)
+            }
+            Refusal::Unknown => {
+                self.mmio.undecoded = Some(MmioUndecoded { code, unreachable: None });
+                self.nested_page_fault(here, address)
+            }
+            // The caller may map it, and then the guest executes the instruction again.
+            Refusal::Memory(unreachable) => {
+                self.mmio.undecoded = Some(MmioUndecoded { code, unreachable: Some(unreachable) });
+                let access = if unreachable.write { MappingFlags::WRITE } else { MappingFlags::READ };
+                Ok(AxVCpuExitReason::NestedPageFault { addr: unreachable.address, access_flags: access })
+            }
+        }
+    }
+
+    /// Goes on with the instruction that the caller had to do with. `None` if it is done and the guest can be entered.
+    #[cold]
+    pub(super) fn continue_mmio(&mut self, here: Here) -> AxResult<Option<VmxExitReason>> {
+        let Some(pending) = self.mmio.pending.take() else {
+            return Ok(None);
+        };
+        if self.completion.is_none() {
+            // The caller ended it in another way.
+            return Ok(None);
+        }
+        if pending.emulation.waits() {
+            // Without the value there is no way on: it is asked for again.
+            self.mmio.pending = Some(pending);
+            return Ok(Some(VmxExitReason::EPT_VIOLATION));
+        }
+        self.completion = None;
+        let exit = self.go_on_mmio(here, pending.emulation, pending.access.code)?;
+        Ok(exit.map(|_| VmxExitReason::EPT_VIOLATION))
+    }
+
+    /// To the next access of a device, or to the end of the instruction, which the next entry completes.
+    fn go_on_mmio(&mut self, here: Here, mut emulation: Emulation, code: Code) -> AxResult<Option<AxVCpuExitReason>> {
+        let before = self.registers()?;
+        let mut registers = before;
+        let memory = self.guest_memory()?;
+        let progress = match emulation.go_on(&memory, &mut registers, &mut self.vectors()) {
+            Ok(progress) => progress,
+            Err(refusal) => {
+                log::warn!("memory that the guest's instruction {:02x?} accesses went away: {refusal:?}", code.bytes());
+                let address = GuestPhysAddr::from(self.vmcs.get(here, VmcsReadOnly64::GUEST_PHYSICAL_ADDR)? as usize);
+                return self.refuse_mmio(here, address, refusal, code).map(Some);
+            }
+        };
+        let (address, width, write) = match progress {
+            Progress::Done { length } => {
+                self.set_registers(&before, &registers);
+                self.completion = Some(Completion { length, waits_for: WaitsFor::Nothing });
+                return Ok(None);
+            }
+            Progress::Read { address, width } => (address, width, None),
+            Progress::Write { address, width, value } => (address, width, Some(value)),
+        };
+        let target = emulation.target();
+        let access = MmioAccess {
+            address,
+            width,
+            write,
+            operand_size: emulation.operand_size(),
+            locked: emulation.is_locked(),
+            register: target.register,
+            register_width: target.width,
+            sign_extends: target.sign_extends,
+            code,
+        };
+        let waits_for = if write.is_none() { WaitsFor::Mmio } else { WaitsFor::Nothing };
+        self.completion = Some(Completion { length: 0, waits_for });
+        self.mmio.pending = Some(Pending { emulation, access });
+        Ok(Some(access.exit()))
+    }
+
+    fn code_size(&self, view: &GuestView) -> AxResult<CodeSize> {
+        if let LinearMode::Long { .. } = view.mode {
+            return Ok(CodeSize { bits: 64, stack: 8 });
+        }
+        let big = |rights: u32| rights & BIG != 0;
+        Ok(CodeSize {
+            bits: if big(self.segment(SegmentRegister::Cs)?.rights) { 32 } else { 16 },
+            stack: if big(self.vmcs.read(VmcsGuest32::SS_ACCESS_RIGHTS)?) { 4 } else { 2 },
+        })
+    }
+
+    fn registers(&self) -> AxResult<Registers> {
+        let mut general = [0; 16];
+        for (index, value) in general.iter_mut().enumerate() {
+            *value = self.general_register(index as u8)?;
+        }
+        Ok(Registers { general, rflags: self.rflags()? as u64, rip: self.rip() as u64 })
+    }
+
+    fn set_registers(&mut self, before: &Registers, after: &Registers) {
+        for (index, (&old, &new)) in before.general.iter().zip(&after.general).enumerate() {
+            if old != new {
+                self.set_general_register(index as u8, new);
+            }
+        }
+        if before.rflags != after.rflags {
+            self.vmcs.write(VmcsGuestNW::RFLAGS, after.rflags as usize);
+        }
+    }
+}
