@@ -98,12 +98,14 @@ impl EptWalk {
 
 impl fmt::Display for EptWalk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "guest-physical {:#x}: ", self.address)?;
+        write!(f, "guest-physical {:#x}: ", self.address.as_usize())?;
         for EptStep { level, slot, entry } in self.steps() {
-            write!(f, "level {level} at {slot:#x}: {entry:#x}; ")?;
+            write!(f, "level {level} at {:#x}: {entry:#x}; ", slot.as_usize())?;
         }
         match &self.result {
-            Ok(page) => write!(f, "{:#x}, memory type {}, {:?}", page.paddr, page.memory_type, page.allowed),
+            Ok(page) => {
+                write!(f, "{:#x}, memory type {}, {:?}", page.paddr.as_usize(), page.memory_type, page.allowed)
+            }
             Err(fault) => write!(f, "{fault}"),
         }
     }

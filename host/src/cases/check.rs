@@ -54,6 +54,12 @@ impl From<AxError> for Failure {
     }
 }
 
+impl From<x86_vcpu::InvalidEptRoot> for Failure {
+    fn from(error: x86_vcpu::InvalidEptRoot) -> Self {
+        Self { expected: "an EPT root".into(), got: format!("{error}") }
+    }
+}
+
 impl From<OutOfMemory> for Failure {
     fn from(error: OutOfMemory) -> Self {
         Self { expected: "memory".into(), got: format!("{error}") }

@@ -82,6 +82,8 @@ const THEMES: &[&[Case]] = &[
     ept::drops::CASES,
     ept::stale::CASES,
     ept::isolation::CASES,
+    ept::violations::CASES,
+    ept::pages::CASES,
     world::uses::CASES,
 ];
 

@@ -2,8 +2,6 @@
 
 use alloc::format;
 
-use axvcpu::AxArchVCpu;
-
 use super::{
     super::{
         Case,

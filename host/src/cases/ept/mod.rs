@@ -3,7 +3,9 @@
 pub mod drops;
 mod frame;
 pub mod isolation;
+pub mod pages;
 
 pub mod stale;
+pub mod violations;
 
 mod vpids;
