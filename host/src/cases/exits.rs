@@ -31,7 +31,6 @@ pub const CASES: &[Case] = &[
     Case::new("exits.read_only_page", read_only_page),
     Case::new("exits.mapped_after_the_fault", mapped_after_the_fault),
     Case::new("exits.ept_misconfiguration", ept_misconfiguration),
-    Case::new("exits.vmx_instructions_are_undefined", vmx_instructions_are_undefined),
     Case::new("exits.ud2_is_the_guests", ud2_is_the_guests),
     Case::new("exits.vmcall_is_a_hypercall", vmcall_is_a_hypercall),
     Case::new("exits.time_slice_ends_the_run", time_slice_ends_the_run),
@@ -138,39 +137,6 @@ fn ept_misconfiguration() -> CaseResult {
         }
         other => fail("an EPT misconfiguration", guest.describe(&other)),
     }
-}
-
-macro_rules! undefined {
-    ($($name:ident: $($line:literal),+;)+) => {
-        $(guest_code!($name, "code64", "lgdt [0x500]", "lidt [0x510]", $($line),+, "hlt");)+
-        const UNDEFINED: &[(&str, fn() -> &'static [u8])] = &[$((stringify!($name), $name)),+];
-    };
-}
-
-undefined! {
-    vmxon: "vmxon [0x10000]";
-    vmxoff: "vmxoff";
-    vmclear: "vmclear [0x10000]";
-    vmptrld: "vmptrld [0x10000]";
-    vmptrst: "vmptrst [0x10000]";
-    vmlaunch: "vmlaunch";
-    vmresume: "vmresume";
-    vmread: "vmread rax, rcx";
-    vmwrite: "vmwrite rax, rcx";
-    invept: "invept rax, [0x10000]";
-    invvpid: "invvpid rax, [0x10000]";
-    getsec: ".byte 0x0F, 0x37";
-    rsm: "rsm";
-}
-
-fn vmx_instructions_are_undefined() -> CaseResult {
-    const INVALID_OPCODE: u8 = 6;
-    for (name, code) in UNDEFINED {
-        if let Err(failure) = Guest::long(code())?.expect_vector(INVALID_OPCODE) {
-            return fail(format!("{} from {name}", failure.expected), failure.got);
-        }
-    }
-    Ok(())
 }
 
 guest_code!(ud2_64, "code64", "lgdt [0x500]", "lidt [0x510]", "ud2", "hlt");

@@ -144,10 +144,9 @@ impl<H: AxVCpuHal> Guest<H> {
         if mode == Mode::Long {
             self.write_user_page_tables()?;
         }
+        self.load_tables();
         let vcpu = &mut self.vcpu;
         vcpu.write_guest_field(VmcsGuestNW::TR_BASE, TSS as usize);
-        vcpu.write_guest_field(VmcsGuestNW::GDTR_BASE, GDT as usize);
-        vcpu.write_guest_field(VmcsGuestNW::IDTR_BASE, IDT as usize);
         vcpu.write_guest_field(VmcsGuestNW::RFLAGS, 0x3002);
         for (selector, rights) in [
             (VmcsGuest16::CS_SELECTOR, VmcsGuest32::CS_ACCESS_RIGHTS),
@@ -162,6 +161,12 @@ impl<H: AxVCpuHal> Guest<H> {
             vcpu.write_guest_field(rights, old_rights | USER);
         }
         Ok(())
+    }
+
+    /// Loads GDTR and IDTR in the place of a program that cannot.
+    pub fn load_tables(&mut self) {
+        self.vcpu.write_guest_field(VmcsGuestNW::GDTR_BASE, GDT as usize);
+        self.vcpu.write_guest_field(VmcsGuestNW::IDTR_BASE, IDT as usize);
     }
 
     /// One entry and one exit, with a time slice.
@@ -300,21 +305,26 @@ impl<H: AxVCpuHal> Guest<H> {
             };
             self.memory.write(handler, &report)?;
             self.memory.write(handler + report.len() as u64, end)?;
-            let selector = u64::from(CODE_SELECTOR) << 16;
-            match mode {
-                Mode::Real => self.memory.write(vector * 4, &(handler as u32).to_le_bytes())?,
-                Mode::Protected => self.write_words(IDT + vector * 8, &[handler | selector | 0x8E00 << 32])?,
-                Mode::Long => self.write_words(IDT + vector * 16, &[long_gate(handler), 0])?,
-            }
+            self.set_gate(mode, vector as u8, handler)?;
         }
         Ok(())
+    }
+
+    /// Lets a vector lead to a handler below 64 KiB.
+    pub fn set_gate(&mut self, mode: Mode, vector: u8, handler: u64) -> CaseResult {
+        let vector = u64::from(vector);
+        match mode {
+            Mode::Real => Ok(self.memory.write(vector * 4, &(handler as u32).to_le_bytes())?),
+            Mode::Protected => self.write_words(IDT + vector * 8, &[gate(handler)]),
+            Mode::Long => self.write_words(IDT + vector * 16, &[gate(handler), 0]),
+        }
     }
 
     /// Gives a vector of long mode a handler of the case's own, in place of the one that reports it.
     pub fn set_handler(&mut self, vector: u64, code: &[u8]) -> CaseResult {
         let handler = OWN_HANDLERS + vector * OWN_HANDLER_SIZE;
         self.memory.write(handler, code)?;
-        self.write_words(IDT + vector * 16, &[long_gate(handler), 0])
+        self.write_words(IDT + vector * 16, &[gate(handler), 0])
     }
 
     fn write_page_tables(&mut self) -> CaseResult {
@@ -341,8 +351,8 @@ impl<H: AxVCpuHal> Guest<H> {
     }
 }
 
-/// The first word of an interrupt gate; the handler lies below 64 KiB.
-fn long_gate(handler: u64) -> u64 {
+/// An interrupt gate, or the first word of one in long mode; the handler lies below 64 KiB.
+fn gate(handler: u64) -> u64 {
     handler | u64::from(CODE_SELECTOR) << 16 | 0x8E00 << 32
 }
 

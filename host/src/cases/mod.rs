@@ -12,6 +12,7 @@ mod modes;
 mod need;
 mod runner;
 
+mod blocked;
 mod control_registers;
 mod corners;
 mod cost;
@@ -37,6 +38,7 @@ mod start;
 mod startup;
 mod string_io;
 mod task_switches;
+mod undefined;
 mod vmcs;
 pub mod world;
 mod xsetbv;
@@ -59,6 +61,8 @@ const THEMES: &[&[Case]] = &[
     paging::CASES,
     control_registers::CASES,
     events::CASES,
+    blocked::CASES,
+    undefined::CASES,
     selected::CASES,
     double_faults::CASES,
     task_switches::CASES,
@@ -101,6 +105,8 @@ enum Place {
     Everywhere,
     /// On the first processor, from where it may use the others.
     First,
+    /// On the first processor, in a boot of its own, after which it runs no guest.
+    Alone,
 }
 
 impl Case {
@@ -115,6 +121,11 @@ impl Case {
 
     const fn on_first(mut self) -> Self {
         self.place = Place::First;
+        self
+    }
+
+    const fn alone(mut self) -> Self {
+        self.place = Place::Alone;
         self
     }
 }

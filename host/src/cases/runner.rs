@@ -17,7 +17,11 @@ pub fn run(filter: &str) -> ! {
         vmx::refuse(error);
     }
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
-    for case in THEMES.iter().copied().flatten().filter(|case| case.name.contains(filter)) {
+    let is_wanted = |case: &&Case| match case.place {
+        Place::Alone => case.name == filter,
+        _ => case.name.contains(filter),
+    };
+    for case in THEMES.iter().copied().flatten().filter(is_wanted) {
         match run_case(case) {
             Verdict::Passed => passed += 1,
             Verdict::Failed => failed += 1,
@@ -41,7 +45,7 @@ fn run_case(case: &Case) -> Verdict {
     }
     let processors = match case.place {
         Place::Everywhere => 0..smp::count(),
-        Place::First => 0..1,
+        Place::First | Place::Alone => 0..1,
     };
     for processor in processors {
         if let Err(failure) = run_on(case, processor) {

@@ -20,6 +20,7 @@ use super::{
 use crate::{
     arch::{lapic, processor, time},
     smp,
+    vm::ept::Access,
 };
 
 pub const CASES: &[Case] = &[
@@ -29,6 +30,7 @@ pub const CASES: &[Case] = &[
     Case::new("startup.sipi_of_another_processor", sipi_of_another_processor)
         .needs(&[Need::Processors(2), Need::ApicPage])
         .on_first(),
+    Case::new("startup.init_exits", init_exits).needs(&[Need::ApicPage]).alone(),
 ];
 
 guest_code!(starts, "code16", "mov ax, cs", "out 0x99, ax", "hlt");
@@ -170,4 +172,25 @@ fn wait_in_the_guest(says_so: impl Fn(), expected: u8) -> CaseResult {
         }
     }
     fail("a start-up IPI", format!("{:?}", guest.vcpu))
+}
+
+guest_code!(
+    sends_init,
+    "code32",
+    "mov eax, [0x20000]",
+    "mov [0xfee00310], eax",
+    "mov dword ptr [0xfee00300], 0x4500",
+    "2: jmp 2b",
+);
+
+/// An INIT for the processor, by its own APIC, while it runs a guest: an exit, and the host goes on.
+fn init_exits() -> CaseResult {
+    const APIC: u64 = 0xFEE0_0000;
+    let mut guest = Guest::protected(sends_init())?;
+    guest.memory.ept.map_page(APIC, APIC, Access::READ | Access::WRITE)?;
+    guest.memory.write(0x20000, &(processor::apic_id() << 24).to_le_bytes())?;
+    match guest.exit()? {
+        Exit::FailEntry { hardware_entry_failure_reason: 3 } => same("exit", guest.vcpu.exit()?, VmExit::Init),
+        other => fail("INIT", guest.describe(&other)),
+    }
 }

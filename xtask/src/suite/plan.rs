@@ -80,6 +80,9 @@ impl Boot {
         let BootKind::Cases { filter } = &mut self.kind else {
             return None;
         };
+        if !filter.is_empty() {
+            return None;
+        }
         // Either a case by its whole name as the report prints it, or a part of a case's name on every machine.
         *filter = match name.strip_prefix(&own) {
             Some(case) => case.to_owned(),
@@ -125,6 +128,14 @@ fn boots() -> Vec<Boot> {
             kind: BootKind::Guest(trial),
         })
     });
+    // Bochs 2.7 does not forget an INIT that came in a guest: no guest runs on that processor any more.
+    let alone = Boot {
+        name: "alone/tigerlake".to_owned(),
+        emulator: bochs("tigerlake"),
+        host: HostKind::Sse,
+        cpus: 1,
+        kind: BootKind::Cases { filter: "startup.init_exits".to_owned() },
+    };
     let refusals = REFUSED_MODELS.iter().map(|(short, model, must_say)| Boot {
         name: format!("refusal/{short}"),
         emulator: bochs(model),
@@ -154,7 +165,7 @@ fn boots() -> Vec<Boot> {
         cpus: 1,
         kind: BootKind::Fuzz(Programs { seed, first: 0, count: PROGRAMS, verbose: false }),
     });
-    cases.chain(fuzz).chain(guests).chain(refusals).chain([tcg]).chain(without_sse).collect()
+    cases.chain(fuzz).chain(guests).chain(refusals).chain([alone, tcg]).chain(without_sse).collect()
 }
 
 #[cfg(test)]

@@ -1,0 +1,114 @@
+//! Instructions of a processor's features that this guest does not have: undefined in every mode, as on a processor without
+//! them.
+
+use alloc::{format, vec::Vec};
+
+use x86_vcpu::vmx::{VmcsGuest16, VmcsGuest32};
+
+use super::{
+    Case,
+    check::{CaseResult, fail, is_true},
+    code::guest_code,
+    guest::{Guest, Mode},
+};
+
+pub const CASES: &[Case] = &[
+    Case::new("undefined.real", || in_mode(Mode::Real, false)),
+    Case::new("undefined.protected", || in_mode(Mode::Protected, false)),
+    Case::new("undefined.compatibility", || in_mode(Mode::Long, true)),
+    Case::new("undefined.long", || in_mode(Mode::Long, false)),
+    Case::new("undefined.in_user_mode", in_user_mode),
+    Case::new("undefined.invd_does_nothing", invd_does_nothing),
+];
+
+/// With their operands in registers and at \[BX\], \[EDI\] or \[RDI\].
+const INSTRUCTIONS: &[(&str, &[u8])] = &[
+    ("VMCLEAR", &[0x66, 0x0F, 0xC7, 0x37]),
+    ("VMLAUNCH", &[0x0F, 0x01, 0xC2]),
+    ("VMPTRLD", &[0x0F, 0xC7, 0x37]),
+    ("VMPTRST", &[0x0F, 0xC7, 0x3F]),
+    ("VMREAD", &[0x0F, 0x78, 0xC8]),
+    ("VMRESUME", &[0x0F, 0x01, 0xC3]),
+    ("VMWRITE", &[0x0F, 0x79, 0xC8]),
+    ("VMXOFF", &[0x0F, 0x01, 0xC4]),
+    ("VMXON", &[0xF3, 0x0F, 0xC7, 0x37]),
+    ("VMFUNC", &[0x0F, 0x01, 0xD4]),
+    ("INVEPT", &[0x66, 0x0F, 0x38, 0x80, 0x07]),
+    ("INVVPID", &[0x66, 0x0F, 0x38, 0x81, 0x07]),
+    ("GETSEC", &[0x0F, 0x37]),
+    ("RSM", &[0x0F, 0xAA]),
+    ("ENCLS", &[0x0F, 0x01, 0xCF]),
+    ("ENCLV", &[0x0F, 0x01, 0xC0]),
+    ("PCONFIG", &[0x0F, 0x01, 0xC5]),
+    ("MONITOR", &[0x0F, 0x01, 0xC8]),
+    ("MWAIT", &[0x0F, 0x01, 0xC9]),
+    ("UMONITOR", &[0xF3, 0x0F, 0xAE, 0xF0]),
+    ("TPAUSE", &[0x66, 0x0F, 0xAE, 0xF0]),
+];
+
+guest_code!(tables_16, "code16", "mov bx, 0x600");
+guest_code!(tables_32, "code32", "lgdt [0x500]", "lidt [0x510]", "mov edi, 0x10000");
+guest_code!(tables_64, "code64", "lgdt [0x500]", "lidt [0x510]", "mov edi, 0x10000");
+// Compatibility mode loads tables with 32-bit addresses only, so the host has to.
+guest_code!(tables_compatibility, "code32", "mov edi, 0x10000");
+
+fn program(tables: &[u8], instruction: &[u8]) -> Vec<u8> {
+    const HLT: u8 = 0xF4;
+    [tables, instruction, &[HLT]].concat()
+}
+
+/// A guest in that mode, or in a 32-bit code segment of 64-bit mode.
+fn guest(mode: Mode, is_compatibility: bool, instruction: &[u8]) -> CaseResult<Guest> {
+    let tables = match mode {
+        Mode::Real => tables_16(),
+        Mode::Protected => tables_32(),
+        Mode::Long if is_compatibility => tables_compatibility(),
+        Mode::Long => tables_64(),
+    };
+    let mut guest = Guest::new(mode, &program(tables, instruction))?;
+    if is_compatibility {
+        guest.load_tables();
+        guest.vcpu.write_guest_field(VmcsGuest16::CS_SELECTOR, 0x20);
+        guest.vcpu.write_guest_field(VmcsGuest32::CS_ACCESS_RIGHTS, 0xC09B);
+    }
+    Ok(guest)
+}
+
+fn in_mode(mode: Mode, is_compatibility: bool) -> CaseResult {
+    const INVALID_OPCODE: u8 = 6;
+    for (name, instruction) in INSTRUCTIONS {
+        if let Err(failure) = guest(mode, is_compatibility, instruction)?.expect_vector(INVALID_OPCODE) {
+            return fail(format!("{} from {name}", failure.expected), failure.got);
+        }
+    }
+    Ok(())
+}
+
+/// That an instruction does not exist counts before privilege.
+fn in_user_mode() -> CaseResult {
+    const INVALID_OPCODE: u8 = 6;
+    for mode in [Mode::Protected, Mode::Long] {
+        for (name, instruction) in INSTRUCTIONS {
+            const HLT: u8 = 0xF4;
+            let mut guest = Guest::new(mode, &[instruction, &[HLT][..]].concat())?;
+            guest.vcpu.regs_mut().rdi = 0x10000;
+            guest.enter_user_mode(mode)?;
+            if let Err(failure) = guest.expect_vector(INVALID_OPCODE) {
+                return fail(format!("{} from {name}", failure.expected), failure.got);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The guest's caches are the host's, and stay.
+fn invd_does_nothing() -> CaseResult {
+    const INVD: [u8; 2] = [0x0F, 0x08];
+    for (mode, is_compatibility) in
+        [(Mode::Real, false), (Mode::Protected, false), (Mode::Long, true), (Mode::Long, false)]
+    {
+        let outs = guest(mode, is_compatibility, &INVD)?.run_to_halt()?;
+        is_true(&format!("nothing but HLT, came {outs:x?}"), outs.is_empty())?;
+    }
+    Ok(())
+}
