@@ -96,6 +96,10 @@ impl RunOptions {
 pub struct TestOptions {
     /// Run the tests and the cases whose name holds this
     pub name: Option<String>,
+
+    /// Write docs/cases.md, which says which case shows what, instead of comparing it with the cases that passed
+    #[arg(long, conflicts_with = "name")]
+    pub write_cases: bool,
 }
 
 #[derive(Debug, Args)]

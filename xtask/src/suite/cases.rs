@@ -61,7 +61,7 @@ impl<'a> Cases<'a> {
         let name = self.boot.case_name(&case.name);
         let notes = notes.join("; ");
         match case.result {
-            CaseResult::Ok => self.report.passed(&name, took, &notes),
+            CaseResult::Ok => self.report.case_passed(&name, &case.name, self.boot.model(), took, &notes),
             CaseResult::Failed(why) => self.report.failed(&name, took, &anyhow!("{why}\n{notes}")),
             CaseResult::Skipped(why) => self.report.skipped(&name, &why),
         }

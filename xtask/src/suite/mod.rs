@@ -6,6 +6,7 @@
 mod boots;
 mod cases;
 mod checks;
+mod coverage;
 mod plan;
 mod report;
 
@@ -45,6 +46,11 @@ pub fn run(options: &TestOptions) -> Result<bool> {
     }
     if process::interrupted() {
         return Ok(false);
+    }
+    // Only a full run knows which cases there are.
+    if options.name.is_none() {
+        let passed = report.passed_cases();
+        report.time("case-table", || coverage::check(&passed, options.write_cases));
     }
     Ok(report.finish())
 }

@@ -99,6 +99,11 @@ impl Boot {
         }
     }
 
+    /// The processor's name, as the tests have it.
+    pub fn model(&self) -> &str {
+        self.name.split('/').nth(1).unwrap_or_default()
+    }
+
     /// The name of one of its cases as a test.
     pub fn case_name(&self, case: &str) -> String {
         format!("{}/{case}", self.name)

@@ -9,6 +9,7 @@ use std::{
 use anyhow::{Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::coverage::Passed;
 use crate::process;
 
 const REDRAW: Duration = Duration::from_millis(200);
@@ -25,6 +26,8 @@ struct State {
     passed: usize,
     skipped: usize,
     failed: Vec<String>,
+    /// Cases that passed, and the models.
+    cases: Passed,
     started: Instant,
 }
 
@@ -43,6 +46,7 @@ impl Report {
                 passed: 0,
                 skipped: 0,
                 failed: Vec::new(),
+                cases: Passed::new(),
                 started: Instant::now(),
             }),
         }
@@ -74,6 +78,17 @@ impl Report {
         let separator = if note.is_empty() { "" } else { ": " };
         state.print(&format!("test {name} ... ok ({:.1} s){separator}{note}", took.as_secs_f64()));
         state.ended(name);
+    }
+
+    /// The same for a case on a machine.
+    pub fn case_passed(&self, name: &str, case: &str, model: &str, took: Duration, note: &str) {
+        self.passed(name, took, note);
+        self.state().cases.entry(case.to_owned()).or_default().insert(model.to_owned());
+    }
+
+    /// All cases that have passed so far.
+    pub fn passed_cases(&self) -> Passed {
+        self.state().cases.clone()
     }
 
     pub fn failed(&self, name: &str, took: Duration, error: &Error) {
