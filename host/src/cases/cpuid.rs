@@ -4,7 +4,7 @@ use alloc::{format, vec::Vec};
 
 use axerrno::AxResult;
 use axvcpu::AxVCpuExitReason as Exit;
-use x86_vcpu::{CpuidFeature, CpuidPolicy, CpuidRegister, CpuidTopology};
+use x86_vcpu::{CpuidFeature, CpuidPolicy, CpuidRegister, CpuidTopology, MwaitPolicy, VmxArchVCpu};
 
 use super::{
     Case,
@@ -14,6 +14,7 @@ use super::{
     modes::modal_code,
     need::Need,
 };
+use crate::hal::HostHal;
 
 pub const CASES: &[Case] = &[
     Case::new("cpuid.hides_vmx", hides_vmx),
@@ -35,6 +36,7 @@ pub const CASES: &[Case] = &[
     Case::new("cpuid.shown_machine_check_gives_cr4_mce", shown_machine_check_gives_cr4_mce),
     Case::new("cpuid.unsupported_cannot_be_shown", unsupported_cannot_be_shown),
     Case::new("cpuid.policies_can_be_exchanged", policies_can_be_exchanged),
+    Case::new("cpuid.monitor_follows_the_mwait_policy", monitor_follows_the_mwait_policy),
 ];
 
 const UD: u8 = 6;
@@ -584,4 +586,23 @@ fn policies_can_be_exchanged() -> CaseResult {
     guest.vcpu.set_cpuid_policy(rich.clone())?;
     guest.restart(Mode::Long)?;
     same("leaf 1 again", ask_one(&mut guest, 1, 0)?, rich.get(1, 0))
+}
+
+/// MONITOR is shown, with the sizes of leaf 5, where the caller lets the guest have it, and can be hidden then.
+fn monitor_follows_the_mwait_policy() -> CaseResult {
+    let native = raw_cpuid::cpuid!(5);
+    let shown = [native.eax, native.ebx, native.ecx, native.edx];
+    let has = raw_cpuid::CpuId::new().get_feature_info().is_some_and(|info| info.has_monitor_mwait());
+    for policy in [MwaitPolicy::Undefined, MwaitPolicy::Exit, MwaitPolicy::PassThrough] {
+        let mut vcpu = VmxArchVCpu::<HostHal>::new(0, 0)?;
+        vcpu.set_mwait_policy(policy)?;
+        let mut cpuid = vcpu.cpuid_policy()?;
+        let expected = has && policy != MwaitPolicy::Undefined;
+        same(&format!("MONITOR with {policy:?}"), cpuid.has(CpuidFeature::MONITOR), expected)?;
+        same("leaf 5", cpuid.get(5, 0), if expected { shown } else { [0; 4] })?;
+        cpuid.hide(CpuidFeature::MONITOR);
+        same("leaf 5 without MONITOR", cpuid.get(5, 0), [0; 4])?;
+        same("MONITOR again", cpuid.show(CpuidFeature::MONITOR).is_ok(), expected)?;
+    }
+    Ok(())
 }

@@ -1,6 +1,7 @@
 //! MSRs that the library does not know: exits, completed once.
 
 use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
+use x86_vcpu::CpuidFeature;
 
 use super::{
     Case,
@@ -191,8 +192,18 @@ fn values_are_checked_in_every_mode() -> CaseResult {
         (0x1A0, 0x1800, true),
         (0x1A0, 0, false),
     ];
-    for (msr, value, accepted) in of_addresses.chain(others) {
+    // Only 0: the guest has no supervisor state.
+    let of_features = [(0xDA0, 1 << 8, false), (0xDA0, 0, true), (0xC000_0103, 1 << 32, false), (0xC000_0103, 7, true)];
+    for (msr, value, accepted) in of_addresses.chain(others).chain(of_features) {
         write_and_read().each(|_, mut guest| {
+            let feature = match msr {
+                0xDA0 => CpuidFeature::XSAVES,
+                0xC000_0103 => CpuidFeature::RDTSCP,
+                _ => CpuidFeature::MSR,
+            };
+            if !guest.vcpu.cpuid_policy()?.has(feature) {
+                return Ok(());
+            }
             guest.expect_out(0x99)?;
             let registers = guest.vcpu.regs_mut();
             (registers.rcx, registers.rax, registers.rdx) = (msr, value & 0xFFFF_FFFF, value >> 32);
