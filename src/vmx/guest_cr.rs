@@ -200,25 +200,30 @@ mod tests {
     /// How wide physical addresses are.
     const WIDTH: u8 = 39;
 
-    /// A state that some sequence of accepted writes from reset leads to.
+    /// A state that some sequence of accepted writes from reset leads to. Writes flip single bits that rules are about:
+    /// random values are nearly all refused, and lead nowhere.
     fn reachable() -> impl Strategy<Value = ControlState> {
-        proptest::collection::vec((0u8..4, any::<u64>(), any::<bool>()), 0..24).prop_map(|writes| {
+        const CR0: [u64; 6] = [CR0_PG, CR0_PG, CR0_WP, CR0_CD, CR0_NW, CR0_PE];
+        const CR4: [u64; 6] = [CR4_PAE, CR4_PAE, CR4_PCIDE, CR4_CET, CR4_LA57, CR4_PGE];
+        const EFER: [u64; 3] = [EFER_LME, EFER_SCE, EFER_NXE];
+        proptest::collection::vec((0u8..6, any::<u64>(), any::<bool>()), 0..80).prop_map(|writes| {
             let reset = ControlState { cr0: 0x6000_0010, cr3: 0, cr4: 0, efer: 0, cs_long: false, tss_16_bit: false };
-            let narrow = |value: u64| if value & 1 != 0 { value & 0x3F_FFFF_F000 } else { value };
+            let narrow = |value: u64| if value & 1 != 0 { value & 0x7F_FFFF_F000 } else { value };
             writes.into_iter().fold(reset, |state, (register, value, long)| {
-                let state = ControlState { cs_long: long && state.efer & EFER_LMA != 0, ..state };
-                // Values near the present one reach deeper than random ones, nearly all of which are refused.
-                let bit = 1 << (value % 40);
+                let choice = value as usize;
                 match register {
-                    0 => state.with_cr0(state.cr0 ^ bit | CR0_PE).unwrap_or(state),
-                    1 => state.with_cr4(state.cr4 ^ bit, u64::MAX).unwrap_or(state),
-                    2 => state
-                        .with_efer(state.efer ^ [EFER_LME, EFER_SCE, EFER_NXE][value as usize % 3], 0xD01)
-                        .unwrap_or(state),
+                    0 => state.with_cr0(state.cr0 ^ CR0[choice % 6]).unwrap_or(state),
+                    1 => state.with_cr4(state.cr4 ^ CR4[choice % 6], u64::MAX).unwrap_or(state),
+                    2 => state.with_efer(state.efer ^ EFER[choice % 3], 0xD01).unwrap_or(state),
                     // LTR of another kind of TSS; in IA-32e mode there is only one.
-                    3 if value & 1 != 0 => ControlState { tss_16_bit: long && state.efer & EFER_LMA == 0, ..state },
+                    3 => ControlState { tss_16_bit: choice.is_multiple_of(8) && state.efer & EFER_LMA == 0, ..state },
+                    // A far jump.
+                    4 => ControlState { cs_long: long && state.efer & EFER_LMA != 0, ..state },
                     _ if state.in_64_bit_mode() => state.with_cr3(narrow(value), WIDTH).unwrap_or(state),
-                    _ => state.with_cr3(value & 0xFFFF_FFFF, WIDTH).unwrap_or(state),
+                    _ => {
+                        let pcid = if long { value >> 52 } else { 0 };
+                        state.with_cr3(value & 0xFFFF_F000 | pcid, WIDTH).unwrap_or(state)
+                    }
                 }
             })
         })
@@ -270,6 +275,10 @@ mod tests {
             let unpaged = without_pcid.with_cr0(without_pcid.cr0 & !CR0_PG).unwrap();
             let clean = unpaged.with_efer(0, 0).unwrap().with_cr4(0, 0).unwrap();
             prop_assert_eq!((clean.efer, clean.cr4), (0, 0));
+            if state.efer & EFER_LMA != 0 {
+                let with_pcid = ControlState { cr4: code_32.cr4 | CR4_PCIDE, ..code_32 };
+                prop_assert!(with_pcid.with_cr0(with_pcid.cr0 & !CR0_PG).is_err(), "but not past a PCID");
+            }
             prop_assert!(clean.with_cr0(CR0_PE).is_ok() && clean.with_cr0(0).is_ok());
         }
 
@@ -296,6 +305,28 @@ mod tests {
                 }
                 Err(_) => prop_assert!(value >> width != 0),
             }
+        }
+
+        /// PCIDs begin in IA-32e mode, with PCID 0.
+        #[test]
+        fn pcids_begin_at_0(state in reachable()) {
+            let without = ControlState { cr4: state.cr4 & !CR4_PCIDE, ..state };
+            let result = without.with_cr4(without.cr4 | CR4_PCIDE, u64::MAX);
+            prop_assert_eq!(result.is_ok(), state.efer & EFER_LMA != 0 && state.cr3 << 52 == 0);
+        }
+
+        /// In 64-bit mode CR3 has no bit that a physical address has not, and bit 63 never stays.
+        #[test]
+        fn cr3_has_the_width_of_addresses(mut state in reachable(), width in 32u8..52, bit in 32u32..64, pcid: bool) {
+            state.efer |= EFER_LMA;
+            state.cr4 = if pcid { state.cr4 | CR4_PCIDE } else { state.cr4 & !CR4_PCIDE };
+            let result = state.with_cr3(1 << bit | 0x1000, width).map(|after| after.cr3);
+            let expected = match bit {
+                63 if pcid => Ok(0x1000),
+                _ if bit < u32::from(width) => Ok(1 << bit | 0x1000),
+                _ => Err(GeneralProtection),
+            };
+            prop_assert_eq!(result, expected);
         }
 
         /// Entries that are not present may hold anything; an address that one processor has a wider one has too.
