@@ -16,6 +16,11 @@ pub fn entry_failed(exit: &Exit) -> bool {
     matches!(exit, Exit::FailEntry { hardware_entry_failure_reason: reason } if reason & ENTRY_FAILED != 0)
 }
 
+/// Bochs 2.7 saves RIP 100000000H for an exit behind the last byte of 4 GiB, which no entry accepts outside 64-bit mode.
+pub fn has_too_long_rip(vcpu: &Vcpu) -> bool {
+    vcpu.get_cpu_mode() != VmCpuMode::Mode64 && vcpu.rip() >> 32 != 0
+}
+
 /// What the exit says, and what there is to ask about it.
 pub fn accessors_agree(vcpu: &Vcpu, exit: &Exit) -> CaseResult {
     let info = vcpu.exit_info()?;
@@ -28,7 +33,8 @@ pub fn accessors_agree(vcpu: &Vcpu, exit: &Exit) -> CaseResult {
             equal("port", io.port, port.0)?;
             same("direction", io.is_in, matches!(exit, Exit::IoRead { .. }))?;
         }
-        Exit::NestedPageFault { addr, access_flags } => {
+        // INS and OUTS report what they do not reach as such a fault, behind an exit for I/O.
+        Exit::NestedPageFault { addr, access_flags } if info.exit_reason == VmxExitReason::EPT_VIOLATION => {
             let fault = vcpu.nested_page_fault_info()?;
             equal("address", fault.fault_guest_paddr.as_usize(), addr.as_usize())?;
             same("access", fault.access_flags, *access_flags)?;
@@ -44,6 +50,9 @@ pub fn accessors_agree(vcpu: &Vcpu, exit: &Exit) -> CaseResult {
     // All of these work after any exit.
     vcpu.ready_for_interrupt()?;
     vcpu.raw_interrupt_exit_info()?;
+    vcpu.exit()?;
+    // The rights that its code has may not reach there.
+    let _ = vcpu.read_guest(vcpu.rip() as u64, &mut [0; 15])?;
     let _ = (vcpu.get_ptw_info(), vcpu.gla2gva(vcpu.rip().into()), vcpu.io_exit_info()?, vcpu.apic_access_exit_info());
     Ok(())
 }
