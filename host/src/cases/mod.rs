@@ -18,6 +18,7 @@ mod corners;
 mod cost;
 mod cpuid;
 mod debug;
+mod differential;
 mod double_faults;
 mod enable;
 mod entry_failure;
@@ -58,6 +59,8 @@ const THEMES: &[&[Case]] = &[
     msr_policy::CASES,
     xsetbv::CASES,
     debug::CASES,
+    differential::CASES,
+    differential::found::CASES,
     paging::CASES,
     control_registers::CASES,
     events::CASES,

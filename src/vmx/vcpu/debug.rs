@@ -17,9 +17,10 @@ use super::completion::{GP, Outcome, UD};
 use super::exits::Handled;
 use super::{Here, VmxVcpu};
 use crate::msr::Msr;
+use crate::vmx::definitions::{VmxInterruptInfo, VmxInterruptionType};
 use crate::vmx::exit_info::DrAccess;
 use crate::vmx::guest_cr::GeneralProtection;
-use crate::vmx::vmcs::{VmcsGuest32, VmcsGuest64, VmcsGuestNW};
+use crate::vmx::vmcs::{VmcsGuest32, VmcsGuest64, VmcsGuestNW, VmcsReadOnly32};
 
 /// DR6 and DR7 after reset.
 pub(super) const DR6_RESET: u64 = 0xFFFF_0FF0;
@@ -29,6 +30,8 @@ const DR7_ENABLES: u64 = 0xFF;
 const DR7_GD: u64 = 1 << 13;
 /// B0 to B3, BD and BS: what the exit qualification of a #DB reports.
 const DR6_CONDITIONS: u64 = 0x600F;
+/// B0 to B3.
+const DR6_BREAKPOINTS: u64 = 0xF;
 const DR6_BD: u64 = 1 << 13;
 const DB: u8 = 1;
 const CR4_DE: u64 = 1 << 3;
@@ -68,6 +71,12 @@ impl DebugRegisters {
     /// Whether anything is to be done around an entry.
     pub(super) fn is_idle(&self) -> bool {
         !self.loaded && self.host_dr7 == DR7_RESET && self.host_debugctl == 0
+    }
+
+    /// A debug exception: B0 to B3 are those of this one, and what else was there stays, as processors do it (SDM Vol. 3B,
+    /// section 18.2.3, "Debug Status Register (DR6)").
+    fn record(&mut self, conditions: u64) {
+        self.dr6 = self.dr6 & !DR6_BREAKPOINTS | conditions;
     }
 
     /// Before an entry: the host's breakpoints go, the guest's come.
@@ -119,7 +128,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         }
         let dr7 = self.vmcs.get(here, VmcsGuestNW::DR7)?;
         if dr7 & DR7_GD as usize != 0 {
-            self.debug.dr6 |= DR6_BD;
+            self.debug.record(DR6_BD);
             self.clear_on_debug_exception(here)?;
             return self.complete(here, Outcome::Fault(DB, None));
         }
@@ -162,7 +171,12 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// exit in place of the delivery does not: DR7.GD, and IA32_DEBUGCTL.LBR and BTF (SDM Vol. 3B, section
     /// 18.4.3, "Single-Stepping on Branches").
     pub(super) fn take_debug_exception(&mut self, here: Here) -> AxResult {
-        self.debug.dr6 |= self.qualification(here)? & DR6_CONDITIONS;
+        let info = self.vmcs.get(here, VmcsReadOnly32::VMEXIT_INTERRUPTION_INFO)?;
+        // INT1 has no conditions, and an emulator may report those that wait for its end.
+        if VmxInterruptInfo::from_bits(info, 0).int_type == VmxInterruptionType::HardException {
+            let conditions = self.qualification(here)? & DR6_CONDITIONS;
+            self.debug.record(conditions);
+        }
         self.clear_on_debug_exception(here)?;
         // With TF set behind STI or MOV SS, an entry wants the single-step trap pending (SDM Vol. 3C, section 27.3.1.5,
         // "Checks on Guest Non-Register State").

@@ -16,6 +16,9 @@ use crate::vmx::vmcs::{VmcsControl32, VmcsGuest32, VmcsGuestNW, VmcsReadOnly32};
 
 /// RFLAGS.IF
 const RFLAGS_IF: usize = 1 << 9;
+const RFLAGS_RF: usize = 1 << 16;
+/// The exceptions that are faults whatever raised them: #DE, #BR, #UD, #NM, #TS, #NP, #SS, #GP, #PF, #MF, #AC, #XM, #VE, #CP.
+const FAULTS: u32 = 0x003B_7CE1;
 
 /// Bits of the guest's interruptibility state (SDM Vol. 3C, table 25-3, "Format of Interruptibility State").
 pub(super) mod blocking {
@@ -196,6 +199,14 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             let wanted = VmxInterruptionType::vector_has_error_code(info.vector) && rule != ErrorCode::Forbidden;
             // The field takes 15 bits (SDM Vol. 3C, section 27.2.1.3, "VM-Entry Control Fields").
             info.err_code = wanted.then(|| info.err_code.unwrap_or(0) & 0x7FFF);
+        }
+        if event.info.int_type == VmxInterruptionType::HardException
+            && FAULTS.unbounded_shr(event.info.vector.into()) & 1 != 0
+        {
+            // A fault pushes RFLAGS with RF set, so that a breakpoint on its instruction is not hit twice; an injected one
+            // pushes what the VMCS holds (SDM Vol. 3C, section 27.6.1.1, "Details of Vectored-Event Injection").
+            let rflags = self.vmcs.get(here, VmcsGuestNW::RFLAGS)?;
+            self.vmcs.write_changed(VmcsGuestNW::RFLAGS, rflags | RFLAGS_RF);
         }
         if let Some(code) = event.info.err_code {
             self.vmcs.write_changed(VmcsControl32::VMENTRY_EXCEPTION_ERR_CODE, code);
