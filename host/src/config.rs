@@ -40,6 +40,8 @@ pub struct FuzzConfig {
 pub struct GuestConfig {
     pub memory_mib: usize,
     pub cpus: usize,
+    /// Whether the guest runs by way of `axvm`.
+    pub axvm: bool,
     /// Whether to count exits.
     pub stats: bool,
     pub loader: String,
@@ -80,6 +82,7 @@ impl Config {
             guest: GuestConfig {
                 memory_mib: values.value("memory", 64)?,
                 cpus: values.value("cpus", 1)?,
+                axvm: values.value("axvm", false)?,
                 stats: values.value("stats", false)?,
                 loader: values.text("loader"),
                 kernel: files.get("kernel").copied(),

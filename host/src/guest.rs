@@ -4,7 +4,7 @@ use alloc::{format, string::String};
 
 use crate::{
     config::GuestConfig,
-    loader,
+    loader, on_axvm,
     output::verdict,
     vm::{Machine, Outcome, memory::Memory},
     vmx,
@@ -27,6 +27,9 @@ fn run_to_end(config: &GuestConfig) -> Result<Outcome, String> {
     }
     let mut memory = Memory::new(config.memory_mib).map_err(|error| format!("{error}"))?;
     let start = loader::load(config, &mut memory).map_err(|error| format!("cannot be loaded: {error}"))?;
+    if config.axvm {
+        return on_axvm::machine::run(&memory, &start).map_err(|error| format!("axvm failed: {error}"));
+    }
     let mut machine = Machine::new(memory, &start).map_err(|error| format!("no vCPU: {error}"))?;
     if config.stats {
         machine.count_exits();

@@ -21,6 +21,7 @@ mod guest;
 mod hal;
 mod loader;
 mod mem;
+mod on_axvm;
 mod output;
 mod smp;
 mod vm;

@@ -73,6 +73,10 @@ pub struct RunOptions {
     #[arg(long, value_name = "SECS", default_value_t = 300, value_parser = value_parser!(u64).range(1..=86_400))]
     pub timeout: u64,
 
+    /// Run the guest by way of axvm, the registry's virtual machine manager, on this crate
+    #[arg(long)]
+    pub axvm: bool,
+
     /// Count the guest's exits by reason, port and MSR, and print them at its end
     #[arg(long)]
     pub stats: bool,

@@ -39,7 +39,13 @@ pub fn run(options: &RunOptions) -> Result<bool> {
     let guest = choice.guest(options)?;
     process::show(&mut HostKind::Sse.command()).context("cannot build the host")?;
     let conf = RunConf {
-        mode: Mode::Guest { guest: &guest, memory_mib: choice.memory_mib, cpus: options.cpus, stats: options.stats },
+        mode: Mode::Guest {
+            guest: &guest,
+            memory_mib: choice.memory_mib,
+            cpus: options.cpus,
+            stats: options.stats,
+            axvm: options.axvm,
+        },
         log: options.log,
         expect_cpus: options.host_cpus,
     };

@@ -1,7 +1,7 @@
 //! What `axvcpu` needs of the registry's `percpu`, for a target where that crate links std.
 //!
-//! `axvcpu` declares one per-CPU variable, the current vCPU of its `AxVCpu` wrapper. The host drives the architecture's
-//! vCPU itself and never touches that variable, so one copy for all processors is enough.
+//! `axvcpu` declares one per-CPU variable, the current vCPU of its `AxVCpu` wrapper, which `axvm` uses. The host lets
+//! `axvm` run on one processor at a time, so one copy for all processors is enough.
 
 #![no_std]
 

@@ -60,6 +60,12 @@ impl From<x86_vcpu::InvalidEptRoot> for Failure {
     }
 }
 
+impl From<axvm_error::AxError> for Failure {
+    fn from(error: axvm_error::AxError) -> Self {
+        Self { expected: "success".into(), got: format!("{error:?}") }
+    }
+}
+
 impl From<OutOfMemory> for Failure {
     fn from(error: OutOfMemory) -> Self {
         Self { expected: "memory".into(), got: format!("{error}") }

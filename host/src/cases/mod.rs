@@ -12,6 +12,7 @@ mod modes;
 mod need;
 mod runner;
 
+mod axvm;
 mod blocked;
 mod control_registers;
 mod corners;
@@ -80,6 +81,7 @@ const THEMES: &[&[Case]] = &[
     enable::CASES,
     host::CASES,
     corners::CASES,
+    axvm::CASES,
     cost::CASES,
     world::patterns::CASES,
     world::hostile::CASES,

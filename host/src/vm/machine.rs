@@ -7,21 +7,15 @@ use axerrno::{AxError, AxResult};
 use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
 use x86_vcpu::{VmxArchVCpu, VmxExitReason};
 
-use super::{io, memory::Memory, msrs, stats::Stats};
+use super::{attention::Attention, io, memory::Memory, msrs, stats::Stats};
 use crate::{
     arch::{interrupts, time},
-    devices::{Board, End, Time},
+    devices::{Board, End},
     hal::HostHal,
     loader::Start,
-    output::{console, serial},
+    output::console,
 };
 
-/// Longest time in the guest without a look at the runner's orders: 10 ms.
-const LONGEST_SLICE: Time = 10_000_000;
-/// A shorter one would not pay for its exit: 20 µs.
-const SHORTEST_SLICE: Time = 20_000;
-/// Sends the guest's registers to the console and ends the run.
-const STOP_BYTE: u8 = 0x18;
 const GENERAL_PROTECTION: u8 = 13;
 /// What is written here is for a display of digits that nobody has: guests write to it for the time that it takes.
 const DELAY_PORT: u32 = 0x80;
@@ -30,9 +24,7 @@ pub struct Machine {
     memory: Memory,
     board: Board,
     vcpu: VmxArchVCpu<HostHal>,
-    /// Whether the vCPU is to exit as soon as it can take an interrupt.
-    window_wanted: bool,
-    next_poll: Time,
+    attention: Attention,
     /// Counted only where somebody asked: it costs time itself.
     stats: Option<Stats>,
 }
@@ -63,7 +55,7 @@ impl Machine {
         registers.rbx = start.ebx.into();
         registers.rsi = start.esi.into();
         let board = Board::new(memory.size(), time::now());
-        Ok(Self { memory, board, vcpu, window_wanted: false, next_poll: 0, stats: None })
+        Ok(Self { memory, board, vcpu, attention: Attention::default(), stats: None })
     }
 
     pub fn count_exits(&mut self) {
@@ -92,11 +84,11 @@ impl Machine {
     fn step(&mut self) -> AxResult<Option<Outcome>> {
         let now = time::now();
         self.board.advance(now);
-        if self.stop_ordered(now) {
+        if self.attention.stop_ordered(&mut self.board, now) {
             return Ok(Some(Outcome::Stopped));
         }
-        self.offer_interrupt()?;
-        let slice = time::ticks(self.slice(now));
+        self.attention.offer_interrupt(&mut self.board, &mut self.vcpu)?;
+        let slice = time::ticks(Attention::slice(&self.board, now));
         self.vcpu.set_time_slice(Some(slice))?;
         let entered = self.note_entry();
         match self.vcpu.run() {
@@ -121,28 +113,6 @@ impl Machine {
             stats.exit(exit, self.vcpu.exit_info()?.exit_reason, entered, now);
         }
         Ok(())
-    }
-
-    /// Gives the guest its next interrupt, or asks for an exit at the moment when it can take it.
-    fn offer_interrupt(&mut self) -> AxResult {
-        let pending = self.board.interrupt_pending();
-        let deliver = pending && self.vcpu.ready_for_interrupt()?;
-        if deliver {
-            let vector = self.board.acknowledge_interrupt();
-            self.vcpu.inject_interrupt(vector.into())?;
-        }
-        let wanted = pending && !deliver;
-        if wanted != self.window_wanted {
-            self.window_wanted = wanted;
-            self.vcpu.set_interrupt_window(wanted)?;
-        }
-        Ok(())
-    }
-
-    /// How long the guest may run: to the next thing that a device will do.
-    fn slice(&mut self, now: Time) -> Time {
-        let until_deadline = self.board.deadline().map_or(LONGEST_SLICE, |deadline| deadline.saturating_sub(now));
-        until_deadline.clamp(SHORTEST_SLICE, LONGEST_SLICE)
     }
 
     fn handle(&mut self, exit: Exit) -> AxResult<Option<Outcome>> {
@@ -196,13 +166,8 @@ impl Machine {
         if !self.vcpu.ready_for_interrupt()? {
             return Ok(Some(Outcome::Halted));
         }
-        while !self.board.interrupt_pending() {
-            core::hint::spin_loop();
-            let now = time::now();
-            self.board.advance(now);
-            if self.stop_ordered(now) {
-                return Ok(Some(Outcome::Stopped));
-            }
+        if self.attention.wait_for_interrupt(&mut self.board) {
+            return Ok(Some(Outcome::Stopped));
         }
         Ok(None)
     }
@@ -215,22 +180,6 @@ impl Machine {
             return Some(Outcome::Unhandled(format!("a nested page fault at {address:#x} ({access:?})")));
         }
         self.memory.float(address).err().map(|error| Outcome::Unhandled(format!("{error}")))
-    }
-
-    /// Reads the runner's input: orders for the host, the rest for the guest.
-    fn stop_ordered(&mut self, now: Time) -> bool {
-        const POLL_INTERVAL: Time = 1_000_000;
-        if now < self.next_poll {
-            return false;
-        }
-        self.next_poll = now + POLL_INTERVAL;
-        while let Some(byte) = serial::receive() {
-            if byte == STOP_BYTE {
-                return true;
-            }
-            self.board.console_input(byte);
-        }
-        false
     }
 
     fn entry_failure(&self, error: AxError) -> String {

@@ -38,6 +38,11 @@ impl Memory {
         Ok(memory)
     }
 
+    /// Host memory of the RAM, in blocks of [`BLOCK_SIZE`] from the guest's address 0.
+    pub fn blocks(&self) -> &[u64] {
+        &self.blocks
+    }
+
     /// Bytes of RAM.
     pub fn size(&self) -> u64 {
         self.blocks.len() as u64 * BLOCK_SIZE

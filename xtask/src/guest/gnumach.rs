@@ -22,7 +22,11 @@ pub const TRIAL: Trial = Trial {
     memory_mib: 128,
     models: &[],
     instructions_per_second: INSTRUCTIONS_PER_SECOND,
+    axvm: false,
 };
+
+/// To the same end by way of axvm.
+pub const ON_AXVM: Trial = Trial { name: "gnumach-on-axvm", axvm: true, ..TRIAL };
 
 pub fn fetch() -> Result<Guest> {
     Guest::read(&debian::file(PACKAGE, KERNEL)?, COMMAND_LINE, &[])

@@ -39,6 +39,7 @@ pub const BY_PVH: Trial = Trial {
     memory_mib: MEMORY_MIB,
     models: &[MODEL],
     instructions_per_second: INSTRUCTIONS_PER_SECOND,
+    axvm: false,
 };
 
 pub const BY_BZIMAGE: Trial = Trial { name: "linux-bzimage", fetch: || fetch(Entry::Bzimage, QUICK), ..BY_PVH };

@@ -17,6 +17,7 @@ pub const TRIAL: Trial = Trial {
     memory_mib: 32,
     models: &[],
     instructions_per_second: INSTRUCTIONS_PER_SECOND,
+    axvm: false,
 };
 
 fn fetch() -> Result<Guest> {

@@ -15,8 +15,8 @@ use anyhow::{Context, Result};
 use flate2::read::MultiGzDecoder;
 
 /// The guests that are tests: one for each kind of image that the host loads.
-pub static TRIALS: [Trial; 6] =
-    [linux::BY_BZIMAGE, linux::BY_PVH, gnumach::TRIAL, memtest::TRIAL, tiny::FLAT, tiny::PVH];
+pub static TRIALS: [Trial; 7] =
+    [linux::BY_BZIMAGE, linux::BY_PVH, gnumach::ON_AXVM, gnumach::TRIAL, memtest::TRIAL, tiny::FLAT, tiny::PVH];
 
 /// A guest, and what must come of it.
 #[derive(Debug)]
@@ -30,6 +30,8 @@ pub struct Trial {
     /// Models on which it is tried; none named: all.
     pub models: &'static [&'static str],
     pub instructions_per_second: u32,
+    /// Whether it runs by way of axvm.
+    pub axvm: bool,
 }
 
 impl Trial {

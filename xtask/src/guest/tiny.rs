@@ -20,6 +20,7 @@ pub const FLAT: Trial = Trial {
     memory_mib: 16,
     models: &[],
     instructions_per_second: INSTRUCTIONS_PER_SECOND,
+    axvm: false,
 };
 pub const PVH: Trial = Trial { name: "pvh", fetch: pvh, goal: PVH_LINE, ..FLAT };
 
