@@ -42,6 +42,7 @@ mod string_io;
 mod task_switches;
 mod undefined;
 mod vmcs;
+mod walk;
 pub mod world;
 mod xsetbv;
 
@@ -72,6 +73,7 @@ const THEMES: &[&[Case]] = &[
     task_switches::CASES,
     startup::CASES,
     string_io::CASES,
+    walk::CASES,
     mmio::compare::CASES,
     mmio::protocol::CASES,
     entry_failure::CASES,

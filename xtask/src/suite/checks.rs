@@ -31,6 +31,7 @@ pub const ALL: &[Check] = &[
     Check { name: "clippy-init", run: clippy_init },
     Check { name: "doc", run: documented },
     Check { name: "unit", run: unit_tests },
+    Check { name: "fuzz", run: fuzzed },
     Check { name: "package", run: packaged_files },
     Check { name: "fresh-lock", run: builds_from_a_fresh_lock },
     Check { name: "axvm-drop-in", run: drops_into_axvm },
@@ -83,6 +84,16 @@ fn unit_tests() -> Result<Option<String>> {
     let passed = passed_tests(&output);
     ensure!(passed > 0, "no test ran\n{output}");
     Ok(Some(format!("{passed} tests")))
+}
+
+/// Random instructions and page tables, for ten million inputs or a minute.
+fn fuzzed() -> Result<Option<String>> {
+    let output = run(cargo()
+        .args(["test", "--quiet", "--release", "--package", "x86_vcpu", "--lib"])
+        .args(["--", "--ignored", "--exact", "--nocapture", "emulator::tests::fuzz_for_a_minute"])
+        .current_dir(paths::root()))?;
+    ensure!(passed_tests(&output) == 1, "the test did not run\n{output}");
+    Ok(output.lines().find(|line| line.contains(" inputs: ")).map(str::to_owned))
 }
 
 /// The sum of cargo's lines `test result: ok. N passed; …`.
