@@ -21,22 +21,22 @@ macro_rules! on_processor {
             let (mut value, flags): (u64, u64) = (a, 0);
             let (mut value_out, mut flags_out) = (value, flags);
             macro_rules! run {
-                        ($operands:literal) => {
-                            // SAFETY: changes its registers and the flags, and uses the stack for them.
-                            unsafe {
-                                asm!(
-                                    "bt {carry:e}, 0",
-                                    concat!($instruction, $operands),
-                                    "pushfq",
-                                    "pop {flags}",
-                                    carry = in(reg) u32::from(carry),
-                                    a = inout(reg_abcd) value => value_out,
-                                    b = in(reg_abcd) b,
-                                    flags = lateout(reg) flags_out,
-                                )
+                                ($operands:literal) => {
+                                    // SAFETY: changes its registers and the flags, and uses the stack for them.
+                                    unsafe {
+                                        asm!(
+                                            "bt {carry:e}, 0",
+                                            concat!($instruction, $operands),
+                                            "pushfq",
+                                            "pop {flags}",
+                                            carry = in(reg) u32::from(carry),
+                                            a = inout(reg_abcd) value => value_out,
+                                            b = in(reg_abcd) b,
+                                            flags = lateout(reg) flags_out,
+                                        )
+                                    }
+                                };
                             }
-                        };
-                    }
             match size {
                 1 => run!(" {a:l}, {b:l}"),
                 2 => run!(" {a:x}, {b:x}"),

@@ -52,6 +52,9 @@ impl Default for FpuPolicy {
 /// The components that the crate keeps for a guest.
 const KEPT: u64 = xcr0::X87 | xcr0::SSE | xcr0::AVX | xcr0::AVX512 | xcr0::PKRU;
 
+/// Where Intel's processors have PKRU, also one whose CPUID leaves the place out, as Bochs 2.7's does.
+const PKRU_PLACE: usize = 0xA80;
+
 /// The extended state of a vCPU, and of its host where it is switched at each exit.
 pub(super) struct XState {
     policy: FpuPolicy,
@@ -59,6 +62,8 @@ pub(super) struct XState {
     host: Area,
     /// What a guest can have in XCR0; 0 where there is no XSAVE.
     allowed: u64,
+    /// Where PKRU is in an area.
+    pkru: usize,
     /// The best [`method`] that the processor has.
     method: u64,
     /// Under [`FpuPolicy::WhileBound`], the processor whose registers took the guest's state last. They may have another
@@ -69,12 +74,13 @@ pub(super) struct XState {
 impl XState {
     /// Decides by CPUID and the host's CR4 what the guest may have, and allocates both areas.
     pub(super) fn new() -> AxResult<Self> {
-        let Supported { allowed, method, size } = Supported::here();
+        let Supported { allowed, pkru, method, size } = Supported::here();
         Ok(Self {
             policy: FpuPolicy::default(),
             guest: Area::new(size)?,
             host: Area::new(size)?,
             allowed,
+            pkru,
             method,
             loaded: Cell::new(None),
         })
@@ -220,11 +226,9 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
     /// PKRU, which the guest has only with XSAVE.
     pub(super) fn guest_pkru(&self) -> u32 {
-        /// Where every processor of Intel's has it, also one whose CPUID leaves the place out, as Bochs 2.7's does.
-        const PLACE: usize = 0xA80;
         let area = self.xstate.saved();
         let in_use = area.read(FXSAVE_SIZE).map_or(0, u64::from_le_bytes) & xcr0::PKRU != 0;
-        if in_use { area.read(PLACE).map_or(0, u32::from_le_bytes) } else { 0 }
+        if in_use { area.read(self.xstate.pkru).map_or(0, u32::from_le_bytes) } else { 0 }
     }
 
     /// XSETBV: the processor has checked CPL and CR4.OSXSAVE; the rest is checked here.
@@ -321,6 +325,8 @@ impl VectorRegisters for Vectors<'_> {
 struct Supported {
     /// What of XCR0 a guest may have.
     allowed: u64,
+    /// Where PKRU is in an area.
+    pkru: usize,
     method: u64,
     /// The size of an area in bytes.
     size: usize,
@@ -332,14 +338,18 @@ impl Supported {
         const LEAF13_EAX_XSAVEOPT: u32 = 1 << 0;
         let xsave = __cpuid(1).ecx & LEAF1_ECX_XSAVE != 0;
         if !xsave || !Cr4::read().contains(Cr4Flags::OSXSAVE) {
-            return Self { allowed: 0, method: method::FXSAVE, size: FXSAVE_SIZE };
+            return Self { allowed: 0, pkru: PKRU_PLACE, method: method::FXSAVE, size: FXSAVE_SIZE };
         }
         let leaf = __cpuid_count(0xD, 0);
         let extensions = __cpuid_count(0xD, 1).eax;
         let native = u64::from(leaf.edx) << 32 | u64::from(leaf.eax);
         let optimized = extensions & LEAF13_EAX_XSAVEOPT != 0;
         let method = if optimized { method::XSAVEOPT } else { method::XSAVE };
+        let pkru = match __cpuid_count(0xD, 9).ebx {
+            0 => PKRU_PLACE,
+            place => place as usize,
+        };
         // ECX: the size for every component that XCR0 can have here, so for those of the host too.
-        Self { allowed: native & KEPT, method, size: leaf.ecx as usize }
+        Self { allowed: native & KEPT, pkru, method, size: leaf.ecx as usize }
     }
 }
