@@ -44,7 +44,7 @@ fn compare(mode: PagingMode) -> CaseResult {
     let (mut succeeded, mut count, mut different) = (0, 0, Vec::new());
     for batch in 0..BATCHES {
         let setting = Setting { mode, nxe: batch % 2 == 0 };
-        let first = (mode as u64) << 32 | batch * BATCH;
+        let first = ((mode as u64) << 32) + batch * BATCH;
         let combinations: Vec<_> =
             (first..first + BATCH).map(|seed| Combination::new(seed, setting, &features)).collect();
         run(&mut guest, setting, &combinations)?;
