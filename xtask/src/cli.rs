@@ -24,6 +24,9 @@ pub enum Command {
     Bench(BenchOptions),
     /// Run random guest programs. The same seed gives the same programs.
     Fuzz(FuzzOptions),
+    /// Break the world switch, one line at a time in a copy of the tree, and say which case notices. Not a part of `test`:
+    /// it builds the host for each of them.
+    Mutate(MutateOptions),
 }
 
 #[derive(Debug, Args)]
@@ -142,6 +145,12 @@ pub struct FuzzOptions {
     /// Go on with more programs until this many seconds have passed
     #[arg(long, value_name = "SECS", conflicts_with = "only")]
     pub seconds: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub struct MutateOptions {
+    /// Make only the mutations whose name holds this
+    pub name: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

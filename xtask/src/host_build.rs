@@ -39,8 +39,13 @@ impl HostKind {
 
     /// The command that builds both programs.
     pub fn command(self) -> Command {
+        self.command_in(&paths::host(), &self.folder())
+    }
+
+    /// The same for a copy of the host's sources, into a folder of its own.
+    pub fn command_in(self, sources: &Path, folder: &Path) -> Command {
         let mut cargo = process::cargo();
-        cargo.args(["build", "--release", "--target-dir"]).arg(self.folder()).current_dir(paths::host());
+        cargo.args(["build", "--release", "--target-dir"]).arg(folder).current_dir(sources);
         if self == Self::NoSse {
             const FLAGS: &str = "-Ctarget-feature=-sse,-sse2";
             cargo.arg("--config").arg(format!("target.{TARGET}.rustflags=[{FLAGS:?}]"));
@@ -50,7 +55,12 @@ impl HostKind {
 
     /// Reads what the command built.
     pub fn load(self) -> Result<HostImage> {
-        let folder = self.folder().join(TARGET).join("release");
+        Self::load_from(&self.folder())
+    }
+
+    /// The same from the folder that [`Self::command_in`] was given.
+    pub fn load_from(folder: &Path) -> Result<HostImage> {
+        let folder = folder.join(TARGET).join("release");
         Ok(HostImage { host: read(&folder, "host")?, boot: read(&folder, "boot")? })
     }
 

@@ -1,8 +1,9 @@
 //! The commands of this repository.
 //!
 //! `cargo xtask run` boots the host of `host/` in an emulator and shows a guest's console live;
-//! `cargo xtask test` runs everything that can turn red; `cargo xtask bench` counts what exits cost. All work from a clean clone: what is missing on the machine
-//! is installed, or named with the command that installs it.
+//! `cargo xtask test` runs everything that can turn red; `cargo xtask bench` counts what exits cost;
+//! `cargo xtask mutate` breaks the world switch line by line and says which case notices. All work from a clean clone:
+//! what is missing on the machine is installed, or named with the command that installs it.
 
 mod bench;
 mod cli;
@@ -12,6 +13,7 @@ mod guest;
 mod host_build;
 mod image;
 mod install;
+mod mutate;
 mod paths;
 mod process;
 mod run;
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
         Command::Test(options) => suite::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
+        Command::Mutate(options) => mutate::run(&options),
     });
     if process::interrupted() {
         eprintln!("interrupted");

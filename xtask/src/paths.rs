@@ -28,6 +28,11 @@ pub fn guests() -> PathBuf {
     root().join("target/guests")
 }
 
+/// The mutated copy of the tree, and its builds.
+pub fn mutations() -> PathBuf {
+    root().join("target/mutations")
+}
+
 /// Builds of single checks, kept between runs so that only the first is slow.
 pub fn check_target(check: &str) -> PathBuf {
     root().join("target/checks").join(check)

@@ -186,7 +186,7 @@ fn debug_exception_ends_branch_stepping() -> CaseResult {
 /// Neither call opens an MSR that the crate switches or checks: not before `setup` either, and not by the old name.
 fn own_msrs_are_not_passed_through() -> CaseResult {
     use x86_vcpu::{MsrPolicy, VmxArchVCpu};
-    const OWN: [u32; 6] = [0xC000_0080, 0xC000_0082, 0xC000_0103, 0xDA0, 0x277, 0x1D9];
+    const OWN: [u32; 8] = [0x48, 0x49, 0xC000_0080, 0xC000_0082, 0xC000_0103, 0xDA0, 0x277, 0x1D9];
     let mut vcpu = VmxArchVCpu::<crate::hal::HostHal>::new(0, 0)?;
     for msr in OWN {
         let refused = vcpu.set_msr_policy(msr..=msr, MsrPolicy::PassThrough).is_err()

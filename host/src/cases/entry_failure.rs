@@ -15,6 +15,7 @@ pub const CASES: &[Case] = &[
     Case::new("entry_failure.bad_rip_then_corrected", bad_rip_then_corrected),
     Case::new("entry_failure.bad_ept_root_then_corrected", bad_ept_root_then_corrected),
     Case::new("entry_failure.twice", twice),
+    Case::new("entry_failure.host_state_survives", host_state_survives),
 ];
 
 const HLT: &[u8] = &[0xF4];
@@ -47,6 +48,17 @@ fn fails_then_runs(bad: StartState, good: StartState) -> CaseResult {
     guest.vcpu.bind()?;
     guest.halt()?;
     is_true("no failure is reported behind a good entry", guest.vcpu.entry_failure().is_none())
+}
+
+/// Such an entry loads the host's state as an exit does, and loses what an exit loses. Every run compares.
+fn host_state_survives() -> CaseResult {
+    let _host = super::world::PatternedHost::new(super::world::Pattern(2))?;
+    let mut guest = Guest::<crate::hal::HostHal>::unbound(StartState::Long64 { entry: ORIGIN, cr3: 1 << 62 }, HLT)?;
+    guest.vcpu.bind()?;
+    match guest.run_once()? {
+        Exit::FailEntry { .. } => Ok(()),
+        other => fail("an entry that fails", guest.describe(&other)),
+    }
 }
 
 /// Beyond the width of any physical address: refused at setup, or by VMLAUNCH as an invalid control field (error 7).

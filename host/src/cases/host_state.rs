@@ -41,7 +41,7 @@ const MSRS: [(&str, u32); 12] = [
 pub const HOST_HAS_SSE: bool = cfg!(target_feature = "sse");
 const EXTENDED: [&str; 3] = ["MXCSR", "x87 control word", "XCR0"];
 
-const COUNT: usize = 29 + MSRS.len();
+const COUNT: usize = 30 + MSRS.len();
 
 impl HostState {
     pub fn read() -> Self {
@@ -78,6 +78,7 @@ impl HostState {
             ("GS", read_selector::<GS>()),
             ("TSC_AUX", read_where(has_tsc_aux(), TSC_AUX)),
             ("IA32_XSS", read_where(has_xss(), XSS)),
+            ("IA32_SPEC_CTRL", read_where(has_spec_ctrl(), SPEC_CTRL)),
         ];
         values[..registers.len()].copy_from_slice(&registers);
         for (slot, (name, number)) in values[registers.len()..].iter_mut().zip(MSRS) {
@@ -116,6 +117,7 @@ fn read_cr8() -> u64 {
 
 const TSC_AUX: u32 = 0xC000_0103;
 const XSS: u32 = 0xDA0;
+const SPEC_CTRL: u32 = 0x48;
 
 /// An MSR that not every processor has: zero where there is none.
 fn read_where(exists: bool, msr: u32) -> u64 {
@@ -136,6 +138,12 @@ pub fn has_xss() -> bool {
     static HAS: Lazy<bool> =
         Lazy::new(|| CpuId::new().get_extended_state_info().is_some_and(|info| info.has_xsaves_xrstors()));
     *HAS
+}
+
+/// Whether IA32_SPEC_CTRL has all three of IBRS, STIBP and SSBD (CPUID.7:EDX[26], [27], [31]).
+pub fn has_spec_ctrl() -> bool {
+    const ALL: u32 = 1 << 26 | 1 << 27 | 1 << 31;
+    raw_cpuid::cpuid!(0, 0).eax >= 7 && raw_cpuid::cpuid!(7, 0).edx & ALL == ALL
 }
 
 /// DR0 to DR3, and DR6.

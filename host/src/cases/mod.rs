@@ -96,6 +96,7 @@ const THEMES: &[&[Case]] = &[
     ept::violations::CASES,
     ept::pages::CASES,
     world::uses::CASES,
+    world::speculation::CASES,
 ];
 
 pub struct Case {

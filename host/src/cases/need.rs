@@ -4,7 +4,7 @@ use core::fmt;
 
 use raw_cpuid::CpuId;
 
-use super::host_state::{HOST_HAS_SSE, has_tsc_aux};
+use super::host_state::{HOST_HAS_SSE, has_spec_ctrl, has_tsc_aux, has_xss};
 use crate::{arch::lapic, smp};
 
 #[derive(Clone, Copy)]
@@ -14,6 +14,9 @@ pub enum Need {
     Avx,
     Avx512,
     Rdtscp,
+    Xsaves,
+    /// IBRS, STIBP, SSBD and IBPB.
+    SpeculationControl,
     /// The local APIC is used through its page.
     ApicPage,
     /// The processor sets accessed and dirty flags in the EPT.
@@ -34,6 +37,8 @@ impl Need {
             Self::Xsave => basic.is_some_and(|info| info.has_xsave()),
             Self::Avx => basic.is_some_and(|info| info.has_avx()),
             Self::Rdtscp => has_tsc_aux(),
+            Self::Xsaves => has_xss(),
+            Self::SpeculationControl => has_spec_ctrl(),
             Self::ApicPage => lapic::has_page(),
             Self::HostSse => HOST_HAS_SSE,
             Self::Avx512 => extended.is_some_and(|info| info.has_avx512f()),
@@ -57,6 +62,8 @@ impl fmt::Display for Need {
             Self::Xsave => f.write_str("the processor has no XSAVE"),
             Self::Avx => f.write_str("the processor has no AVX"),
             Self::Rdtscp => f.write_str("the processor has no RDTSCP"),
+            Self::Xsaves => f.write_str("the processor has no XSAVES"),
+            Self::SpeculationControl => f.write_str("the processor has no IBRS, STIBP and SSBD"),
             Self::ApicPage => f.write_str("the firmware chose x2APIC"),
             Self::HostSse => f.write_str("the host is compiled without SSE"),
             Self::Avx512 => f.write_str("the processor has no AVX-512"),

@@ -239,6 +239,9 @@ features! {
         MD_CLEAR: 10;
         SERIALIZE: 14;
         AVX512_FP16: 23, [AVX512BW];
+        IBRS_IBPB: 26, [MSR];
+        STIBP: 27, [MSR];
+        SSBD: 31, [MSR];
     }
     (7, 1, Eax) {
         AVX_VNNI: 4, [AVX2];
@@ -298,6 +301,11 @@ const CR4: &[(CpuidFeature, u64)] = &[
 const EFER: &[(CpuidFeature, u64)] =
     &[(CpuidFeature::SYSCALL, EFER_SCE), (CpuidFeature::LM, EFER_LME), (CpuidFeature::NX, EFER_NXE)];
 
+/// The bits that a feature adds to IA32_SPEC_CTRL. A processor with IBRS but without STIBP, or the other way round, takes
+/// both bits.
+const SPEC_CTRL: &[(CpuidFeature, u64)] =
+    &[(CpuidFeature::IBRS_IBPB, 0b011), (CpuidFeature::STIBP, 0b011), (CpuidFeature::SSBD, 0b100)];
+
 /// The state components that a feature adds to XCR0. x87 is there with XSAVE itself.
 const XCR0: &[(CpuidFeature, u64)] = &[
     (CpuidFeature::XSAVE, xcr0::X87),
@@ -315,6 +323,11 @@ pub(super) fn cr4(has: impl Fn(CpuidFeature) -> bool) -> u64 {
 /// The bits that can be written to EFER there.
 pub(super) fn efer(has: impl Fn(CpuidFeature) -> bool) -> u64 {
     union(EFER, has)
+}
+
+/// The bits that can be written to IA32_SPEC_CTRL there; 0 where there is none.
+pub(super) fn spec_ctrl(has: impl Fn(CpuidFeature) -> bool) -> u64 {
+    union(SPEC_CTRL, has)
 }
 
 /// The bits that XCR0 has there; 0 without XSAVE.

@@ -164,6 +164,11 @@ impl CpuidPolicy {
         features::efer(|feature| self.has(feature))
     }
 
+    /// The bits that the guest may write to IA32_SPEC_CTRL; 0 for one that does not have the MSR.
+    pub fn spec_ctrl(&self) -> u64 {
+        features::spec_ctrl(|feature| self.has(feature))
+    }
+
     /// How many bits a guest-physical address has.
     pub fn physical_address_bits(&self) -> u8 {
         let told = self.leaves.get(0x8000_0008, 0).map_or(0, |registers| registers[EAX] as u8);

@@ -1,8 +1,10 @@
 //! Debug registers.
 //!
 //! DR7 and IA32_DEBUGCTL are in the VMCS. DR0 to DR3 and DR6 are not, and loading them at each entry and exit would make
-//! every guest pay for what few use. So MOV DR exits, the guest's values are kept here, and they are in the registers
-//! only while it has a breakpoint enabled in DR7, when the processor needs them.
+//! every guest pay for what few use. So MOV DR exits, the guest's values are kept here, and DR0 to DR3 are in the
+//! registers only while it has a breakpoint enabled in DR7, when the processor needs them. DR6 never is: every #DB exits,
+//! and an exit in place of the delivery leaves the register alone (SDM Vol. 3C, section 28.1, "Architectural State Before
+//! a VM Exit"), so the host's stays where it is, and the guest's is written here.
 //!
 //! An exit sets the host's DR7 to 400H and IA32_DEBUGCTL to 0. A host that uses them gets them back after each exit. DR7
 //! is read when a vCPU is bound; IA32_DEBUGCTL, which not every emulator has and few hosts use, the host tells
@@ -44,7 +46,6 @@ pub(super) struct DebugRegisters {
     /// The guest's are in the registers while it runs.
     loaded: bool,
     host_addresses: [u64; 4],
-    host_dr6: u64,
     host_dr7: u64,
     host_debugctl: u64,
 }
@@ -86,8 +87,8 @@ impl DebugRegisters {
             // SAFETY: the host's breakpoints are off while the addresses are the guest's, so none can hit in the host.
             unsafe {
                 write_dr7(DR7_RESET);
-                (self.host_addresses, self.host_dr6) = read_breakpoints();
-                write_breakpoints(&self.addresses, self.dr6);
+                self.host_addresses = read_breakpoints();
+                write_breakpoints(&self.addresses);
             }
         }
     }
@@ -96,10 +97,8 @@ impl DebugRegisters {
     #[cold]
     pub(super) fn load_host(&mut self) {
         if self.loaded {
-            let (_, dr6) = read_breakpoints();
-            self.dr6 = dr6;
             // SAFETY: DR7 is 400H after an exit: no breakpoint is enabled. The values are the host's own.
-            unsafe { write_breakpoints(&self.host_addresses, self.host_dr6) };
+            unsafe { write_breakpoints(&self.host_addresses) };
         }
         // SAFETY: the values that the host had.
         unsafe {
@@ -210,24 +209,23 @@ unsafe fn write_dr7(value: u64) {
     unsafe { asm!("mov dr7, {}", in(reg) value, options(nostack, preserves_flags)) };
 }
 
-fn read_breakpoints() -> ([u64; 4], u64) {
-    let (a, b, c, d, dr6): (u64, u64, u64, u64, u64);
+fn read_breakpoints() -> [u64; 4] {
+    let (a, b, c, d): (u64, u64, u64, u64);
     // SAFETY: reading debug registers changes nothing.
     unsafe {
-        asm!("mov {}, dr0", "mov {}, dr1", "mov {}, dr2", "mov {}, dr3", "mov {}, dr6",
-             out(reg) a, out(reg) b, out(reg) c, out(reg) d, out(reg) dr6,
-             options(nomem, nostack, preserves_flags));
+        asm!("mov {}, dr0", "mov {}, dr1", "mov {}, dr2", "mov {}, dr3",
+             out(reg) a, out(reg) b, out(reg) c, out(reg) d, options(nomem, nostack, preserves_flags));
     }
-    ([a, b, c, d], dr6)
+    [a, b, c, d]
 }
 
 /// # Safety
 /// No breakpoint is enabled in DR7, or the host expects those at these addresses.
-unsafe fn write_breakpoints(addresses: &[u64; 4], dr6: u64) {
+unsafe fn write_breakpoints(addresses: &[u64; 4]) {
     // SAFETY: as the caller promises.
     unsafe {
-        asm!("mov dr0, {}", "mov dr1, {}", "mov dr2, {}", "mov dr3, {}", "mov dr6, {}",
-             in(reg) addresses[0], in(reg) addresses[1], in(reg) addresses[2], in(reg) addresses[3], in(reg) dr6,
+        asm!("mov dr0, {}", "mov dr1, {}", "mov dr2, {}", "mov dr3, {}",
+             in(reg) addresses[0], in(reg) addresses[1], in(reg) addresses[2], in(reg) addresses[3],
              options(nostack, preserves_flags));
     }
 }

@@ -1,14 +1,17 @@
 //! MSRs that the guest can use without an exit and that no VMCS field switches.
 //!
-//! SYSCALL uses STAR, LSTAR, CSTAR and FMASK, SWAPGS uses KERNEL_GS_BASE, RDTSCP and RDPID read TSC_AUX, XSAVES and
-//! XRSTORS cover what XSS says. Their values
-//! are the guest's while it runs and the host's after each exit, by the VMCS's MSR areas (SDM Vol. 3C, section 25.7.2,
-//! "VM-Exit Controls for MSRs", and 25.8.2): the guest's list is loaded at entry, the host's at exit, and what the guest
-//! can change without an exit is stored at exit. An entry in an area costs about what RDMSR or WRMSR does, so each is there only while the guest could see or
-//! change the register: the SYSCALL and SWAPGS group once EFER.SCE or LMA is set, TSC_AUX and XSS where guest and host
-//! differ.
+//! SYSCALL uses STAR, LSTAR and FMASK, SWAPGS uses KERNEL_GS_BASE, RDTSCP and RDPID read TSC_AUX, XSAVES and
+//! XRSTORS cover what XSS says, SPEC_CTRL restricts what the processor predicts. Their values are the guest's while it
+//! runs and the host's after each exit, by the VMCS's MSR areas (SDM Vol. 3C, section 25.7.2, "VM-Exit Controls for
+//! MSRs", and 25.8.2): the guest's list is loaded at entry, the host's at exit, before the host's first instruction, and
+//! what the guest can change without an exit is stored at exit. An entry in an area costs about what RDMSR or WRMSR does,
+//! so each is there only while the guest could see or change the register: the SYSCALL and SWAPGS group once EFER.SCE or
+//! LMA is set, TSC_AUX and XSS where guest and host differ, SPEC_CTRL from the guest's first write of another value than
+//! 0 on, with the group, because the lists are one run of entries each.
 //!
-//! The guest's list is also where its values are kept. Its RDMSR and WRMSR of these exit, and are answered from there.
+//! The guest's list is also where its values are kept. Its RDMSR and WRMSR of these exit, and are answered from there; but
+//! those of SPEC_CTRL only until it is switched, for kernels write it at every system call. CSTAR is kept there and never
+//! switched: Intel's processors have no SYSCALL in compatibility mode (SDM Vol. 4, table 2-2, IA32_CSTAR: "Not used").
 
 use axerrno::AxResult;
 use axvcpu::AxVCpuHal;
@@ -19,25 +22,29 @@ use crate::msr::Msr;
 use crate::vmx::host::HostConstants;
 use crate::vmx::vmcs::{Vmcs, VmcsControl32, VmcsControl64};
 
-/// In the order of the lists: what is rarely needed first, so that what is needed is one run of entries.
-const SWITCHED: [Msr; 7] = [
+/// In the order of the lists: what is rarely needed first, so that what is needed is one run of entries. The last is never
+/// in it.
+const LISTED: [Msr; 8] = [
     Msr::IA32_XSS,
     Msr::IA32_TSC_AUX,
     Msr::IA32_STAR,
     Msr::IA32_LSTAR,
-    Msr::IA32_CSTAR,
     Msr::IA32_FMASK,
     Msr::IA32_KERNEL_GSBASE,
+    Msr::IA32_SPEC_CTRL,
+    Msr::IA32_CSTAR,
 ];
 const XSS: usize = 0;
 const TSC_AUX: usize = 1;
 const SYSCALL_GROUP: usize = 2;
-const KERNEL_GS_BASE: usize = 6;
+const KERNEL_GS_BASE: usize = 5;
+const SPEC_CTRL: usize = 6;
 const _: () = assert!(
-    matches!(SWITCHED[XSS], Msr::IA32_XSS)
-        && matches!(SWITCHED[TSC_AUX], Msr::IA32_TSC_AUX)
-        && matches!(SWITCHED[SYSCALL_GROUP], Msr::IA32_STAR)
-        && matches!(SWITCHED[KERNEL_GS_BASE], Msr::IA32_KERNEL_GSBASE)
+    matches!(LISTED[XSS], Msr::IA32_XSS)
+        && matches!(LISTED[TSC_AUX], Msr::IA32_TSC_AUX)
+        && matches!(LISTED[SYSCALL_GROUP], Msr::IA32_STAR)
+        && matches!(LISTED[KERNEL_GS_BASE], Msr::IA32_KERNEL_GSBASE)
+        && matches!(LISTED[SPEC_CTRL], Msr::IA32_SPEC_CTRL)
 );
 /// Offset of the host's list in the frame; the guest's is at 0.
 const HOST_LIST: usize = 2048;
@@ -57,7 +64,10 @@ pub(super) struct GuestMsrs<H: AxVCpuHal> {
     has_tsc_aux: bool,
     /// XSAVES is enabled for the guest, and with it IA32_XSS, which can only be 0: the guest is shown no supervisor state.
     has_xss: bool,
+    /// What the guest may set in SPEC_CTRL; 0: it does not have the MSR.
+    allowed_spec_ctrl: u64,
     syscall_active: bool,
+    spec_ctrl_active: bool,
     /// TSC_AUX and XSS of the processor that the vCPU is bound to.
     host_tsc_aux: u64,
     host_xss: u64,
@@ -69,11 +79,13 @@ impl<H: AxVCpuHal> GuestMsrs<H> {
             frame: PhysFrame::alloc_zero()?,
             has_tsc_aux: false,
             has_xss: false,
+            allowed_spec_ctrl: 0,
             syscall_active: false,
+            spec_ctrl_active: false,
             host_tsc_aux: 0,
             host_xss: 0,
         };
-        for (i, msr) in SWITCHED.into_iter().enumerate() {
+        for (i, msr) in LISTED.into_iter().enumerate() {
             for list in [0, HOST_LIST] {
                 // SAFETY: the frame is ours, and the entry inside it.
                 unsafe { this.entry(list, i).write_volatile(Entry { index: msr as u32, reserved: 0, data: 0 }) };
@@ -83,22 +95,29 @@ impl<H: AxVCpuHal> GuestMsrs<H> {
     }
 
     /// Says which of the MSRs that are not on every processor this guest has.
-    pub(super) fn set_present(&mut self, tsc_aux: bool, xss: bool) {
+    pub(super) fn set_present(&mut self, tsc_aux: bool, xss: bool, allowed_spec_ctrl: u64) {
         self.has_tsc_aux = tsc_aux;
         self.has_xss = xss;
+        self.allowed_spec_ctrl = allowed_spec_ctrl;
+    }
+
+    /// Whether SPEC_CTRL is switched, so that the guest may use it without an exit.
+    pub(super) fn switches_spec_ctrl(&self) -> bool {
+        self.spec_ctrl_active
     }
 
     /// The MSRs that are a guest's own here, whether this one has them or not.
     pub(super) fn all() -> impl Iterator<Item = u32> {
-        SWITCHED.into_iter().map(Msr::number)
+        LISTED.into_iter().map(Msr::number)
     }
 
     /// The values after reset: all zero.
     pub(super) fn reset(&mut self) {
-        for i in 0..SWITCHED.len() {
+        for i in 0..LISTED.len() {
             self.set_data(0, i, 0);
         }
         self.syscall_active = false;
+        self.spec_ctrl_active = false;
     }
 
     /// The guest's value of an MSR that is kept here.
@@ -111,14 +130,19 @@ impl<H: AxVCpuHal> GuestMsrs<H> {
     pub(super) fn write(&mut self, vmcs: &Vmcs<H>, msr: u32, value: u64) -> Option<bool> {
         let i = self.place_of(msr)?;
         let canonical = (value as i64) << 16 >> 16 == value as i64;
-        let accepted = match SWITCHED[i] {
+        let accepted = match LISTED[i] {
             Msr::IA32_LSTAR | Msr::IA32_CSTAR | Msr::IA32_KERNEL_GSBASE => canonical,
             Msr::IA32_FMASK | Msr::IA32_TSC_AUX => value >> 32 == 0,
             Msr::IA32_XSS => value == 0,
+            Msr::IA32_SPEC_CTRL => value & !self.allowed_spec_ctrl == 0,
             _ => true,
         };
         if accepted {
             self.set_data(0, i, value);
+            if i == SPEC_CTRL && value != 0 && !self.spec_ctrl_active {
+                self.spec_ctrl_active = true;
+                self.switch_group(vmcs);
+            }
             if i == TSC_AUX {
                 self.write_counts(vmcs);
             }
@@ -129,10 +153,16 @@ impl<H: AxVCpuHal> GuestMsrs<H> {
     /// EFER of the guest is now `efer`: from SCE or LMA on, the SYSCALL group is switched.
     pub(super) fn efer_changed(&mut self, vmcs: &Vmcs<H>, efer: u64) {
         if efer & (EFER_SCE | EFER_LMA) != 0 && !self.syscall_active {
-            self.syscall_active = true;
-            if vmcs.home().is_some() {
-                self.read_host_group();
-            }
+            self.switch_group(vmcs);
+        }
+        self.write_counts(vmcs);
+    }
+
+    /// From now on the group is switched, and with it SPEC_CTRL where that is active.
+    fn switch_group(&mut self, vmcs: &Vmcs<H>) {
+        self.syscall_active = true;
+        if vmcs.home().is_some() {
+            self.read_host_group();
         }
         self.write_counts(vmcs);
     }
@@ -149,8 +179,18 @@ impl<H: AxVCpuHal> GuestMsrs<H> {
 
     /// Not taken as constant: hosts set up SYSCALL late, and exchange KERNEL_GS_BASE with every thread.
     fn read_host_group(&mut self) {
-        for (i, msr) in SWITCHED.into_iter().enumerate().skip(SYSCALL_GROUP) {
+        let end = self.end();
+        for (i, msr) in LISTED.into_iter().enumerate().take(end).skip(SYSCALL_GROUP) {
             self.set_data(HOST_LIST, i, msr.read());
+        }
+    }
+
+    /// Where the run of entries that are in use ends.
+    fn end(&self) -> usize {
+        match (self.spec_ctrl_active, self.syscall_active) {
+            (true, _) => SPEC_CTRL + 1,
+            (false, true) => KERNEL_GS_BASE + 1,
+            (false, false) => SYSCALL_GROUP,
         }
     }
 
@@ -171,10 +211,10 @@ impl<H: AxVCpuHal> GuestMsrs<H> {
             (false, true) => TSC_AUX,
             (false, false) => SYSCALL_GROUP,
         };
-        let end = if self.syscall_active { SWITCHED.len() } else { SYSCALL_GROUP };
+        let end = self.end();
         let loaded = (end - first) as u32;
-        // All but KERNEL_GS_BASE, which SWAPGS changes, can only be written by WRMSR, which exits.
-        let stored = u32::from(self.syscall_active);
+        // All but KERNEL_GS_BASE, which SWAPGS changes, and SPEC_CTRL can only be written by WRMSR, which exits.
+        let stored = end.saturating_sub(KERNEL_GS_BASE) as u32;
         let address =
             |list: usize, i: usize| (self.frame.start_paddr().as_usize() + list + i * size_of::<Entry>()) as u64;
         vmcs.write_changed(VmcsControl64::VMENTRY_MSR_LOAD_ADDR, address(0, first));
@@ -186,10 +226,11 @@ impl<H: AxVCpuHal> GuestMsrs<H> {
     }
 
     fn place_of(&self, msr: u32) -> Option<usize> {
-        let i = SWITCHED.iter().position(|switched| *switched as u32 == msr)?;
+        let i = LISTED.iter().position(|switched| *switched as u32 == msr)?;
         let present = match i {
             XSS => self.has_xss,
             TSC_AUX => self.has_tsc_aux,
+            SPEC_CTRL => self.allowed_spec_ctrl != 0,
             _ => true,
         };
         present.then_some(i)
@@ -206,7 +247,7 @@ impl<H: AxVCpuHal> GuestMsrs<H> {
     }
 
     fn entry(&self, list: usize, i: usize) -> *mut Entry {
-        // Both lists lie inside the frame: 7 entries of 16 bytes at 0 and at 2048.
+        // Both lists lie inside the frame: 8 entries of 16 bytes at 0 and at 2048.
         self.frame.as_mut_ptr().wrapping_add(list + i * size_of::<Entry>()).cast()
     }
 }

@@ -20,18 +20,33 @@ use crate::msr::Msr;
 /// | FS_BASE, GS_BASE, SYSENTER_CS, SYSENTER_ESP, SYSENTER_EIP | passed through; VMCS guest state |
 /// | TIME_STAMP_COUNTER | reads passed through, with the TSC offset; writes to the caller |
 /// | EFER, PAT, DEBUGCTL (BTF; LBR stays clear), XSS | the guest's own; checked as the processor does |
-/// | STAR, LSTAR, CSTAR, FMASK, KERNEL_GS_BASE, TSC_AUX | the guest's own, switched once it can use them; checked |
-/// | FEATURE_CONTROL | kept: 1, locked with VMX off; cannot be written |
+/// | STAR, LSTAR, FMASK, KERNEL_GS_BASE, TSC_AUX | the guest's own, switched once it can use them; checked |
+/// | CSTAR | the guest's own; checked, and never in the register, which Intel's processors do not use |
+/// | SPEC_CTRL | the guest's own where CPUID shows IBRS, STIBP or SSBD: kept until its first write of another value than 0, then passed through and switched; otherwise to the caller |
+/// | PRED_CMD | writes passed through where CPUID shows IBPB, reads #GP; otherwise to the caller |
+/// | FEATURE_CONTROL | kept: 1, locked with VMX off; every write is #GP, as of a register that is locked |
 /// | MISC_ENABLE | kept: fast strings on, no branch trace store, no PEBS; only fast strings can be written |
 /// | BIOS_UPDT_TRIG, BIOS_SIGN_ID (microcode) | kept: written without effect, read back |
 /// | APIC_BASE, x2APIC (800H to 8FFH) | to the caller, whose APIC it is |
-/// | MTRRs, machine check, PMU, debug store, power, UMWAIT_CONTROL, SPEC_CTRL, and all others | to the caller, and hidden by CPUID |
+/// | MTRRs, machine check, PMU, debug store, power, UMWAIT_CONTROL, ARCH_CAPABILITIES, FLUSH_CMD, and all others | to the caller, and hidden by CPUID |
+///
+/// # What the host's own use of the processor means while a guest runs
+///
+/// The performance counters are not switched: the host's go on counting, in the guest too, and an interrupt or NMI of
+/// theirs is an exit. The guest reads none of them (RDPMC is #GP, CPUID.0AH is empty). A host that counts only itself, or
+/// that writes PEBS records, which would go to its buffer's address in the guest's address space, stops its counters
+/// around a run. Branch records stop at an entry, with IA32_DEBUGCTL.
+///
+/// The time-stamp counter is the host's, with what the caller adds ([`set_tsc_offset`](super::VmxVcpu::set_tsc_offset)), and
+/// not 0 at the guest's reset: guests take for granted that the counters of all their processors agree, and those of the
+/// host do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MsrPolicy {
     /// The guest uses the processor's own register, without an exit. It shares it with the host, unless the crate
     /// switches it; the caller answers for that.
     PassThrough,
-    /// The vCPU keeps a value of its own. A write that changes a bit outside `writable` is #GP.
+    /// The vCPU keeps a value of its own. A write that changes a bit outside `writable` is #GP; with none writable every
+    /// write is, as of a register that is read-only or locked.
     Keep {
         /// The value until the guest writes another.
         value: u64,
@@ -82,7 +97,7 @@ impl KeptMsrs {
     pub(super) fn write(&mut self, msr: u32, value: u64) -> Option<bool> {
         let place = self.place(msr).ok()?;
         let kept = &mut self.0[place];
-        let accepted = (value ^ kept.value) & !kept.writable == 0;
+        let accepted = kept.writable != 0 && (value ^ kept.value) & !kept.writable == 0;
         if accepted {
             kept.value = value;
         }

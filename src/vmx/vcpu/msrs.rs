@@ -60,6 +60,9 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
     pub(super) fn handle_msr_read(&mut self, here: Here) -> AxResult<Handled> {
         let msr = self.context.guest.rcx as u32;
+        if self.is_own_pred_cmd(msr) {
+            return self.complete(here, Outcome::Fault(GP, Some(0)));
+        }
         let Some(value) = self.kept_msr(msr)? else {
             return Ok(Handled::No);
         };
@@ -69,6 +72,10 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
     pub(super) fn handle_msr_write(&mut self, here: Here) -> AxResult<Handled> {
         let (msr, value) = (self.context.guest.rcx as u32, self.context.guest.get_edx_eax());
+        if self.is_own_pred_cmd(msr) {
+            let outcome = self.write_pred_cmd(value);
+            return self.complete(here, outcome);
+        }
         match self.set_kept_msr(msr, value)? {
             Some(outcome) => self.complete(here, outcome),
             None => Ok(Handled::No),
@@ -82,7 +89,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
     pub(super) fn guests_own() -> impl Iterator<Item = u32> {
         let in_vmcs = PASSED_THROUGH.into_iter().chain(VMCS_KEPT.into_iter().map(|(msr, _)| msr));
-        in_vmcs.map(Msr::number).chain(GuestMsrs::<H>::all())
+        in_vmcs.chain([Msr::IA32_PRED_CMD]).map(Msr::number).chain(GuestMsrs::<H>::all())
     }
 
     /// Lets the MSRs that are passed through exit where they belong to a feature that the guest does not have, and only
@@ -96,7 +103,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     /// The MSR belongs to a feature that the guest does not have, so it is the caller's, as any other.
-    fn is_absent(&self, msr: u32) -> bool {
+    pub(super) fn is_absent(&self, msr: u32) -> bool {
         self.cpuid.absent_msrs().contains(&msr)
     }
 
@@ -119,6 +126,9 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         }
         let accepted = self.msrs.write(&self.vmcs, msr, value).or_else(|| self.kept.write(msr, value));
         if let Some(accepted) = accepted {
+            if msr == Msr::IA32_SPEC_CTRL.number() {
+                self.pass_speculation_control()?;
+            }
             return Ok(Some(if accepted { Outcome::Done } else { Outcome::Fault(GP, Some(0)) }));
         }
         let Some((own, field)) = VMCS_KEPT.iter().find(|(own, _)| own.number() == msr) else {

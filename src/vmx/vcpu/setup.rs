@@ -71,6 +71,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         self.write_controls(capabilities, &policy, root)?;
         self.cpuid = CpuidTable::new(&policy);
         self.write_start_state(start);
+        self.pass_speculation_control()?;
         self.controls.done = true;
         Ok(())
     }
@@ -128,7 +129,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         let set = |controls: u32, control: SecondaryControls| controls & control.bits() != 0;
         let rdtscp = set(secondary, SecondaryControls::RDTSCP);
         let xsaves = set(secondary, SecondaryControls::XSAVES);
-        self.msrs.set_present(rdtscp, xsaves);
+        self.msrs.set_present(rdtscp, xsaves, policy.spec_ctrl());
         self.guest = new_guest();
         self.controls = Controls {
             any_error_code: capabilities.basic.any_error_code,

@@ -2,17 +2,32 @@
 //!
 //! Which a processor needs it says itself: CPUID.07H:EDX and IA32_ARCH_CAPABILITIES (SDM Vol. 4, table 2-2; Intel's
 //! "Speculative Execution Side Channel Mitigations"). A processor that enumerates none of it, an emulator say, gets none.
-//! Guests are shown none of these features, and their accesses to IA32_SPEC_CTRL and IA32_PRED_CMD exit to the caller. So
-//! the host's IA32_SPEC_CTRL stays loaded and is never written here. With enhanced IBRS that protects the host after an
-//! exit; a host that relies on the older IBRS has to write it again after each run, as after any change of privilege.
+//!
+//! # IA32_SPEC_CTRL and IA32_PRED_CMD
+//!
+//! A guest may have both where the processor has them: what they do restrains only predictions, so an unknown guest can
+//! use them to protect itself and harms nobody. CPUID shows IBRS, IBPB, STIBP and SSBD by default, and a
+//! [`CpuidPolicy`](crate::CpuidPolicy) that hides them takes the MSRs away too: they come to the caller then. Until the
+//! guest's first write of another value than 0, SPEC_CTRL exits, reads as 0, and the host's value stays in the
+//! register, at no cost. From then on the guest uses the register itself, and each exit stores its value and loads the
+//! host's, as it was when the vCPU was bound, before the host's first instruction ([`super::msr_areas`]). PRED_CMD
+//! holds nothing, so its writes pass through.
+//!
+//! While a guest has not written SPEC_CTRL, an exit leaves the register alone. With enhanced IBRS that protects the host;
+//! a host that relies on the older IBRS has to write it again after each run, as after any change of privilege.
 
 use core::arch::x86_64::{__cpuid, __cpuid_count};
 
+use axerrno::AxResult;
 use axvcpu::AxVCpuHal;
 
 use super::VmxVcpu;
+use super::completion::{GP, Outcome};
 use crate::msr::Msr;
 use crate::vmx::processor::Processor;
+
+/// The one command of IA32_PRED_CMD: an indirect-branch prediction barrier.
+const IBPB: u64 = 1;
 
 /// Which barriers are raised around a guest. The default is what this processor says that it needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +96,31 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         self.context.set_barriers(policy.clear_buffers, policy.fill_return_stack);
     }
 
+    /// Lets the guest use the two MSRs without an exit as far as it has them: PRED_CMD, which holds nothing, to be
+    /// written; SPEC_CTRL once it is switched.
+    pub(super) fn pass_speculation_control(&mut self) -> AxResult {
+        let (command, control) = (Msr::IA32_PRED_CMD.number(), Msr::IA32_SPEC_CTRL.number());
+        self.msr_bitmap.set_write_intercept(command, self.is_absent(command))?;
+        let intercept = !self.msrs.switches_spec_ctrl();
+        self.msr_bitmap.set_read_intercept(control, intercept)?;
+        self.msr_bitmap.set_write_intercept(control, intercept)
+    }
+
+    /// Whether this is IA32_PRED_CMD, and the guest has it.
+    pub(super) fn is_own_pred_cmd(&self, msr: u32) -> bool {
+        msr == Msr::IA32_PRED_CMD.number() && !self.is_absent(msr)
+    }
+
+    /// A write to IA32_PRED_CMD that exited all the same.
+    pub(super) fn write_pred_cmd(&self, value: u64) -> Outcome {
+        if value & !IBPB != 0 {
+            return Outcome::Fault(GP, Some(0));
+        }
+        // SAFETY: the guest is shown IBPB only where the processor has it; the write changes nothing but predictors.
+        unsafe { Msr::IA32_PRED_CMD.write(value) };
+        Outcome::Done
+    }
+
     /// Right before an entry.
     #[inline(always)]
     pub(super) fn flush_l1_data_cache(&self) {
@@ -93,7 +133,6 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
     /// Before an entry after another vCPU may have run here: the barrier between two guests.
     pub(super) fn separate_from_last_guest(&self, home: &Processor) {
-        const IBPB: u64 = 1;
         let another_ran = home.another_guest_ran(self.guest);
         if another_ran && self.speculation.barrier_between_guests && home.has_ibpb {
             // SAFETY: the processor has IBPB; the write changes nothing but predictors.

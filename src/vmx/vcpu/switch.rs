@@ -10,8 +10,10 @@
 //! | CR2 | the code below | read on both ways, written only where host and guest differ | 2 reads |
 //! | limits of GDTR and IDTR, which an exit sets to FFFFH | the code below | every exit, unless the host's are FFFFH | LGDT, LIDT |
 //! | x87, SSE, AVX, AVX-512, PKRU, XCR0 | the code below ([`FpuPolicy::EveryExit`]), or at bind and unbind | see [`super::xstate`] | XSAVEOPT and XRSTOR (or XSAVE, or FXSAVE and FXRSTOR), twice; XSETBV where XCR0 differs |
-//! | STAR, LSTAR, CSTAR, FMASK, KERNEL_GS_BASE, TSC_AUX | MSR areas ([`super::msr_areas`]) | only once the guest can use them | one area entry each |
-//! | DR0 to DR3, DR6 | [`super::debug`] | only while the guest has a breakpoint set | 5 moves each way |
+//! | STAR, LSTAR, FMASK, KERNEL_GS_BASE, TSC_AUX, XSS | MSR areas ([`super::msr_areas`]) | only once the guest can use them | one area entry each |
+//! | SPEC_CTRL | MSR areas | only once the guest has written it | one area entry, and that of the group before it |
+//! | DR0 to DR3 | [`super::debug`] | only while the guest has a breakpoint set | 4 moves each way |
+//! | DR6, CR8, CSTAR | kept in the vCPU: the guest's accesses exit, and the processor needs none of them | never | none |
 //! | branch predictors, buffers, return stack | [`super::speculation`] | only on processors that say so | VERW at entries, 32 calls at exits |
 //! | the host's DR7, DEBUGCTL, LDTR and TR limit, which an exit resets | [`super::debug`], [`crate::vmx::host`] | only where the host's differ from what an exit leaves | none otherwise |
 //!

@@ -57,7 +57,7 @@ pub fn run(boot: &Boot, supplies: &Supplies, report: &Report) {
 /// An error if the boot itself went wrong; cases that fail are reported by their own names.
 fn run_cases(boot: &Boot, filter: &str, supplies: &Supplies, report: &Report) -> Result<()> {
     let mut cases = Cases::new(boot, report);
-    let outcome = session(boot, Mode::Cases { filter }, supplies, CASES_LIMIT, None, |event| {
+    let outcome = boot_cases(boot, filter, supplies.host, CASES_LIMIT, |event| {
         if let Event::Line(line) = event {
             cases.line(line);
         }
@@ -74,7 +74,7 @@ fn run_cases(boot: &Boot, filter: &str, supplies: &Supplies, report: &Report) ->
 
 fn run_refusal(boot: &Boot, must_say: &str, supplies: &Supplies) -> Result<String> {
     let mode = Mode::Cases { filter: "" };
-    let outcome = session(boot, mode, supplies, REFUSAL_LIMIT, None, |_| {})?;
+    let outcome = session(boot, mode, supplies.host, REFUSAL_LIMIT, None, |_| {})?;
     judge_refusal(boot, &outcome, must_say).with_context(|| evidence(&outcome))
 }
 
@@ -102,7 +102,7 @@ fn run_guest(boot: &Boot, trial: &Trial, supplies: &Supplies) -> Result<String> 
     };
     let mode = Mode::Guest { guest, memory_mib: trial.memory_mib, cpus: 1, stats: false, axvm: trial.axvm };
     let stop_at = (trial.ending == Ending::WhenStopped).then_some(trial.goal);
-    let outcome = session(boot, mode, supplies, GUEST_LIMIT, stop_at, |_| {})?;
+    let outcome = session(boot, mode, supplies.host, GUEST_LIMIT, stop_at, |_| {})?;
     judge_guest(boot, trial, &outcome).with_context(|| evidence(&outcome))
 }
 
@@ -120,16 +120,27 @@ fn judge_guest(boot: &Boot, trial: &Trial, outcome: &Outcome) -> Result<String> 
     Ok(format!("{goal:?}"))
 }
 
+/// Runs the cases whose name holds `filter`, and gives every line to `observe`.
+pub fn boot_cases(
+    boot: &Boot,
+    filter: &str,
+    host: &HostImage,
+    limit: Duration,
+    observe: impl FnMut(Event),
+) -> Result<Outcome> {
+    session(boot, Mode::Cases { filter }, host, limit, None, observe)
+}
+
 fn session(
     boot: &Boot,
     mode: Mode,
-    supplies: &Supplies,
+    host: &HostImage,
     limit: Duration,
     goal: Option<&str>,
     observe: impl FnMut(Event),
 ) -> Result<Outcome> {
     let conf = RunConf { mode, log: LogLevel::Info, expect_cpus: boot.cpus };
-    let disk = image::build(supplies.host, &conf)?;
+    let disk = image::build(host, &conf)?;
     let folder = tempfile::tempdir()?;
     let machine = Machine {
         emulator: boot.emulator.clone(),

@@ -27,7 +27,9 @@ use crate::{
     process::{self, capture},
 };
 use boots::Supplies;
-use plan::{Boot, BootKind, Plan};
+pub use boots::boot_cases;
+pub use plan::{Boot, boots};
+use plan::{BootKind, Plan};
 use report::Report;
 
 /// True if something ran and nothing failed.

@@ -113,7 +113,7 @@ impl Boot {
 const CASES: &str = "cases/";
 
 /// All boots, the long ones first: then no worker is left with one while the others have nothing to do.
-fn boots() -> Vec<Boot> {
+pub fn boots() -> Vec<Boot> {
     let bochs = |model: &str| Emulator::Bochs { model: model.to_owned() };
     let cases = CASE_CPUS.iter().flat_map(|cpus| {
         WORKING_MODELS.iter().map(move |(short, model)| Boot {

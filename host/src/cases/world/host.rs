@@ -16,7 +16,7 @@ use x86_64::{
 use super::{
     super::{
         check::CaseResult,
-        host_state::{HOST_HAS_SSE, has_tsc_aux, has_xss},
+        host_state::{HOST_HAS_SSE, has_spec_ctrl, has_tsc_aux, has_xss},
     },
     image::{self, Image},
     pattern::Pattern,
@@ -40,7 +40,8 @@ const TSC_AUX: u32 = 0xC000_0103;
 const PAT: u32 = 0x277;
 const EFER: u32 = 0xC000_0080;
 const XSS: u32 = 0xDA0;
-const COUNT: usize = MSRS.len() + 5;
+const SPEC_CTRL: u32 = 0x48;
+const COUNT: usize = MSRS.len() + 6;
 
 /// The host with patterns in its registers, until this is dropped.
 pub struct PatternedHost {
@@ -89,6 +90,9 @@ impl PatternedHost {
         }
         if has_xss() {
             set(XSS, supervisor_components());
+        }
+        if has_spec_ctrl() {
+            set(SPEC_CTRL, pattern.choose([1, 6]));
         }
         // SAFETY: the addresses of the breakpoints are nowhere in the host.
         unsafe {

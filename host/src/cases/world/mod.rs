@@ -9,6 +9,7 @@ pub mod owners;
 mod pattern;
 pub mod patterns;
 mod program;
+pub mod speculation;
 pub mod uses;
 mod values;
 

@@ -11,7 +11,7 @@ use x86_vcpu::vmx::VmcsGuestNW;
 use super::{
     super::{
         Case,
-        check::{CaseResult, equal},
+        check::{CaseResult, equal, fail},
         code::{ORIGIN, guest_code},
         guest::Guest,
         need::Need,
@@ -23,9 +23,11 @@ use crate::vmx;
 
 pub const CASES: &[Case] = &[
     Case::new("world.guest_uses_syscall", syscall),
+    Case::new("world.guest_uses_syscall_in_compatibility_mode", syscall_in_compatibility_mode),
     Case::new("world.guest_uses_sysenter", sysenter),
     Case::new("world.guest_uses_swapgs", swapgs),
     Case::new("world.guest_uses_rdtscp", rdtscp).needs(&[Need::Rdtscp]),
+    Case::new("world.guest_uses_xsaves", xsaves).needs(&[Need::Xsaves]),
     Case::new("world.machine_checks_stay_enabled", machine_checks_stay_enabled),
     Case::new("world.tables_as_large_as_can_be", tables_as_large_as_can_be),
 ];
@@ -83,6 +85,54 @@ fn syscall() -> CaseResult {
     equal("ZF and CF in R11", registers.r11 & 0x41, 0x41)?;
     equal("CS", registers.r8 & 0xFFFF, 0x10)?;
     equal("SS", registers.r9 & 0xFFFF, 0x18)
+}
+
+guest_code!(
+    /// The GDT's selector 20H is a 32-bit code segment.
+    use_compatibility_syscall,
+    "code64",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "mov ecx, 0xC0000080",
+    "rdmsr",
+    "or eax, 1",
+    "wrmsr",
+    "mov ecx, 0xC0000081",
+    "xor eax, eax",
+    "mov edx, 0x10",
+    "wrmsr",
+    "mov ecx, 0xC0000083",
+    "lea rax, [rip + 3f]",
+    "xor edx, edx",
+    "wrmsr",
+    "out 0x99, al",
+    "out 0x99, al",
+    "xor ebx, ebx",
+    "push 0x20",
+    "lea rax, [rip + 2f]",
+    "push rax",
+    "retfq",
+    ".code32",
+    "2: .byte 0x0F, 0x05",
+    "hlt",
+    ".code64",
+    "3: mov ebx, 0x77",
+    "hlt",
+);
+
+/// Intel's processors do not have it there (#UD); one that has it goes where the guest's CSTAR says, not the host's.
+fn syscall_in_compatibility_mode() -> CaseResult {
+    const UNDEFINED: u64 = 6;
+    let host = PatternedHost::new(Pattern(2))?;
+    let mut guest = Guest::long(use_compatibility_syscall())?;
+    host.around(0, || guest.expect_out(0x99))?;
+    host.around(1, || guest.expect_out(0x99))?;
+    let outs = host.around(2, || guest.run_to_halt())?;
+    match outs.as_slice() {
+        [] => equal("RBX, set where CSTAR leads", guest.vcpu.regs().rbx, 0x77),
+        [out] => equal("the vector of the exception", out.value, UNDEFINED),
+        several => fail("one exception at most", alloc::format!("{several:?}")),
+    }
 }
 
 guest_code!(
@@ -172,6 +222,31 @@ fn rdtscp() -> CaseResult {
     let registers = guest.vcpu.regs();
     equal("ECX of RDTSCP", registers.rbx, 0x1234_5678)?;
     equal("ECX of RDTSCP behind another WRMSR", registers.rsi, 0x8765_4321)
+}
+
+guest_code!(
+    use_xsaves,
+    "code64",
+    "mov rax, cr4",
+    "or eax, 0x40600",
+    "mov cr4, rax",
+    "xor ecx, ecx",
+    "xor edx, edx",
+    "mov eax, 3",
+    "xsetbv",
+    "out 0x99, al",
+    "out 0x99, al",
+    "mov eax, -1",
+    "mov edx, -1",
+    "xsaves64 [0x20000]",
+    "mov rbx, [0x20208]",
+    "hlt",
+);
+
+/// The guest has no supervisor state, whatever the host has enabled in IA32_XSS: XCOMP_BV says what was saved.
+fn xsaves() -> CaseResult {
+    let guest = run(use_xsaves())?;
+    equal("XCOMP_BV of XSAVES", guest.vcpu.regs().rbx, 1 << 63 | 0b11)
 }
 
 guest_code!(read_cr4, "code64", "mov rbx, cr4", "out 0x99, al", "out 0x99, al", "mov rsi, cr4", "hlt");

@@ -9,7 +9,7 @@ use super::{
     super::{
         check::{CaseResult, equal},
         guest::{Guest, PML4},
-        host_state::has_tsc_aux,
+        host_state::{has_spec_ctrl, has_tsc_aux},
     },
     image::{self, Image},
     pattern::Pattern,
@@ -224,6 +224,9 @@ fn msrs(pattern: Pattern) -> Vec<(&'static str, u32, u64)> {
     ];
     if has_tsc_aux() {
         msrs.push(("TSC_AUX", 0xC000_0103, low("TSC_AUX")));
+    }
+    if has_spec_ctrl() {
+        msrs.push(("SPEC_CTRL", 0x48, pattern.choose([5, 2])));
     }
     msrs
 }

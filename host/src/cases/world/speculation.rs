@@ -1,0 +1,230 @@
+//! IA32_SPEC_CTRL and IA32_PRED_CMD: a guest that uses them has values of its own, and one that does not pays nothing.
+
+use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
+use x86_vcpu::{CpuidFeature, vmx::VmcsControl32};
+
+use super::{
+    super::{
+        Case,
+        check::{CaseResult, equal, fail, same},
+        code::guest_code,
+        guest::{Guest, Mode},
+        need::Need,
+    },
+    host::PatternedHost,
+    pattern::Pattern,
+};
+
+const NEEDS: &[Need] = &[Need::SpeculationControl];
+
+pub const CASES: &[Case] = &[
+    Case::new("world.spec_ctrl_is_each_guests_own", each_guests_own).needs(NEEDS),
+    Case::new("world.spec_ctrl_costs_nothing_unused", costs_nothing_unused).needs(NEEDS),
+    Case::new("world.spec_ctrl_without_an_exit", without_an_exit).needs(NEEDS),
+    Case::new("world.spec_ctrl_is_reset", is_reset).needs(NEEDS),
+    Case::new("world.spec_ctrl_refuses_other_bits", refuses_other_bits).needs(NEEDS),
+    Case::new("world.pred_cmd", pred_cmd).needs(NEEDS),
+    Case::new("world.pred_cmd_without_an_exit", pred_cmd_without_an_exit).needs(NEEDS),
+    Case::new("world.speculation_control_hidden", hidden).needs(NEEDS),
+];
+
+const SPEC_CTRL: u64 = 0x48;
+const PRED_CMD: u64 = 0x49;
+const IBRS: u64 = 1;
+const STIBP: u64 = 2;
+const SSBD: u64 = 4;
+
+guest_code!(
+    /// Does what the case puts into the registers at the first OUT: RDMSR to R10, WRMSR of EDI, RDMSR to R12. R9 counts #GP.
+    accesses,
+    "code64",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "2: out 0x99, al",
+    "xor r9d, r9d",
+    "rdmsr",
+    "mov r10d, eax",
+    "mov eax, edi",
+    "xor edx, edx",
+    "wrmsr",
+    "rdmsr",
+    "mov r12d, eax",
+    "out 0x98, al",
+    "jmp 2b",
+);
+
+guest_code!(skip_two_bytes, "code64", "inc r9", "add rsp, 8", "add qword ptr [rsp], 2", "iretq");
+
+fn accessor() -> CaseResult<Guest> {
+    let mut guest = Guest::long(accesses())?;
+    guest.set_handler(13, skip_two_bytes())?;
+    Ok(guest)
+}
+
+/// What a guest read before and behind its write, and how many of the three accesses were #GP.
+fn access(guest: &mut Guest, msr: u64, value: u64) -> CaseResult<(u64, u64, u64)> {
+    guest.expect_out(0x99)?;
+    (guest.vcpu.regs_mut().rcx, guest.vcpu.regs_mut().rdi) = (msr, value);
+    guest.expect_out(0x98)?;
+    let registers = guest.vcpu.regs();
+    Ok((registers.r10, registers.r12, registers.r9))
+}
+
+/// Two guests and a host with different values, in turns. Every run compares the host's.
+fn each_guests_own() -> CaseResult {
+    let _host = PatternedHost::new(Pattern(2))?;
+    let (mut first, mut second) = (accessor()?, accessor()?);
+    same("first guest, first write", access(&mut first, SPEC_CTRL, SSBD)?, (0, SSBD, 0))?;
+    same("second guest", access(&mut second, SPEC_CTRL, STIBP)?, (0, STIBP, 0))?;
+    same("first guest, second write", access(&mut first, SPEC_CTRL, IBRS | SSBD)?, (SSBD, IBRS | SSBD, 0))?;
+    same("second guest again", access(&mut second, SPEC_CTRL, 0)?, (STIBP, 0, 0))?;
+    first.vcpu.unbind()?;
+    first.vcpu.bind()?;
+    same("first guest, bound again", access(&mut first, SPEC_CTRL, 0)?, (IBRS | SSBD, 0, 0))?;
+    same("second guest's last", access(&mut second, SPEC_CTRL, SSBD)?, (0, SSBD, 0))
+}
+
+guest_code!(
+    /// SPEC_CTRL without paging, of a value from EDI.
+    protected_accesses,
+    "code32",
+    "2: out 0x99, al",
+    "rdmsr",
+    "mov eax, edi",
+    "xor edx, edx",
+    "wrmsr",
+    "jmp 2b",
+);
+
+/// The lists stay empty until the guest writes another value than 0.
+fn costs_nothing_unused() -> CaseResult {
+    const COUNTS: [VmcsControl32; 3] = [
+        VmcsControl32::VMENTRY_MSR_LOAD_COUNT,
+        VmcsControl32::VMEXIT_MSR_LOAD_COUNT,
+        VmcsControl32::VMEXIT_MSR_STORE_COUNT,
+    ];
+    let mut guest = Guest::protected(protected_accesses())?;
+    guest.expect_out(0x99)?;
+    guest.vcpu.regs_mut().rcx = SPEC_CTRL;
+    let empty = COUNTS.map(|count| guest.vcpu.read_vmcs(count));
+    for (value, unused) in [(0, true), (SSBD, false)] {
+        guest.vcpu.regs_mut().rdi = value;
+        guest.expect_out(0x99)?;
+        for (count, before) in COUNTS.into_iter().zip(empty) {
+            same("entries that are unchanged", guest.vcpu.read_vmcs(count)? == before?, unused)?;
+        }
+    }
+    Ok(())
+}
+
+guest_code!(
+    many_writes,
+    "code64",
+    "mov ecx, 0x48",
+    "xor edx, edx",
+    "mov eax, 4",
+    "wrmsr",
+    "out 0x99, al",
+    "mov ebx, 1000",
+    "2: mov eax, ebx",
+    "and eax, 4",
+    "wrmsr",
+    "rdmsr",
+    "dec ebx",
+    "jnz 2b",
+    "hlt",
+);
+
+/// Kernels write it at every system call.
+fn without_an_exit() -> CaseResult {
+    let mut guest = Guest::long(many_writes())?;
+    guest.expect_out(0x99)?;
+    match guest.run_once()? {
+        Exit::Halt => Ok(()),
+        other => fail("HLT as the next exit", guest.describe(&other)),
+    }
+}
+
+fn is_reset() -> CaseResult {
+    let mut guest = accessor()?;
+    access(&mut guest, SPEC_CTRL, SSBD)?;
+    guest.restart(Mode::Long)?;
+    same("behind a reset", access(&mut guest, SPEC_CTRL, 0)?, (0, 0, 0))?;
+    // It is not switched any more, so the host's value stays in the register.
+    guest.vcpu.unbind()?;
+    let _host = PatternedHost::new(Pattern(3))?;
+    guest.vcpu.bind()?;
+    same("behind a bind", access(&mut guest, SPEC_CTRL, 0)?, (0, 0, 0))
+}
+
+/// Before the register is the guest's, and behind that.
+fn refuses_other_bits() -> CaseResult {
+    let mut guest = accessor()?;
+    same("a bit that does not exist", access(&mut guest, SPEC_CTRL, 1 << 16)?, (0, 0, 1))?;
+    access(&mut guest, SPEC_CTRL, SSBD)?;
+    same("the same once it is used", access(&mut guest, SPEC_CTRL, 1 << 16)?, (SSBD, SSBD, 1))
+}
+
+/// IBPB is a command: reads are #GP, and so is any other.
+fn pred_cmd() -> CaseResult {
+    let mut guest = accessor()?;
+    for intercepted in [false, true] {
+        if intercepted {
+            guest.vcpu.try_set_msr_intercept(PRED_CMD as u32, true)?;
+        }
+        equal("#GP of two reads and IBPB", access(&mut guest, PRED_CMD, 1)?.2, 2)?;
+        equal("#GP of another command", access(&mut guest, PRED_CMD, 2)?.2, 3)?;
+    }
+    Ok(())
+}
+
+guest_code!(command, "code64", "mov ecx, 0x49", "mov eax, 1", "xor edx, edx", "wrmsr", "hlt");
+
+fn pred_cmd_without_an_exit() -> CaseResult {
+    let mut guest = Guest::long(command())?;
+    match guest.run_once()? {
+        Exit::Halt => Ok(()),
+        other => fail("HLT as the first exit", guest.describe(&other)),
+    }
+}
+
+guest_code!(
+    ask,
+    "code64",
+    "mov eax, 7",
+    "xor ecx, ecx",
+    "cpuid",
+    "mov esi, edx",
+    "mov ecx, 0x48",
+    "rdmsr",
+    "mov ecx, 0x49",
+    "wrmsr",
+    "hlt",
+);
+
+/// A guest that is not given them does not see them, and the caller answers.
+fn hidden() -> CaseResult {
+    const SHOWN: u64 = 1 << 26 | 1 << 27 | 1 << 31;
+    let mut guest = Guest::long(ask())?;
+    let shown = guest.vcpu.cpuid_policy()?;
+    let mut policy = shown.clone();
+    for feature in [CpuidFeature::IBRS_IBPB, CpuidFeature::STIBP, CpuidFeature::SSBD] {
+        policy.hide(feature);
+    }
+    guest.vcpu.set_cpuid_policy(policy)?;
+    guest.restart(Mode::Long)?;
+    match guest.exit()? {
+        Exit::SysRegRead { addr, .. } if addr.0 as u64 == SPEC_CTRL => guest.vcpu.complete_read(0)?,
+        other => return fail("RDMSR of SPEC_CTRL at the caller", guest.describe(&other)),
+    }
+    equal("CPUID.7:EDX", guest.vcpu.regs().rsi & SHOWN, 0)?;
+    match guest.exit()? {
+        Exit::SysRegWrite { addr, .. } if addr.0 as u64 == PRED_CMD => {}
+        other => return fail("WRMSR of PRED_CMD at the caller", guest.describe(&other)),
+    }
+    guest.halt()?;
+    guest.vcpu.set_cpuid_policy(shown)?;
+    guest.restart(Mode::Long)?;
+    guest.halt()?;
+    equal("CPUID.7:EDX again", guest.vcpu.regs().rsi & SHOWN, u64::from(raw_cpuid::cpuid!(7, 0).edx) & SHOWN)
+}

@@ -1,0 +1,189 @@
+//! `cargo xtask mutate`: breaks the world switch one line at a time, and says which case notices.
+//!
+//! A line that can be deleted while every case stays green is either not tested or not needed. [`table`] has an entry
+//! for each line that moves a register between host and guest. The tree is copied, and each mutation is made in the
+//! copy, built, and booted with the cases that are to catch it.
+
+mod table;
+mod tree;
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::{
+    cli::MutateOptions,
+    host_build::{HostImage, HostKind},
+    install, paths,
+    process::{self, capture},
+    session::{Case, CaseResult, Event, Verdict},
+    suite::{self, Boot},
+};
+use table::{Mutation, table};
+use tree::Tree;
+
+const BUILD_LIMIT: Duration = Duration::from_secs(600);
+const BOOT_LIMIT: Duration = Duration::from_secs(300);
+/// A mutation may make the host hang: this many times as long as without it, a boot is given.
+const PATIENCE: u32 = 5;
+const PATIENCE_MIN: Duration = Duration::from_secs(20);
+
+/// True if every mutation was caught that can be.
+pub fn run(options: &MutateOptions) -> Result<bool> {
+    tree::check(paths::root(), table())?;
+    let wanted = options.name.as_deref().unwrap_or_default();
+    let chosen: Vec<&Mutation> = table().filter(|mutation| mutation.name.contains(wanted)).collect();
+    ensure!(!chosen.is_empty(), "no mutation has {wanted:?} in its name");
+    install::install_missing(install::BOCHS)?;
+    let tree = Tree::copy(paths::root(), &paths::mutations().join("tree"))?;
+    let limits = ensure_green(&tree, &chosen)?;
+    let mut surprises = Vec::new();
+    for mutation in &chosen {
+        if process::interrupted() {
+            return Ok(false);
+        }
+        let original = tree.apply(mutation)?;
+        let found = hunt(&tree, mutation, &limits);
+        tree.write(mutation.file, &original)?;
+        let found = found.with_context(|| mutation.name)?;
+        println!("{}: {}", mutation.name, found.in_words(mutation));
+        if found.is_surprise(mutation) {
+            surprises.push(mutation.name);
+        }
+    }
+    println!("\n{} mutations, {} not as expected", chosen.len(), surprises.len());
+    for name in &surprises {
+        println!("    {name}");
+    }
+    Ok(surprises.is_empty())
+}
+
+/// Whether every entry of the table still names exactly one place of the tree, and boots that exist. Builds nothing.
+pub fn check_table() -> Result<Option<String>> {
+    tree::check(paths::root(), table())?;
+    for run in table().flat_map(|mutation| mutation.run) {
+        boot_of(run)?;
+    }
+    Ok(Some(format!("{} mutations", table().count())))
+}
+
+enum Found {
+    Caught(Vec<String>),
+    Survived,
+    DoesNotBuild(String),
+}
+
+impl Found {
+    fn in_words(&self, mutation: &Mutation) -> String {
+        match (self, mutation.survives) {
+            (Self::Caught(by), None) => format!("caught by {}", by.join(", ")),
+            (Self::Caught(by), Some(_)) => format!("caught by {}, and was expected to survive", by.join(", ")),
+            (Self::Survived, None) => "SURVIVED".to_owned(),
+            (Self::Survived, Some(why)) => format!("survives: {why}"),
+            (Self::DoesNotBuild(why), _) => format!("does not build\n{why}"),
+        }
+    }
+
+    fn is_surprise(&self, mutation: &Mutation) -> bool {
+        match self {
+            Self::Caught(_) => mutation.survives.is_some(),
+            Self::Survived => mutation.survives.is_none(),
+            Self::DoesNotBuild(_) => true,
+        }
+    }
+}
+
+/// How long a boot may take, by what it runs.
+type Limits = BTreeMap<&'static str, Duration>;
+
+/// Without this, a case that is red anyway would catch everything, and a slow machine would look like a host that hangs.
+fn ensure_green(tree: &Tree, chosen: &[&Mutation]) -> Result<Limits> {
+    let mut hosts = Hosts::default();
+    let mut limits = Limits::new();
+    let mut runs: Vec<&'static str> = chosen.iter().flat_map(|mutation| mutation.run.iter().copied()).collect();
+    runs.sort_unstable();
+    runs.dedup();
+    for run in runs {
+        let (boot, filter) = boot_of(run)?;
+        let host = hosts.get(tree, boot.host)?;
+        let started = Instant::now();
+        let red = red_cases(&boot, &filter, host, BOOT_LIMIT)?;
+        ensure!(red.is_empty(), "{run} is red without a mutation: {}", red.join(", "));
+        limits.insert(run, (started.elapsed() * PATIENCE).max(PATIENCE_MIN));
+    }
+    Ok(limits)
+}
+
+/// Boots what the mutation names, one after the other, until something is red.
+fn hunt(tree: &Tree, mutation: &Mutation, limits: &Limits) -> Result<Found> {
+    let mut hosts = Hosts::default();
+    for run in mutation.run {
+        let (boot, filter) = boot_of(run)?;
+        let host = match hosts.get(tree, boot.host) {
+            Ok(host) => host,
+            Err(error) => return Ok(Found::DoesNotBuild(format!("{error:#}"))),
+        };
+        let red = red_cases(&boot, &filter, host, limits.get(run).copied().unwrap_or(BOOT_LIMIT))?;
+        if !red.is_empty() {
+            return Ok(Found::Caught(red));
+        }
+    }
+    Ok(Found::Survived)
+}
+
+/// The hosts built from the tree as it is now.
+#[derive(Default)]
+struct Hosts(BTreeMap<&'static str, HostImage>);
+
+impl Hosts {
+    fn get(&mut self, tree: &Tree, kind: HostKind) -> Result<&HostImage> {
+        if !self.0.contains_key(kind.name()) {
+            let target = paths::mutations().join(kind.name());
+            let mut build = kind.command_in(&tree.host(), &target);
+            build.arg("--quiet");
+            // The cases run in seconds however the host is compiled; to build it is what takes long.
+            for (name, value) in [("LTO", "off"), ("CODEGEN_UNITS", "16"), ("OPT_LEVEL", "1"), ("INCREMENTAL", "true")]
+            {
+                build.env(format!("CARGO_PROFILE_RELEASE_{name}"), value);
+            }
+            capture(&mut build, BUILD_LIMIT)?.success()?;
+            self.0.insert(kind.name(), HostKind::load_from(&target)?);
+        }
+        self.0.get(kind.name()).context("a host that was just built")
+    }
+}
+
+/// A boot of the suite, and which of its cases: both from the name of a case or the beginning of one.
+fn boot_of(run: &str) -> Result<(Boot, String)> {
+    for boot in suite::boots() {
+        if let Some(filter) = run.strip_prefix(&boot.case_name("")) {
+            return Ok((boot, filter.to_owned()));
+        }
+    }
+    bail!("{run} is in no boot of the suite");
+}
+
+/// The cases that fail, and how the boot ended if that was not with a count of them.
+fn red_cases(boot: &Boot, filter: &str, host: &HostImage, limit: Duration) -> Result<Vec<String>> {
+    let mut red = Vec::new();
+    let mut ran = 0;
+    let outcome = suite::boot_cases(boot, filter, host, limit, |event| {
+        if let Event::Line(line) = event
+            && let Some(case) = Case::parse(line)
+        {
+            ran += usize::from(!matches!(case.result, CaseResult::Skipped(_)));
+            if let CaseResult::Failed(why) = case.result {
+                red.push(format!("{} ({why})", boot.case_name(&case.name)));
+            }
+        }
+    })?;
+    match outcome.verdict {
+        Some(Verdict::Cases { .. }) if ran > 0 => {}
+        Some(Verdict::Cases { .. }) => bail!("no case of {} has {filter:?} in its name", boot.name),
+        _ => red.push(format!("{} ({})", boot.case_name(filter), outcome.end_in_words())),
+    }
+    Ok(red)
+}

@@ -1,0 +1,166 @@
+//! Extended state, under both policies.
+
+use super::{Mutation, NO_SSE, NO_SSE_OLD, NO_SSE_XSETBV, OWNERS, PROCESSORS, RESET};
+
+const XSTATE: &str = "src/vmx/vcpu/xstate.rs";
+const FPU: &str = "src/vmx/fpu.rs";
+
+pub const TABLE: &[Mutation] = &[
+    Mutation::delete("reset: FCW", XSTATE, "self.guest.write(0, 0x0040u16);").run(RESET),
+    Mutation::delete("reset: x87 tag word", XSTATE, "self.guest.write(4, 0xFFu8);").run(RESET),
+    Mutation::delete("reset: MXCSR", XSTATE, "self.guest.write(24, 0x1F80u32);").run(RESET),
+    Mutation::delete("reset: XSTATE_BV", XSTATE, "self.guest.write(512, xcr0::X87);").run(RESET),
+    Mutation::delete("reset: area of the extended state", XSTATE, "self.guest.clear();").run(RESET),
+    Mutation::replace("reset: XCR0", XSTATE, "switch.guest_xcr0 = xcr0::X87;", "switch.guest_xcr0 |= xcr0::X87;")
+        .run(RESET),
+    Mutation::replace(
+        "reset: extended state that is in the registers",
+        XSTATE,
+        "home.fpu.reload(&self.guest, switch.guest_xcr0);",
+        "let _ = home;",
+    )
+    .run(NO_SSE),
+    Mutation::replace(
+        "bind: host XCR0",
+        XSTATE,
+        "switch.host_xcr0 = if self.allowed != 0 { read_xcr0() } else { 0 };",
+        "switch.host_xcr0 = self.allowed;",
+    ),
+    Mutation::replace(
+        "bind: XCR0 of both without the guest's",
+        XSTATE,
+        "switch.all_xcr0 = switch.host_xcr0 | self.allowed;",
+        "switch.all_xcr0 = switch.host_xcr0;",
+    ),
+    Mutation::replace(
+        "bind: XCR0 of both without the host's",
+        XSTATE,
+        "switch.all_xcr0 = switch.host_xcr0 | self.allowed;",
+        "switch.all_xcr0 = self.allowed & 7;",
+    ),
+    Mutation::replace(
+        "bind: area of the guest's state",
+        XSTATE,
+        "switch.guest_area = self.guest.address();",
+        "switch.guest_area = self.host.address();",
+    ),
+    Mutation::replace(
+        "bind: area of the host's state",
+        XSTATE,
+        "switch.host_area = self.host.address();",
+        "switch.host_area = self.guest.address();",
+    ),
+    Mutation::replace(
+        "bind: a guest that is in the registers is evicted",
+        XSTATE,
+        r#"home.fpu.evict();
+                switch.host_xcr0"#,
+        "switch.host_xcr0",
+    )
+    .run(OWNERS),
+    Mutation::replace(
+        "bind: the last restore is forgotten after a move",
+        XSTATE,
+        "self.forget_restored();",
+        "let _ = Self::forget_restored;",
+    )
+    .run(PROCESSORS)
+    .survives("Bochs saves what was not modified all the same"),
+    Mutation::delete(
+        "bind: the guest's state is put into the registers",
+        XSTATE,
+        "home.fpu.load(&self.guest, self.method, self.allowed, switch.guest_xcr0)?;",
+    )
+    .run(NO_SSE),
+    Mutation::delete("bind: where the guest's state is, is recorded", XSTATE, "self.loaded.set(Some(home));")
+        .run(NO_SSE),
+    Mutation::replace(
+        "unbind: the guest's state is taken out of the registers",
+        XSTATE,
+        r#"            home.fpu.evict();
+            self.loaded.set(None);"#,
+        "            let _ = home;",
+    )
+    .run(NO_SSE),
+    Mutation::delete("XSETBV: kept", XSTATE, "self.context.xstate.guest_xcr0 = value;"),
+    Mutation::delete("XSETBV: reaches registers that are the guest's", XSTATE, "unsafe { set_xcr0(value) };")
+        .run(NO_SSE_XSETBV),
+    Mutation::delete("WhileBound: host XCR0", FPU, "self.host_xcr0.store(host_xcr0, Release);").run(NO_SSE),
+    Mutation::replace(
+        "WhileBound: XCR0 of both",
+        FPU,
+        "self.all_xcr0.store(host_xcr0 | allowed_xcr0, Release);",
+        "self.all_xcr0.store(host_xcr0 & 3, Release);",
+    )
+    .run(NO_SSE),
+    Mutation::delete("WhileBound: the host's state is saved", FPU, "self.save(self.host_area.load(Acquire));")
+        .run(NO_SSE),
+    Mutation::replace("WhileBound: the last guest's state is saved", FPU, "another => self.save(another),", "_ => {}")
+        .run(NO_SSE),
+    Mutation::replace(
+        "WhileBound: the guest's state is loaded",
+        FPU,
+        r#"self.restore(area.address(), guest_xcr0);
+        self.guest_area"#,
+        "self.guest_area",
+    )
+    .run(NO_SSE),
+    Mutation::delete("WhileBound: the owner is recorded", FPU, "self.guest_area.store(area.address(), Release);")
+        .run(NO_SSE),
+    Mutation::delete("WhileBound: eviction saves", FPU, "self.save(guest_area);").run(NO_SSE),
+    Mutation::delete(
+        "WhileBound: eviction gives the host its state",
+        FPU,
+        "self.restore(self.host_area.load(Acquire), self.host_xcr0.load(Acquire));",
+    )
+    .run(NO_SSE),
+    Mutation::delete("WhileBound: eviction is recorded", FPU, "self.guest_area.store(0, Release);").run(NO_SSE),
+    Mutation::delete(
+        "WhileBound: XSAVEOPT",
+        FPU,
+        r#"asm!("xsaveopt64 [{}]", in(reg) area, in("eax") low, in("edx") high, options(nostack));"#,
+    )
+    .run(NO_SSE),
+    Mutation::replace(
+        "WhileBound: XCR0 before XSAVEOPT",
+        FPU,
+        r#"set_xcr0(all);
+                    asm!("xsaveopt64"#,
+        r#"asm!("xsaveopt64"#,
+    )
+    .run(NO_SSE),
+    Mutation::delete(
+        "WhileBound: XSAVE",
+        FPU,
+        r#"asm!("xsave64 [{}]", in(reg) area, in("eax") low, in("edx") high, options(nostack));"#,
+    )
+    .run(NO_SSE)
+    .survives("no model of Bochs has XSAVE without XSAVEOPT"),
+    Mutation::replace("WhileBound: FXSAVE", FPU, r#"asm!("fxsave64 [{}]", in(reg) area, options(nostack)),"#, "{}")
+        .run(NO_SSE_OLD),
+    Mutation::delete("WhileBound: FXRSTOR", FPU, r#"asm!("fxrstor64 [{}]", in(reg) area, options(nostack));"#)
+        .run(NO_SSE_OLD),
+    Mutation::delete(
+        "WhileBound: XRSTOR",
+        FPU,
+        r#"asm!("xrstor64 [{}]", in(reg) area, in("eax") low, in("edx") high, options(nostack));"#,
+    )
+    .run(NO_SSE),
+    Mutation::replace(
+        "WhileBound: XCR0 before XRSTOR",
+        FPU,
+        r#"            set_xcr0(all);
+            asm!("xrstor64"#,
+        r#"            asm!("xrstor64"#,
+    )
+    .run(NO_SSE),
+    Mutation::replace(
+        "WhileBound: XCR0 behind XRSTOR",
+        FPU,
+        r#"set_xcr0(xcr0);
+"#,
+        r#"let _ = xcr0;
+"#,
+    )
+    .run(NO_SSE),
+];

@@ -1,0 +1,280 @@
+//! What of the host an exit gives back, and what is taken over from it at a bind and from one processor to another.
+
+use super::{BOUND, ENABLE, EPT, Mutation, NO_SSE, NO_SSE_OWNERS, PROCESSORS, REFUSED, WORLD};
+
+const HOST: &str = "src/vmx/host.rs";
+const VCPU: &str = "src/vmx/vcpu/mod.rs";
+const TRANSLATIONS: &str = "src/vmx/vcpu/translations.rs";
+const EXITS: &str = "src/vmx/vcpu/exits.rs";
+const VMCS: &str = "src/vmx/vmcs/mod.rs";
+const PROCESSOR: &str = "src/vmx/processor.rs";
+const PERCPU: &str = "src/vmx/percpu.rs";
+const CAPABILITY: &str = "src/vmx/capability.rs";
+
+pub const TABLE: &[Mutation] = &[
+    Mutation::delete(
+        "bind: HOST_ES_SELECTOR",
+        HOST,
+        "vmcs.write_changed(VmcsHost16::ES_SELECTOR, selector(&self.es));",
+    )
+    .run(WORLD),
+    Mutation::delete(
+        "bind: HOST_CS_SELECTOR",
+        HOST,
+        "vmcs.write_changed(VmcsHost16::CS_SELECTOR, selector(&self.cs));",
+    )
+    .run(WORLD),
+    Mutation::delete(
+        "bind: HOST_SS_SELECTOR",
+        HOST,
+        "vmcs.write_changed(VmcsHost16::SS_SELECTOR, selector(&self.ss));",
+    )
+    .run(WORLD),
+    Mutation::delete(
+        "bind: HOST_DS_SELECTOR",
+        HOST,
+        "vmcs.write_changed(VmcsHost16::DS_SELECTOR, selector(&self.ds));",
+    )
+    .run(WORLD),
+    Mutation::delete(
+        "bind: HOST_FS_SELECTOR",
+        HOST,
+        "vmcs.write_changed(VmcsHost16::FS_SELECTOR, selector(&self.fs));",
+    )
+    .run(WORLD),
+    Mutation::delete(
+        "bind: HOST_GS_SELECTOR",
+        HOST,
+        "vmcs.write_changed(VmcsHost16::GS_SELECTOR, selector(&self.gs));",
+    )
+    .run(WORLD),
+    Mutation::delete(
+        "bind: HOST_TR_SELECTOR",
+        HOST,
+        "vmcs.write_changed(VmcsHost16::TR_SELECTOR, selector(&self.tr));",
+    )
+    .run(WORLD),
+    Mutation::delete(
+        "bind: HOST_TR_BASE",
+        HOST,
+        "vmcs.write_changed(VmcsHostNW::TR_BASE, self.tr_base.load(Relaxed) as usize);",
+    )
+    .run(WORLD),
+    Mutation::delete(
+        "bind: HOST_GDTR_BASE",
+        HOST,
+        "vmcs.write_changed(VmcsHostNW::GDTR_BASE, self.gdtr_base.load(Relaxed) as usize);",
+    )
+    .run(WORLD),
+    Mutation::delete(
+        "bind: HOST_IDTR_BASE",
+        HOST,
+        "vmcs.write_changed(VmcsHostNW::IDTR_BASE, self.idtr_base.load(Relaxed) as usize);",
+    )
+    .run(WORLD),
+    Mutation::delete("bind: HOST_IA32_PAT", HOST, "vmcs.write_changed(VmcsHost64::IA32_PAT, self.pat.load(Relaxed));")
+        .run(WORLD),
+    Mutation::delete(
+        "bind: HOST_IA32_EFER",
+        HOST,
+        "vmcs.write_changed(VmcsHost64::IA32_EFER, self.efer.load(Relaxed));",
+    )
+    .run(WORLD),
+    Mutation::delete(
+        "bind: HOST_IA32_SYSENTER_CS",
+        HOST,
+        "vmcs.write_changed(VmcsHost32::IA32_SYSENTER_CS, self.sysenter_cs.load(Relaxed) as u32);",
+    )
+    .run(WORLD),
+    Mutation::delete(
+        "bind: HOST_IA32_SYSENTER_ESP",
+        HOST,
+        "vmcs.write_changed(VmcsHostNW::IA32_SYSENTER_ESP, self.sysenter_esp.load(Relaxed) as usize);",
+    )
+    .run(WORLD),
+    Mutation::delete(
+        "bind: HOST_IA32_SYSENTER_EIP",
+        HOST,
+        "vmcs.write_changed(VmcsHostNW::IA32_SYSENTER_EIP, self.sysenter_eip.load(Relaxed) as usize);",
+    )
+    .run(WORLD),
+    Mutation::delete("bind: HOST_CR0", HOST, "vmcs.write_changed(VmcsHostNW::CR0, Cr0::read_raw() as usize);")
+        .run(WORLD),
+    Mutation::delete(
+        "bind: HOST_CR3",
+        HOST,
+        "vmcs.write_changed(VmcsHostNW::CR3, unsafe { x86::controlregs::cr3() } as usize);",
+    )
+    .run(WORLD),
+    Mutation::delete("bind: HOST_CR4", HOST, "vmcs.write_changed(VmcsHostNW::CR4, cr4 as usize);").run(WORLD),
+    Mutation::delete("bind: HOST_FS_BASE", HOST, "vmcs.write_changed(VmcsHostNW::FS_BASE, fs_base as usize);")
+        .run(WORLD),
+    Mutation::delete("bind: HOST_GS_BASE", HOST, "vmcs.write_changed(VmcsHostNW::GS_BASE, gs_base as usize);")
+        .run(WORLD),
+    Mutation::delete(
+        "exit: LDTR",
+        HOST,
+        "unsafe { x86::dtables::load_ldtr(segment::SegmentSelector::from_raw(ldtr)) };",
+    ),
+    Mutation::delete("exit: TR", HOST, "x86::task::load_tr(segment::SegmentSelector::from_raw(tr));"),
+    Mutation::delete("refresh: the host's constants are read again", HOST, "self.store(&Values::read_here());"),
+    Mutation::delete("refresh: vCPUs learn of it", HOST, "self.generation.fetch_add(1, Relaxed);").run(WORLD),
+    Mutation::replace("refresh: DEBUGCTL", HOST, "self.debugctl.store(value, Relaxed);", "let _ = value;")
+        .run(WORLD)
+        .survives("Bochs has no IA32_DEBUGCTL"),
+    Mutation::replace(
+        "exit: LDTR and TR",
+        VCPU,
+        r#"self.vmcs.guest_ran(here);
+        self.restore_host_segments();"#,
+        "self.vmcs.guest_ran(here);",
+    ),
+    Mutation::replace(
+        "failed entry: LDTR and TR",
+        VCPU,
+        r#"        self.take_back_event();
+        self.restore_host_segments();"#,
+        "        self.take_back_event();",
+    )
+    .run(REFUSED),
+    Mutation::delete("bind: tables for LGDT and LIDT", VCPU, "self.context.set_host_tables(&home.host);"),
+    Mutation::delete("bind: the host's constants", VCPU, "home.host.write_to(&self.vmcs);"),
+    Mutation::delete("bind: the host's variable state", VCPU, "host::write_variable_state(&self.vmcs)?;"),
+    Mutation::delete("bind: the MSR lists", VCPU, "self.msrs.bind(&self.vmcs, &home.host);"),
+    Mutation::delete("bind: CR4.MCE", VCPU, "self.bind_cr4()?;").run(WORLD),
+    Mutation::delete("bind: the debug registers", VCPU, "self.debug.bind(home.host.debugctl());"),
+    Mutation::delete(
+        "bind: the extended state",
+        VCPU,
+        "self.xstate.take_over(&mut self.context.xstate, home, moved)?;",
+    ),
+    Mutation::delete("bind: the host's state is due", VCPU, "self.vmcs.set_due(due::HOST_STATE);"),
+    Mutation::replace(
+        "bind: constants of another processor",
+        VCPU,
+        "if moved || generation != self.host_generation {",
+        "if generation != self.host_generation {",
+    )
+    .run(PROCESSORS),
+    Mutation::replace(
+        "move: the EPT's mappings are dropped",
+        TRANSLATIONS,
+        "if moved || due & due::EPT != 0 {",
+        "if due & due::EPT != 0 {",
+    )
+    .run(EPT),
+    Mutation::replace(
+        "invalidate_ept: the EPT's mappings are dropped",
+        TRANSLATIONS,
+        "if moved || due & due::EPT != 0 {",
+        "if moved {",
+    )
+    .run(EPT),
+    Mutation::delete("move: is recorded", VCPU, "self.last_stay = home.stay();")
+        .survives("it counts as moved at every bind then: slower, not wrong"),
+    Mutation::delete("bind: the barrier between guests", VCPU, "self.separate_from_last_guest(home);")
+        .run(WORLD)
+        .survives("Bochs has no predictors, and records no IBPB"),
+    Mutation::replace(
+        "unbind: the extended state",
+        VCPU,
+        r#"self.xstate.unbind();
+        self.vmcs"#,
+        "self.vmcs",
+    )
+    .run(NO_SSE),
+    Mutation::delete("entry: debug registers", VCPU, "self.debug.load_guest();"),
+    Mutation::delete("exit: debug registers", VCPU, "self.debug.load_host();"),
+    Mutation::delete("entry: RFLAGS.IF is cleared", VCPU, "interrupts::disable();").run(WORLD),
+    Mutation::delete("exit: RFLAGS.IF", VCPU, "            interrupts::enable();").run(WORLD),
+    Mutation::delete("refused entry: HOST_RSP", VCPU, "self.context.forget_host_stack();").run(REFUSED),
+    Mutation::delete("exit: the VMCS is launched", VCPU, "self.vmcs.guest_ran(here);"),
+    Mutation::delete("exit: what it wrote is read again", VCPU, "self.vmcs.exit_happened(here);"),
+    Mutation::delete("NMI: the host's handler", EXITS, r#"unsafe { asm!("int 2") };"#).run(WORLD),
+    Mutation::delete("machine check: the host's handler", EXITS, r#"unsafe { asm!("int 18") };"#)
+        .run(WORLD)
+        .survives("Bochs raises no machine check"),
+    Mutation::delete("current again: the extended state is due", VMCS, "self.set_due(due::SWITCHED);").run(BOUND),
+    Mutation::delete("unbind: VMCLEAR", VMCS, "unsafe { home.clear(self.address, Some(self.place.get())) }?;")
+        .run(PROCESSORS),
+    Mutation::replace(
+        "unbind: VMLAUNCH comes next",
+        VMCS,
+        r#"        self.launched.set(false);
+    }
+}"#,
+        r#"    }
+}"#,
+    )
+    .run(WORLD),
+    Mutation::delete("bind: VMCLEAR of a new region", VMCS, "unsafe { here.clear(self.address, None) }?;"),
+    Mutation::delete(
+        "bind: revision identifier",
+        VMCS,
+        "self.region.set_revision_id(here.capabilities.basic.revision_id);",
+    ),
+    Mutation::delete(
+        "accessor: the VMCS that was current is so again",
+        VMCS,
+        "unsafe { here.make_current_again(previous) }?;",
+    )
+    .run(WORLD),
+    Mutation::delete("no current VMCS: is found out", VMCS, "home.current_was_lost();").run(REFUSED),
+    Mutation::delete(
+        "clear: what is current",
+        PROCESSOR,
+        r#"        if self.is_current(region) {
+            self.current.store(0, Relaxed);
+        }"#,
+    )
+    .run(WORLD),
+    Mutation::replace(
+        "clear: the place is free",
+        PROCESSOR,
+        "            place.store(0, Relaxed);",
+        "            let _ = place;",
+    )
+    .run(WORLD),
+    Mutation::replace(
+        "load: what is current",
+        PROCESSOR,
+        r#"            refused("VMPTRLD", failure)?;
+        }
+        self.current.store(region, Relaxed);"#,
+        r#"            refused("VMPTRLD", failure)?;
+        }"#,
+    ),
+    Mutation::delete("VMXOFF: the guest in the registers", PERCPU, "on.processor.fpu.evict();").run(NO_SSE_OWNERS),
+    Mutation::delete("VMXOFF: active VMCSs", PERCPU, "on.processor.clear_all()?;").run(WORLD),
+    Mutation::delete("VMXOFF: is recorded", PERCPU, "on.processor.set_enabled(false);").run(ENABLE),
+    Mutation::delete(
+        "VMXOFF: CR4.VMXE",
+        PERCPU,
+        "unsafe { Cr4::write_raw(Cr4::read_raw() & !Cr4Flags::VIRTUAL_MACHINE_EXTENSIONS.bits()) };",
+    )
+    .run(ENABLE),
+    Mutation::delete("VMXON: host state is read again", PERCPU, "known.host.refresh();").run(ENABLE),
+    Mutation::delete(
+        "VMXON that fails: CR4",
+        PERCPU,
+        r#"            // SAFETY: the value that CR4 had.
+            unsafe { Cr4::write_raw(cr4) };"#,
+    )
+    .run(ENABLE)
+    .survives("nothing here makes VMXON fail behind the checks before it"),
+    Mutation::delete("exit control: SAVE_DEBUG_CONTROLS", CAPABILITY, ".union(ExitControls::SAVE_DEBUG_CONTROLS)")
+        .run(WORLD),
+    Mutation::delete("exit control: SAVE_PAT", CAPABILITY, ".union(ExitControls::SAVE_PAT)").run(WORLD),
+    Mutation::delete("exit control: LOAD_PAT", CAPABILITY, ".union(ExitControls::LOAD_PAT)").run(WORLD),
+    Mutation::delete("exit control: SAVE_EFER", CAPABILITY, ".union(ExitControls::SAVE_EFER)").run(WORLD),
+    Mutation::delete("exit control: LOAD_EFER", CAPABILITY, ".union(ExitControls::LOAD_EFER)").run(WORLD),
+    Mutation::replace(
+        "entry control: LOAD_DEBUG_CONTROLS",
+        CAPABILITY,
+        "EntryControls::LOAD_DEBUG_CONTROLS.union(EntryControls::LOAD_PAT)",
+        "EntryControls::LOAD_PAT",
+    )
+    .run(WORLD),
+    Mutation::delete("entry control: LOAD_PAT", CAPABILITY, ".union(EntryControls::LOAD_PAT)").run(WORLD),
+    Mutation::delete("entry control: LOAD_EFER", CAPABILITY, ".union(EntryControls::LOAD_EFER)").run(WORLD),
+];

@@ -1,0 +1,66 @@
+//! The mutations, as data: one for each line that moves a register between host and guest, takes over a host's value at a
+//! bind, or gives a guest its state after reset.
+
+mod debug;
+mod extended;
+mod guest;
+mod host;
+mod msrs;
+mod switch;
+
+/// One way to break the crate.
+pub struct Mutation {
+    pub name: &'static str,
+    /// Below the top of the repository.
+    pub file: &'static str,
+    /// A text that is in the file exactly once, and what stands there instead.
+    pub find: &'static str,
+    pub replace: &'static str,
+    /// Cases, or beginnings of their names, as `cargo xtask test` prints them; the next is tried where one stays green.
+    pub run: &'static [&'static str],
+    /// For a line that no case here can miss: why.
+    pub survives: Option<&'static str>,
+}
+
+impl Mutation {
+    const fn replace(name: &'static str, file: &'static str, find: &'static str, replace: &'static str) -> Self {
+        Self { name, file, find, replace, run: ALONE, survives: None }
+    }
+
+    const fn delete(name: &'static str, file: &'static str, find: &'static str) -> Self {
+        Self::replace(name, file, find, "")
+    }
+
+    const fn run(mut self, run: &'static [&'static str]) -> Self {
+        self.run = run;
+        self
+    }
+
+    const fn survives(mut self, why: &'static str) -> Self {
+        self.survives = Some(why);
+        self
+    }
+}
+
+pub fn table() -> impl Iterator<Item = &'static Mutation> {
+    [switch::TABLE, extended::TABLE, debug::TABLE, msrs::TABLE, host::TABLE, guest::TABLE].into_iter().flatten()
+}
+
+/// Every register has a pattern on both sides; then whatever else there is.
+const ALONE: &[&str] = &["cases/tigerlake/1/world.patterns_alone", "cases/tigerlake/1/"];
+const WORLD: &[&str] = &["cases/tigerlake/1/world.", "cases/tigerlake/1/"];
+const REFUSED: &[&str] = &["cases/tigerlake/1/entry_", "cases/tigerlake/1/"];
+const OLD: &[&str] = &["cases/arrandale/1/world.", "cases/arrandale/1/"];
+const RESET: &[&str] = &["cases/tigerlake/1/start.", "cases/tigerlake/1/"];
+const DEBUG: &[&str] = &["cases/tigerlake/1/debug.", "cases/tigerlake/1/"];
+const PROCESSORS: &[&str] = &["cases/tigerlake/4/world."];
+const NO_SSE: &[&str] = &["no-sse/tigerlake/4/world.patterns_", "no-sse/tigerlake/4/owners."];
+const NO_SSE_OWNERS: &[&str] = &["no-sse/tigerlake/4/owners."];
+const NO_SSE_OLD: &[&str] = &["no-sse/arrandale/4/world.patterns_"];
+const NO_SSE_XSETBV: &[&str] = &["no-sse/tigerlake/4/xsetbv."];
+const OWNERS: &[&str] = &["no-sse/tigerlake/4/owners.two_policies"];
+const BOUND: &[&str] = &["no-sse/tigerlake/4/world.patterns_both_bound"];
+const ENABLE: &[&str] = &["cases/tigerlake/1/enable.", "cases/tigerlake/1/"];
+const PAGING: &[&str] = &["cases/tigerlake/1/paging.", "cases/tigerlake/1/"];
+const SPECULATION: &[&str] = &["cases/tigerlake/1/world.spec", "cases/tigerlake/1/world.pred", "cases/tigerlake/1/"];
+const EPT: &[&str] = &["cases/tigerlake/4/ept", "cases/tigerlake/4/world.", "cases/tigerlake/1/"];
