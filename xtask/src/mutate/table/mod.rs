@@ -48,12 +48,14 @@ pub fn table() -> impl Iterator<Item = &'static Mutation> {
 
 /// Every register has a pattern on both sides; then whatever else there is.
 const ALONE: &[&str] = &["cases/tigerlake/1/world.patterns_alone", "cases/tigerlake/1/"];
-const WORLD: &[&str] = &["cases/tigerlake/1/world.", "cases/tigerlake/1/"];
+const WORLD: &[&str] = &["cases/tigerlake/1/world.patterns_alone", "cases/tigerlake/1/world.", "cases/tigerlake/1/"];
+/// What the processor reads of a register, and not the crate.
+const USES: &[&str] = &["cases/tigerlake/1/world.guest_uses_", "cases/tigerlake/1/world."];
 const REFUSED: &[&str] = &["cases/tigerlake/1/entry_", "cases/tigerlake/1/"];
-const OLD: &[&str] = &["cases/arrandale/1/world.", "cases/arrandale/1/"];
+const OLD: &[&str] = &["cases/arrandale/1/world.patterns_alone", "cases/arrandale/1/"];
 const RESET: &[&str] = &["cases/tigerlake/1/start.", "cases/tigerlake/1/"];
 const DEBUG: &[&str] = &["cases/tigerlake/1/debug.", "cases/tigerlake/1/"];
-const PROCESSORS: &[&str] = &["cases/tigerlake/4/world."];
+const PROCESSORS: &[&str] = &["cases/tigerlake/4/world.patterns_migration", "cases/tigerlake/4/world."];
 const NO_SSE: &[&str] = &["no-sse/tigerlake/4/world.patterns_", "no-sse/tigerlake/4/owners."];
 const NO_SSE_OWNERS: &[&str] = &["no-sse/tigerlake/4/owners."];
 const NO_SSE_OLD: &[&str] = &["no-sse/arrandale/4/world.patterns_"];

@@ -1,6 +1,6 @@
 //! MSRs.
 
-use super::{Mutation, RESET, SPECULATION, WORLD};
+use super::{Mutation, RESET, SPECULATION, USES, WORLD};
 
 const AREAS: &str = "src/vmx/vcpu/msr_areas.rs";
 const SETUP: &str = "src/vmx/vcpu/setup.rs";
@@ -9,17 +9,17 @@ const MSRS: &str = "src/vmx/vcpu/msrs.rs";
 const POLICY: &str = "src/vmx/vcpu/msr_policy.rs";
 
 pub const TABLE: &[Mutation] = &[
-    Mutation::replace("MSR list: guest XSS", AREAS, "Entry { index: msr as u32, reserved: 0, data: 0 }", "Entry { index: if (list, i) == (0, 0) { Msr::IA32_KERNEL_GSBASE as u32 } else { msr as u32 }, reserved: 0, data: 0 }").run(WORLD),
+    Mutation::replace("MSR list: guest XSS", AREAS, "Entry { index: msr as u32, reserved: 0, data: 0 }", "Entry { index: if (list, i) == (0, 0) { Msr::IA32_KERNEL_GSBASE as u32 } else { msr as u32 }, reserved: 0, data: 0 }").run(USES),
     Mutation::replace("MSR list: host XSS", AREAS, "Entry { index: msr as u32, reserved: 0, data: 0 }", "Entry { index: if (list, i) == (HOST_LIST, 0) { Msr::IA32_KERNEL_GSBASE as u32 } else { msr as u32 }, reserved: 0, data: 0 }").run(WORLD),
-    Mutation::replace("MSR list: guest TSC_AUX", AREAS, "Entry { index: msr as u32, reserved: 0, data: 0 }", "Entry { index: if (list, i) == (0, 1) { Msr::IA32_KERNEL_GSBASE as u32 } else { msr as u32 }, reserved: 0, data: 0 }").run(WORLD),
+    Mutation::replace("MSR list: guest TSC_AUX", AREAS, "Entry { index: msr as u32, reserved: 0, data: 0 }", "Entry { index: if (list, i) == (0, 1) { Msr::IA32_KERNEL_GSBASE as u32 } else { msr as u32 }, reserved: 0, data: 0 }").run(USES),
     Mutation::replace("MSR list: host TSC_AUX", AREAS, "Entry { index: msr as u32, reserved: 0, data: 0 }", "Entry { index: if (list, i) == (HOST_LIST, 1) { Msr::IA32_KERNEL_GSBASE as u32 } else { msr as u32 }, reserved: 0, data: 0 }").run(WORLD),
-    Mutation::replace("MSR list: guest STAR", AREAS, "Entry { index: msr as u32, reserved: 0, data: 0 }", "Entry { index: if (list, i) == (0, 2) { Msr::IA32_KERNEL_GSBASE as u32 } else { msr as u32 }, reserved: 0, data: 0 }").run(WORLD),
+    Mutation::replace("MSR list: guest STAR", AREAS, "Entry { index: msr as u32, reserved: 0, data: 0 }", "Entry { index: if (list, i) == (0, 2) { Msr::IA32_KERNEL_GSBASE as u32 } else { msr as u32 }, reserved: 0, data: 0 }").run(USES),
     Mutation::replace("MSR list: host STAR", AREAS, "Entry { index: msr as u32, reserved: 0, data: 0 }", "Entry { index: if (list, i) == (HOST_LIST, 2) { Msr::IA32_KERNEL_GSBASE as u32 } else { msr as u32 }, reserved: 0, data: 0 }").run(WORLD),
-    Mutation::replace("MSR list: guest LSTAR", AREAS, "Entry { index: msr as u32, reserved: 0, data: 0 }", "Entry { index: if (list, i) == (0, 3) { Msr::IA32_KERNEL_GSBASE as u32 } else { msr as u32 }, reserved: 0, data: 0 }").run(WORLD),
+    Mutation::replace("MSR list: guest LSTAR", AREAS, "Entry { index: msr as u32, reserved: 0, data: 0 }", "Entry { index: if (list, i) == (0, 3) { Msr::IA32_KERNEL_GSBASE as u32 } else { msr as u32 }, reserved: 0, data: 0 }").run(USES),
     Mutation::replace("MSR list: host LSTAR", AREAS, "Entry { index: msr as u32, reserved: 0, data: 0 }", "Entry { index: if (list, i) == (HOST_LIST, 3) { Msr::IA32_KERNEL_GSBASE as u32 } else { msr as u32 }, reserved: 0, data: 0 }").run(WORLD),
-    Mutation::replace("MSR list: guest FMASK", AREAS, "Entry { index: msr as u32, reserved: 0, data: 0 }", "Entry { index: if (list, i) == (0, 4) { Msr::IA32_KERNEL_GSBASE as u32 } else { msr as u32 }, reserved: 0, data: 0 }").run(WORLD),
+    Mutation::replace("MSR list: guest FMASK", AREAS, "Entry { index: msr as u32, reserved: 0, data: 0 }", "Entry { index: if (list, i) == (0, 4) { Msr::IA32_KERNEL_GSBASE as u32 } else { msr as u32 }, reserved: 0, data: 0 }").run(USES),
     Mutation::replace("MSR list: host FMASK", AREAS, "Entry { index: msr as u32, reserved: 0, data: 0 }", "Entry { index: if (list, i) == (HOST_LIST, 4) { Msr::IA32_KERNEL_GSBASE as u32 } else { msr as u32 }, reserved: 0, data: 0 }").run(WORLD),
-    Mutation::replace("MSR list: guest KERNEL_GSBASE", AREAS, "Entry { index: msr as u32, reserved: 0, data: 0 }", "Entry { index: if (list, i) == (0, 5) { Msr::IA32_FMASK as u32 } else { msr as u32 }, reserved: 0, data: 0 }").run(WORLD),
+    Mutation::replace("MSR list: guest KERNEL_GSBASE", AREAS, "Entry { index: msr as u32, reserved: 0, data: 0 }", "Entry { index: if (list, i) == (0, 5) { Msr::IA32_FMASK as u32 } else { msr as u32 }, reserved: 0, data: 0 }").run(USES),
     Mutation::replace("MSR list: host KERNEL_GSBASE", AREAS, "Entry { index: msr as u32, reserved: 0, data: 0 }", "Entry { index: if (list, i) == (HOST_LIST, 5) { Msr::IA32_FMASK as u32 } else { msr as u32 }, reserved: 0, data: 0 }").run(WORLD),
     Mutation::delete("MSR list: host group is read at a bind", AREAS, r#"        if self.syscall_active {
             self.read_host_group();
