@@ -84,13 +84,9 @@ pub const TABLE: &[Mutation] = &[
         "self.debug.loaded = value & DR7_ENABLES != 0;",
     )
     .run(DEBUG),
-    Mutation::delete("MOV DR: BD", DEBUG_RS, "self.debug.dr6 |= DR6_BD;").run(DEBUG),
-    Mutation::delete(
-        "#DB: conditions reach DR6",
-        DEBUG_RS,
-        "self.debug.dr6 |= self.qualification(here)? & DR6_CONDITIONS;",
-    )
-    .run(DEBUG),
+    Mutation::delete("MOV DR: BD", DEBUG_RS, "self.debug.record(DR6_BD);").run(DEBUG),
+    Mutation::replace("#DB: conditions reach DR6", DEBUG_RS, "self.debug.record(conditions);", "let _ = conditions;")
+        .run(DEBUG),
     Mutation::replace(
         "#DB: DR7.GD is cleared",
         DEBUG_RS,
