@@ -4,8 +4,13 @@
 //! is why the host says so ([`FpuPolicy`]). The guest's state is kept whole in an XSAVE area of the size that CPUID
 //! gives for all components that the guest may have; the host's in another.
 //!
-//! XSAVEOPT is used where the processor has it. XSAVES would be no better: all components here are user state, and the
-//! compacted format saves memory, not time. XSAVEOPT does not write components that have not changed since they were
+//! XSAVEOPT is used where the processor has it, XSAVE where it does not, and FXSAVE without XSAVE. Not XSAVES: it leaves out
+//! what XSAVEOPT leaves out, and has two things more, which nothing here needs. It saves supervisor components; a guest is
+//! shown none, and its IA32_XSS can only be 0. And it packs the components, which saves memory, but not time. Against that
+//! stands that the packed format is the one that implementations get wrong: Bochs 2.7 puts the upper halves of YMM0 to
+//! YMM15 at offset 1A0H, where the header overwrites those of YMM6 to YMM9.
+//!
+//! XSAVEOPT does not write components that have not changed since they were
 //! restored from the same area (SDM Vol. 1, section 13.9, "Operation of XSAVEOPT"). The processor knows the area by its
 //! address alone, and each processor for itself. So when a vCPU comes to another processor, where an area at this address
 //! may have been restored long ago, the processor is first made to forget by a restore of nothing from elsewhere.

@@ -8,9 +8,11 @@ const SPECULATION_RS: &str = "src/vmx/vcpu/speculation.rs";
 const MSRS: &str = "src/vmx/vcpu/msrs.rs";
 const POLICY: &str = "src/vmx/vcpu/msr_policy.rs";
 
+const NO_SUPERVISOR_STATE: &str = "Bochs has no supervisor component, so IA32_XSS is 0 on both sides";
+
 pub const TABLE: &[Mutation] = &[
-    Mutation::replace("MSR list: guest XSS", AREAS, "Entry { index: msr as u32, reserved: 0, data: 0 }", "Entry { index: if (list, i) == (0, 0) { Msr::IA32_KERNEL_GSBASE as u32 } else { msr as u32 }, reserved: 0, data: 0 }").run(USES),
-    Mutation::replace("MSR list: host XSS", AREAS, "Entry { index: msr as u32, reserved: 0, data: 0 }", "Entry { index: if (list, i) == (HOST_LIST, 0) { Msr::IA32_KERNEL_GSBASE as u32 } else { msr as u32 }, reserved: 0, data: 0 }").run(WORLD),
+    Mutation::replace("MSR list: guest XSS", AREAS, "Entry { index: msr as u32, reserved: 0, data: 0 }", "Entry { index: if (list, i) == (0, 0) { Msr::IA32_KERNEL_GSBASE as u32 } else { msr as u32 }, reserved: 0, data: 0 }").run(USES).survives(NO_SUPERVISOR_STATE),
+    Mutation::replace("MSR list: host XSS", AREAS, "Entry { index: msr as u32, reserved: 0, data: 0 }", "Entry { index: if (list, i) == (HOST_LIST, 0) { Msr::IA32_KERNEL_GSBASE as u32 } else { msr as u32 }, reserved: 0, data: 0 }").run(WORLD).survives(NO_SUPERVISOR_STATE),
     Mutation::replace("MSR list: guest TSC_AUX", AREAS, "Entry { index: msr as u32, reserved: 0, data: 0 }", "Entry { index: if (list, i) == (0, 1) { Msr::IA32_KERNEL_GSBASE as u32 } else { msr as u32 }, reserved: 0, data: 0 }").run(USES),
     Mutation::replace("MSR list: host TSC_AUX", AREAS, "Entry { index: msr as u32, reserved: 0, data: 0 }", "Entry { index: if (list, i) == (HOST_LIST, 1) { Msr::IA32_KERNEL_GSBASE as u32 } else { msr as u32 }, reserved: 0, data: 0 }").run(WORLD),
     Mutation::replace("MSR list: guest STAR", AREAS, "Entry { index: msr as u32, reserved: 0, data: 0 }", "Entry { index: if (list, i) == (0, 2) { Msr::IA32_KERNEL_GSBASE as u32 } else { msr as u32 }, reserved: 0, data: 0 }").run(USES),
@@ -43,7 +45,7 @@ pub const TABLE: &[Mutation] = &[
     Mutation::replace("PRED_CMD: other commands", SPECULATION_RS, "value & !IBPB != 0", "value == u64::MAX").run(SPECULATION),
     Mutation::delete("PRED_CMD: is passed through", SPECULATION_RS, "self.msr_bitmap.set_write_intercept(command, self.is_absent(command))?;").run(SPECULATION),
     Mutation::delete("MSR list: the host's value of TSC_AUX", AREAS, "self.host_tsc_aux = host.tsc_aux();"),
-    Mutation::delete("MSR list: the host's value of XSS", AREAS, "self.host_xss = host.xss();"),
+    Mutation::delete("MSR list: the host's value of XSS", AREAS, "self.host_xss = host.xss();").survives(NO_SUPERVISOR_STATE),
     Mutation::delete("MSR list: the group is switched once it can be used", AREAS, "self.syscall_active = true;"),
     Mutation::delete("MSR list: entry count", AREAS, "vmcs.write_changed(VmcsControl32::VMENTRY_MSR_LOAD_COUNT, loaded);").run(WORLD),
     Mutation::replace("MSR list: exit store count", AREAS, "vmcs.write_changed(VmcsControl32::VMEXIT_MSR_STORE_COUNT, stored);", "let _ = stored;").run(WORLD),
