@@ -44,11 +44,11 @@ const UD: u8 = 6;
 const GP: u8 = 13;
 
 fn plain_instructions() -> CaseResult {
-    run_all(Kind::Plain, 1, 200)
+    run_all(Kind::Plain, 1, 150)
 }
 
 fn emulated_instructions() -> CaseResult {
-    run_all(Kind::Emulated, 2, 1000)
+    run_all(Kind::Emulated, 2, 700)
 }
 
 fn run_all(kind: Kind, seed: u64, count: u64) -> CaseResult {
@@ -112,16 +112,17 @@ impl GuestStage {
         vcpu.setup((self.ept.root() as usize).into(), 0.into())?;
         vcpu.set_time_slice(Some(1_000_000))?;
         vcpu.bind()?;
+        let before = HostState::read();
         for _ in 0..EXITS {
-            let before = HostState::read();
-            let exit = vcpu.run()?;
-            HostState::read().expect(&before)?;
-            match exit {
+            match vcpu.run()? {
                 Exit::Nothing => {}
                 Exit::SysRegRead { .. } | Exit::SysRegWrite { .. } => vcpu.complete_fault(GP, Some(0))?,
                 // Natively VMX is off.
                 Exit::Hypercall { .. } => vcpu.complete_fault(UD, None)?,
-                Exit::Halt if vcpu.rip() as u64 == halt => return Ok(Outcome(self.stage.outcome())),
+                Exit::Halt if vcpu.rip() as u64 == halt => {
+                    HostState::read().expect(&before)?;
+                    return Ok(Outcome(self.stage.outcome()));
+                }
                 other => return fail("the end of a sequence", format!("{other:x?}: {:?}, {vcpu:?}", vcpu.exit_info())),
             }
         }
@@ -130,7 +131,6 @@ impl GuestStage {
 }
 
 /// What a sequence left, word by word.
-#[derive(PartialEq, Eq)]
 struct Outcome(Vec<u64>);
 
 impl Outcome {
@@ -141,11 +141,11 @@ impl Outcome {
 
     /// The events tell more than what follows from them, so they come first.
     fn difference(&self, guest: &Self) -> Option<String> {
-        if self == guest {
-            return None;
-        }
         let words = offsets().zip(self.0.iter().zip(&guest.0));
         let mut different: Vec<_> = words.filter(|(_, (native, guest))| native != guest).collect();
+        if different.is_empty() {
+            return None;
+        }
         different.sort_by_key(|&(offset, _)| (!(LOG..FX).contains(&offset), offset));
         let differences: Vec<String> = different
             .iter()
