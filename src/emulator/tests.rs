@@ -14,37 +14,38 @@ use super::alu::{self, Computed, flag};
 use super::*;
 use crate::guest_memory::{Access, LinearMode, Paging, PagingMode, Privilege, Segment};
 
-/// Executes a two-operand instruction on registers of each width, with CF as given.
+/// Executes an instruction on two registers, with CF as given; gives the first register and the flags.
+macro_rules! execute {
+    ($a:expr, $b:expr, $carry:expr, $instruction:expr) => {{
+        let (value, flags): (u64, u64);
+        // SAFETY: changes its registers and the flags, and uses the stack for them.
+        unsafe {
+            asm!(
+                "bt {carry:e}, 0",
+                $instruction,
+                "pushfq",
+                "pop {flags}",
+                carry = in(reg) u32::from($carry),
+                a = inout(reg_abcd) $a => value,
+                b = in(reg_abcd) $b,
+                flags = lateout(reg) flags,
+            )
+        }
+        (value, flags)
+    }};
+}
+
+/// A two-operand instruction on registers of each width.
 macro_rules! on_processor {
     ($name:ident, $instruction:literal) => {
         fn $name(size: usize, a: u64, b: u64, carry: bool) -> Computed {
-            let (mut value, flags): (u64, u64) = (a, 0);
-            let (mut value_out, mut flags_out) = (value, flags);
-            macro_rules! run {
-                                ($operands:literal) => {
-                                    // SAFETY: changes its registers and the flags, and uses the stack for them.
-                                    unsafe {
-                                        asm!(
-                                            "bt {carry:e}, 0",
-                                            concat!($instruction, $operands),
-                                            "pushfq",
-                                            "pop {flags}",
-                                            carry = in(reg) u32::from(carry),
-                                            a = inout(reg_abcd) value => value_out,
-                                            b = in(reg_abcd) b,
-                                            flags = lateout(reg) flags_out,
-                                        )
-                                    }
-                                };
-                            }
-            match size {
-                1 => run!(" {a:l}, {b:l}"),
-                2 => run!(" {a:x}, {b:x}"),
-                4 => run!(" {a:e}, {b:e}"),
-                _ => run!(" {a:r}, {b:r}"),
-            }
-            value = value_out & mask(size);
-            Computed { value, flags: flags_out & flag::STATUS }
+            let (value, flags) = match size {
+                1 => execute!(a, b, carry, concat!($instruction, " {a:l}, {b:l}")),
+                2 => execute!(a, b, carry, concat!($instruction, " {a:x}, {b:x}")),
+                4 => execute!(a, b, carry, concat!($instruction, " {a:e}, {b:e}")),
+                _ => execute!(a, b, carry, concat!($instruction, " {a:r}, {b:r}")),
+            };
+            Computed { value: value & mask(size), flags: flags & flag::STATUS }
         }
     };
 }
