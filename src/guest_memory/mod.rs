@@ -15,7 +15,7 @@ mod tests;
 
 use core::fmt;
 
-use axaddrspace::GuestPhysAddr;
+use axaddrspace::{GuestPhysAddr, MappingFlags};
 use axerrno::AxError;
 
 pub use linear::{AddressSize, LinearMode, Segment, SegmentRegister};
@@ -61,6 +61,13 @@ pub struct Unreachable {
     pub address: GuestPhysAddr,
     /// The access was a write.
     pub write: bool,
+}
+
+impl Unreachable {
+    /// The access in the terms of axvcpu.
+    pub(crate) fn access(&self) -> MappingFlags {
+        if self.write { MappingFlags::WRITE } else { MappingFlags::READ }
+    }
 }
 
 /// An exception that an access raises in the guest.

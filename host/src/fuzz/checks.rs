@@ -33,8 +33,7 @@ pub fn accessors_agree(vcpu: &Vcpu, exit: &Exit) -> CaseResult {
             equal("port", io.port, port.0)?;
             same("direction", io.is_in, matches!(exit, Exit::IoRead { .. }))?;
         }
-        // INS and OUTS report what they do not reach as such a fault, behind an exit for I/O.
-        Exit::NestedPageFault { addr, access_flags } if info.exit_reason == VmxExitReason::EPT_VIOLATION => {
+        Exit::NestedPageFault { addr, access_flags } => {
             let fault = vcpu.nested_page_fault_info()?;
             equal("address", fault.fault_guest_paddr.as_usize(), addr.as_usize())?;
             same("access", fault.access_flags, *access_flags)?;

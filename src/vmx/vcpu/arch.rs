@@ -18,7 +18,7 @@
 //! What an exit says beyond that is there by [`exit`](VmxVcpu::exit) and the other accessors until the next entry.
 
 use axaddrspace::device::{AccessWidth, Port, SysRegAddr};
-use axaddrspace::{GuestPhysAddr, HostPhysAddr, MappingFlags};
+use axaddrspace::{GuestPhysAddr, HostPhysAddr};
 use axerrno::AxResult;
 use axvcpu::{AxArchVCpu, AxVCpuExitReason, AxVCpuHal};
 use bit_field::BitField;
@@ -107,10 +107,9 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
                 Ok(Element { io: StringIo { port, width, .. }, data, .. }) => {
                     AxVCpuExitReason::IoWrite { port: *port, width: *width, data: *data }
                 }
-                Err(missing) => AxVCpuExitReason::NestedPageFault {
-                    addr: missing.address,
-                    access_flags: if missing.write { MappingFlags::WRITE } else { MappingFlags::READ },
-                },
+                Err(missing) => {
+                    AxVCpuExitReason::NestedPageFault { addr: missing.address, access_flags: missing.access() }
+                }
             });
         }
         let (port, width) = (Port(io.port), AccessWidth::try_from(usize::from(io.access_size)));

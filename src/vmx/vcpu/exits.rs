@@ -215,8 +215,15 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         Ok(VmxIoExitInfo::from_qualification(self.exit_qualification()?))
     }
 
-    /// Address and access of an EPT violation.
+    /// Address and access of what [`run`](axvcpu::AxArchVCpu::run) reports as `NestedPageFault`: an EPT violation, or memory
+    /// that an INS or OUTS needs.
     pub fn nested_page_fault_info(&self) -> AxResult<NestedPageFaultInfo> {
+        let reason = VmxExitReason::from_exit_reason_field(self.vmcs.read(VmcsReadOnly32::EXIT_REASON)?);
+        if reason == VmxExitReason::IO_INSTRUCTION
+            && let Some(Err(missing)) = self.described_string()
+        {
+            return Ok(NestedPageFaultInfo { access_flags: missing.access(), fault_guest_paddr: missing.address });
+        }
         let violation = EptViolation::from_qualification(self.exit_qualification()?);
         Ok(NestedPageFaultInfo {
             access_flags: violation.access(),
