@@ -40,6 +40,8 @@ pub struct FuzzConfig {
 pub struct GuestConfig {
     pub memory_mib: usize,
     pub cpus: usize,
+    /// Whether it is no guest, but runs on the machine itself.
+    pub native: bool,
     /// Whether the guest runs by way of `axvm`.
     pub axvm: bool,
     /// Whether to count exits.
@@ -82,6 +84,7 @@ impl Config {
             guest: GuestConfig {
                 memory_mib: values.value("memory", 64)?,
                 cpus: values.value("cpus", 1)?,
+                native: values.value("native", false)?,
                 axvm: values.value("axvm", false)?,
                 stats: values.value("stats", false)?,
                 loader: values.text("loader"),

@@ -4,13 +4,17 @@ use alloc::{format, string::String};
 
 use crate::{
     config::GuestConfig,
-    loader, on_axvm,
+    loader, native, on_axvm,
     output::verdict,
     vm::{Machine, Outcome, memory::Memory},
     vmx,
 };
 
 pub fn run(config: &GuestConfig) -> ! {
+    if config.native {
+        let Err(error) = native::run(config);
+        verdict::end(format_args!("guest ended: no native run: {error}"));
+    }
     if let Err(error) = vmx::enable_here() {
         vmx::refuse(error);
     }

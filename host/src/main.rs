@@ -21,6 +21,7 @@ mod guest;
 mod hal;
 mod loader;
 mod mem;
+mod native;
 mod on_axvm;
 mod output;
 mod smp;

@@ -109,8 +109,20 @@ pub struct TestOptions {
     pub write_cases: bool,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Subject {
+    /// What one exit costs
+    Exits,
+    /// How long Linux takes to its first process, as a guest and natively
+    Linux,
+}
+
 #[derive(Debug, Args)]
 pub struct BenchOptions {
+    /// What is measured
+    #[arg(value_enum, default_value_t = Subject::Exits)]
+    pub subject: Subject,
+
     /// Print the counts as JSON
     #[arg(long)]
     pub json: bool,

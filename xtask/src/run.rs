@@ -45,6 +45,7 @@ pub fn run(options: &RunOptions) -> Result<bool> {
             cpus: options.cpus,
             stats: options.stats,
             axvm: options.axvm,
+            native: false,
         },
         log: options.log,
         expect_cpus: options.host_cpus,
@@ -55,6 +56,7 @@ pub fn run(options: &RunOptions) -> Result<bool> {
         cpus: options.host_cpus,
         memory_mib: machine_memory(choice.memory_mib, disk.len()),
         instructions_per_second: choice.instructions_per_second,
+        tolerates_unknown_msrs: false,
     };
     let folder = Folder::new(options.keep.as_ref())?;
     println!("booting: {machine}");

@@ -17,7 +17,9 @@ fn main() {
         print!("{answer}");
         return;
     }
-    println!("init: started as process {}", process::id());
+    // SAFETY: RDTSC is allowed to user space.
+    let time_stamp = unsafe { core::arch::x86_64::_rdtsc() };
+    println!("init: started as process {} at time stamp {time_stamp:#X}", process::id());
     if let Err(error) = system::mount_all() {
         println!("init: no system to test: {error}");
     }

@@ -5,7 +5,7 @@ mod elf;
 mod flat;
 mod image;
 mod linux;
-mod map;
+pub mod map;
 mod multiboot;
 mod pvh;
 

@@ -65,6 +65,7 @@ impl Machine {
     /// Runs the guest on this processor to its end.
     pub fn run(&mut self) -> AxResult<Outcome> {
         self.vcpu.bind()?;
+        log::info!("entry at time stamp {:#X}", time::tsc());
         let outcome = loop {
             if let Some(outcome) = self.step()? {
                 break outcome;

@@ -7,6 +7,7 @@
 mod boot;
 mod count;
 mod host;
+mod linux;
 mod report;
 mod trace;
 mod vmcs;
@@ -14,7 +15,7 @@ mod vmcs;
 use anyhow::{Context, Result, ensure};
 
 use crate::{
-    cli::BenchOptions,
+    cli::{BenchOptions, Subject},
     emulator::{Emulator, INSTRUCTIONS_PER_SECOND, Machine},
     install,
 };
@@ -30,6 +31,9 @@ const MEMORY_MIB: u32 = 256;
 /// Always true: the counts are shown, and are not judged here.
 pub fn run(options: &BenchOptions) -> Result<bool> {
     install::install_missing(install::BOCHS)?;
+    if options.subject == Subject::Linux {
+        return linux::run(options);
+    }
     let reports = Host::ALL.iter().map(|host| measure(host, options)).collect::<Result<Vec<_>>>()?;
     match options.json {
         true => println!("{}", report::json(&reports)?),
@@ -41,8 +45,13 @@ pub fn run(options: &BenchOptions) -> Result<bool> {
 fn measure(host: &Host, options: &BenchOptions) -> Result<HostReport> {
     let image = host.build().with_context(|| format!("cannot build the host {}", host.name))?;
     let emulator = Emulator::Bochs { model: MODEL.to_owned() };
-    let machine =
-        Machine { emulator, cpus: 1, memory_mib: MEMORY_MIB, instructions_per_second: INSTRUCTIONS_PER_SECOND };
+    let machine = Machine {
+        emulator,
+        cpus: 1,
+        memory_mib: MEMORY_MIB,
+        instructions_per_second: INSTRUCTIONS_PER_SECOND,
+        tolerates_unknown_msrs: false,
+    };
     let output = boot(&machine, &image, host, options.keep.as_deref())?;
     let trace = Trace::parse(&output)?;
     let rows = trace

@@ -46,7 +46,8 @@ fn bochsrc(machine: &Machine, model: &str, disk: &Path, cylinders: u64, port: u1
     let Some(disk) = disk.to_str().filter(|path| !path.contains('"')) else {
         bail!("Bochs cannot name the file {}", disk.display());
     };
-    let Machine { cpus, memory_mib, instructions_per_second, .. } = machine;
+    let Machine { cpus, memory_mib, instructions_per_second, tolerates_unknown_msrs, .. } = machine;
+    let ignore_bad_msrs = u8::from(*tolerates_unknown_msrs);
     // What a machine has beyond this, Bochs gives it as it is used.
     let at_once = (*memory_mib).min(HOST_MEMORY_MAX_MIB);
     // rfb waits 30 s for a viewer unless timeout=0. COM1 carries what the runner says to the host.
@@ -55,7 +56,7 @@ fn bochsrc(machine: &Machine, model: &str, disk: &Path, cylinders: u64, port: u1
 config_interface: textconfig
 romimage: file=/usr/share/bochs/BIOS-bochs-latest, options=fastboot
 vgaromimage: file=/usr/share/bochs/VGABIOS-lgpl-latest
-cpu: model={model}, count={cpus}, ips={instructions_per_second}, reset_on_triple_fault=0, ignore_bad_msrs=0
+cpu: model={model}, count={cpus}, ips={instructions_per_second}, reset_on_triple_fault=0, ignore_bad_msrs={ignore_bad_msrs}
 memory: guest={memory_mib}, host={at_once}
 clock: sync=none, time0=946684800
 vga: extension=vbe, update_freq=1, realtime=0

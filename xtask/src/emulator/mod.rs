@@ -34,6 +34,9 @@ pub struct Machine {
     pub memory_mib: u32,
     /// How many make a second of the machine's own time, where the emulator has a choice.
     pub instructions_per_second: u32,
+    /// Whether MSRs that the emulator does not know read as 0. Else they fault, which is what shows errors of ours; but a
+    /// kernel that runs natively needs some of them.
+    pub tolerates_unknown_msrs: bool,
 }
 
 /// Slow, so that what a device does in a time of its own happens after few instructions.

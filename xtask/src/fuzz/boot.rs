@@ -49,8 +49,13 @@ fn session(emulator: &Emulator, host: &HostImage, programs: Programs) -> Result<
     let disk = image::build(host, &conf)?;
     let folder = tempfile::tempdir()?;
     let memory_mib = machine_memory(conf.memory_mib(), disk.len());
-    let machine =
-        Machine { emulator: emulator.clone(), cpus: 1, memory_mib, instructions_per_second: INSTRUCTIONS_PER_SECOND };
+    let machine = Machine {
+        emulator: emulator.clone(),
+        cpus: 1,
+        memory_mib,
+        instructions_per_second: INSTRUCTIONS_PER_SECOND,
+        tolerates_unknown_msrs: false,
+    };
     let limit = LIMIT_OF_A_BOOT + LIMIT_OF_A_PROGRAM * count;
     Session { machine: &machine, disk: &disk, folder: folder.path(), limit, goal: None, keyboard: false }.run(|_| {})
 }

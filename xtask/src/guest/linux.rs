@@ -12,7 +12,7 @@ const KERNEL: &str = "boot/vmlinuz-";
 /// Console and pace. A panic ends the machine at once instead of never; the tests of ciphers take half the boot.
 const COMMAND_LINE: &str = "console=ttyS0,115200 earlyprintk=serial,ttyS0,115200 panic=-1 nosmp cryptomgr.notests";
 /// Without what makes addresses differ from boot to boot and exits dearer.
-const QUICK: &str = "nokaslr mitigations=off tsc=reliable";
+pub const QUICK: &str = "nokaslr mitigations=off tsc=reliable";
 
 pub const MEMORY_MIB: u32 = 256;
 /// The model on which Linux boots soonest, and the rate at which it does: delays are counted in the emulator's time.

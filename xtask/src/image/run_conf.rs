@@ -8,7 +8,7 @@ use crate::{cli::LogLevel, guest::Guest};
 
 pub enum Mode<'a> {
     /// Run a guest.
-    Guest { guest: &'a Guest, memory_mib: u32, cpus: u32, stats: bool, axvm: bool },
+    Guest { guest: &'a Guest, memory_mib: u32, cpus: u32, stats: bool, axvm: bool, native: bool },
     /// Run the host's own cases, those whose name holds the text.
     Cases { filter: &'a str },
     /// Run guests that mark what is to be measured.
@@ -55,9 +55,10 @@ impl RunConf<'_> {
             ("expect_cpus".to_owned(), self.expect_cpus.to_string()),
         ];
         match &self.mode {
-            Mode::Guest { guest, cpus, stats, axvm, .. } => {
+            Mode::Guest { guest, cpus, stats, axvm, native, .. } => {
                 pairs.push(("mode".to_owned(), "guest".to_owned()));
                 pairs.push(("cpus".to_owned(), cpus.to_string()));
+                pairs.push(("native".to_owned(), native.to_string()));
                 pairs.push(("axvm".to_owned(), axvm.to_string()));
                 pairs.push(("stats".to_owned(), stats.to_string()));
                 pairs.push(("loader".to_owned(), "auto".to_owned()));

@@ -100,7 +100,8 @@ fn run_guest(boot: &Boot, trial: &Trial, supplies: &Supplies) -> Result<String> 
         Some(Err(error)) => bail!("{error}"),
         None => bail!("{} was not fetched", trial.name),
     };
-    let mode = Mode::Guest { guest, memory_mib: trial.memory_mib, cpus: 1, stats: false, axvm: trial.axvm };
+    let mode =
+        Mode::Guest { guest, memory_mib: trial.memory_mib, cpus: 1, stats: false, axvm: trial.axvm, native: false };
     let stop_at = (trial.ending == Ending::WhenStopped).then_some(trial.goal);
     let outcome = session(boot, mode, supplies.host, GUEST_LIMIT, stop_at, |_| {})?;
     judge_guest(boot, trial, &outcome).with_context(|| evidence(&outcome))
@@ -147,6 +148,7 @@ fn session(
         cpus: boot.cpus,
         memory_mib: machine_memory(conf.memory_mib(), disk.len()),
         instructions_per_second: boot.instructions_per_second(),
+        tolerates_unknown_msrs: false,
     };
     Session { machine: &machine, disk: &disk, folder: folder.path(), limit, goal, keyboard: false }.run(observe)
 }
