@@ -4,7 +4,8 @@ use alloc::format;
 
 use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
 use x86_vcpu::{
-    ExitOn, HypercallPolicy, MwaitPolicy, Reflected, VmExit, VmxExitReason, VmxInterruptionType, vmx::ExceptionExit,
+    ExitOn, HypercallPolicy, MwaitPolicy, Reflected, VmExit, VmxExitReason, VmxInterruptionType,
+    vmx::{ExceptionExit, VmcsGuestNW},
 };
 
 use super::{
@@ -102,7 +103,15 @@ fn rdrand() -> CaseResult {
     let regs = guest.vcpu.regs();
     equal("CF", regs.r11 & 0xFF, 1)?;
     equal("R9", regs.r9, 0xA5A6_A7A8)?;
-    equal("R8", regs.r8, 0xA1A2_A3A4_A5A6_A7A8)
+    equal("R8", regs.r8, 0xA1A2_A3A4_A5A6_A7A8)?;
+    // A caller that gives none: CF says so, whatever it was.
+    guest.restart(Mode::Long)?;
+    guest.vcpu.regs_mut().r9 = u64::MAX;
+    guest.vcpu.write_guest_field(VmcsGuestNW::RFLAGS, 3);
+    rich_exit(&mut guest)?;
+    rich_exit(&mut guest)?;
+    equal("CF", guest.vcpu.regs().r11 & 0xFF, 0)?;
+    equal("R9", guest.vcpu.regs().r9, 0)
 }
 
 guest_code!(writes_back, "code64", "wbinvd", "mov ebx, 1", "hlt");
@@ -229,6 +238,7 @@ fn exceptions_come_whole() -> CaseResult {
             continue;
         }
         same(name, guest.vcpu.reflect_exception()?, Reflected::Exception)?;
+        is_error("the same a second time", guest.vcpu.reflect_exception())?;
         guest.expect_vector(*vector)?;
         if let Some(error) = error {
             equal("error code on the stack", guest.read_u64(guest.vcpu.stack_pointer() as u64)?, (*error).into())?;
@@ -259,6 +269,10 @@ fn page_fault_filter() -> CaseResult {
 fn no_exception_to_reflect() -> CaseResult {
     let mut guest = Guest::long(pauses())?;
     guest.halt()?;
+    for vector in [1, 2, 3, 4, 8, 9, 15, 18, 22, 31, 32, 255] {
+        is_error("a fault that is none", guest.vcpu.complete_fault(vector, None))?;
+    }
+    is_error("an error code that no entry takes", guest.vcpu.complete_fault(13, Some(0x8000)))?;
     is_error("reflecting a HLT", guest.vcpu.reflect_exception())?;
     for vector in [2, 18, 32, 255] {
         is_error("intercepting what is no exception of the guest", guest.vcpu.set_exception_intercept(vector, true))?;

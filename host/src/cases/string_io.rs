@@ -3,6 +3,7 @@
 use alloc::{format, vec::Vec};
 
 use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
+use x86_vcpu::vmx::VmcsGuestNW;
 
 use super::{
     Case,
@@ -31,6 +32,12 @@ pub const CASES: &[Case] = &[
     Case::new("string_io.outs_at_once", outs_at_once),
     Case::new("string_io.ins_at_once", ins_at_once),
     Case::new("string_io.at_once_until_a_fault", at_once_until_a_fault),
+    Case::new("string_io.stepped_one_at_a_time", stepped_one_at_a_time),
+    Case::new("string_io.at_once_across_the_wrap", at_once_across_the_wrap),
+    Case::new("string_io.in_several_calls", in_several_calls),
+    Case::new("string_io.unanswered_is_reported_again", unanswered_is_reported_again),
+    Case::new("string_io.alignment_of_a_user", alignment_of_a_user),
+    Case::new("string_io.device_memory_is_an_exit", device_memory_is_an_exit),
     Case::new("string_io.no_string_waits", no_string_waits),
 ];
 
@@ -434,6 +441,105 @@ fn at_once_until_a_fault() -> CaseResult {
     equal("bytes taken before the hole", guest.vcpu.take_string_output(&mut [0; 64])?, 4)?;
     guest.expect_vector(14)?;
     equal("count", guest.vcpu.regs().rcx, 7)
+}
+
+/// A guest that single-steps gives and takes one element at a time, whatever the caller offers.
+fn stepped_one_at_a_time() -> CaseResult {
+    let mut guest = with_buffer(Mode::Long, stepped())?;
+    guest.set_handler(1, says_count())?;
+    for left in [2, 1, 0] {
+        first_exit(&mut guest)?;
+        equal("elements", guest.vcpu.string_io().map_or(0, |io| io.remaining), 1)?;
+        equal("bytes taken", guest.vcpu.take_string_output(&mut [0; 16])?, 1)?;
+        same("string I/O", guest.vcpu.string_io(), None)?;
+        equal("count in the handler", guest.expect_out(0x9A)?, left)?;
+    }
+    Ok(())
+}
+
+guest_code!(
+    wraps_in_gs,
+    "code64",
+    "mov ecx, 0xC0000101",
+    "mov eax, 0x10808",
+    "mov edx, 0xFFFFFFFF",
+    "wrmsr",
+    "mov esi, 0xFFFFFFF8",
+    "mov ecx, 16",
+    "mov dx, 0x99",
+    ".byte 0x65, 0x67",
+    "rep outsb",
+    "hlt",
+);
+
+/// Eight elements up to the end of 32-bit offsets, and eight from offset 0 on, which is elsewhere.
+fn at_once_across_the_wrap() -> CaseResult {
+    let mut guest = with_buffer(Mode::Long, wraps_in_gs())?;
+    // GS base FFFFFFFF00010808: offset FFFFFFF8 is at 10800H, offset 0 is where nothing is mapped.
+    first_exit(&mut guest)?;
+    let mut buffer = [0xEE; 16];
+    equal("bytes taken", guest.vcpu.take_string_output(&mut buffer)?, 8)?;
+    same("bytes", &buffer[..9], &[0, 1, 2, 3, 4, 5, 6, 7, 0xEE])
+}
+
+fn in_several_calls() -> CaseResult {
+    let mut guest = with_buffer(Mode::Long, takes_four())?;
+    first_exit(&mut guest)?;
+    for (data, given) in [([1, 2, 3], 3), ([4, 5, 6], 1)] {
+        equal("bytes given", guest.vcpu.give_string_input(&data)?, given)?;
+    }
+    is_error("more than the guest wants", guest.vcpu.give_string_input(&[7]))?;
+    guest.halt()?;
+    equal("memory", guest.read_u64(BUFFER)?, 0x0706_0504_0302_0100 & !0xFFFF_FFFF | 0x0403_0201)?;
+    let mut guest = with_buffer(Mode::Long, many())?;
+    first_exit(&mut guest)?;
+    let mut buffer = [0; 4];
+    for first in [3, 7, 11] {
+        equal("bytes taken", guest.vcpu.take_string_output(&mut buffer)?, 4)?;
+        equal("the first of them", buffer[0], first)?;
+    }
+    first_exit(&mut guest)?;
+    equal("source", guest.vcpu.regs().rsi, 0x1000F)
+}
+
+guest_code!(takes_four, "code64", "mov edi, 0x10000", "mov ecx, 4", "mov dx, 0x98", "rep insb", "hlt");
+
+/// An INS that the caller gives nothing has not happened.
+fn unanswered_is_reported_again() -> CaseResult {
+    let mut guest = with_buffer(Mode::Long, takes_four())?;
+    for _ in 0..3 {
+        guest.expect_in(0x98)?;
+        equal("count", guest.vcpu.regs().rcx, 4)?;
+    }
+    guest.vcpu.complete_read(0x55)?;
+    guest.expect_in(0x98)?;
+    equal("count", guest.vcpu.regs().rcx, 3)?;
+    equal("memory", guest.read_u64(BUFFER)? & 0xFFFF, 0x0155)
+}
+
+guest_code!(misaligned, "code64", "mov esi, 0x10002", "mov dx, 0x99", "outsw", "mov esi, 0x10001", "outsw", "hlt");
+
+/// With CR0.AM and RFLAGS.AC, at CPL 3: #AC for an element that is not aligned.
+fn alignment_of_a_user() -> CaseResult {
+    const CR0_AM: usize = 1 << 18;
+    const USER_FLAGS: usize = 0x4_3002;
+    let mut guest = with_buffer(Mode::Long, misaligned())?;
+    guest.enter_user_mode(Mode::Long)?;
+    let cr0 = guest.vcpu.read_vmcs(VmcsGuestNW::CR0)?;
+    guest.vcpu.write_guest_field(VmcsGuestNW::CR0, cr0 | CR0_AM);
+    guest.vcpu.write_guest_field(VmcsGuestNW::RFLAGS, USER_FLAGS);
+    equal("the aligned one", guest.expect_out(0x99)?, 0x0302)?;
+    guest.expect_vector(17)
+}
+
+/// OUTS from a device's memory is between the caller's devices.
+fn device_memory_is_an_exit() -> CaseResult {
+    let mut guest = Guest::long(from_beyond())?;
+    guest.vcpu.set_mmio_range(0x2F_F000.into(), 0x1000, true)?;
+    match guest.exit()? {
+        Exit::FailEntry { hardware_entry_failure_reason: 30 } => Ok(()),
+        other => fail("an I/O exit that says no more", guest.describe(&other)),
+    }
 }
 
 guest_code!(plain, "code64", "in al, 0x98", "out 0x99, al", "hlt");

@@ -20,8 +20,6 @@ const STOP_BYTE: u8 = 0x18;
 
 #[derive(Default)]
 pub struct Attention {
-    /// Whether the vCPU is to exit as soon as it can take an interrupt.
-    window_wanted: bool,
     next_poll: Time,
 }
 
@@ -34,12 +32,8 @@ impl Attention {
             let vector = board.acknowledge_interrupt();
             vcpu.inject_interrupt(vector.into())?;
         }
-        let wanted = pending && !deliver;
-        if wanted != self.window_wanted {
-            self.window_wanted = wanted;
-            vcpu.set_interrupt_window(wanted)?;
-        }
-        Ok(())
+        // The crate closes the window when it has opened, so it is asked for anew each time.
+        vcpu.set_interrupt_window(pending && !deliver)
     }
 
     /// How long the guest may run: to the next thing that a device will do.

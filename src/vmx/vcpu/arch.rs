@@ -101,6 +101,10 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             && let Some(element) = self.described_string()
         {
             return Ok(match element {
+                // From one device to another: nobody can bring memory there.
+                Err(missing) if self.mmio.contains(missing.address) => AxVCpuExitReason::FailEntry {
+                    hardware_entry_failure_reason: self.vmcs.get(here, VmcsReadOnly32::EXIT_REASON)?.into(),
+                },
                 Ok(Element { io: StringIo { port, width, is_in: true, .. }, .. }) => {
                     AxVCpuExitReason::IoRead { port: *port, width: *width }
                 }

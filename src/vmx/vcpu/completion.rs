@@ -8,7 +8,9 @@ use axaddrspace::device::AccessWidth;
 use axerrno::{AxResult, ax_err};
 use axvcpu::AxVCpuHal;
 
+use super::events::FAULTS;
 use super::exits::Handled;
+use super::string_io::StringEnd;
 use super::{Here, VmxVcpu};
 use crate::guest_memory::GuestException;
 use crate::msr::Msr;
@@ -84,7 +86,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
     /// Gives the value that an instruction of the guest waits for: IN, RDMSR, or an RDTSC, RDTSCP, RDRAND or RDSEED that the
     /// caller selected to exit. The width merge into AL, AX or EAX, the split into EDX:EAX and flags are done here; bits
-    /// beyond the width are ignored. An RDRAND or RDSEED that gets no value finds CF as it was.
+    /// beyond the width are ignored. An RDRAND or RDSEED that gets no value says so by CF.
     ///
     /// # Errors
     /// `BadState` if no read waits.
@@ -100,7 +102,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
                 regs.set_edx_eax(value);
                 regs.rcx = self.msrs.read(Msr::IA32_TSC_AUX.number()).unwrap_or(0);
             }
-            WaitsFor::Random { gpr, size } => return self.set_random(gpr, size, value),
+            WaitsFor::Random { gpr, size } => return self.set_random(gpr, size, Some(value)),
             WaitsFor::StringInput => {
                 completion.waits_for = WaitsFor::StringInput;
                 return self.complete_string_input(value);
@@ -114,19 +116,21 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         Ok(())
     }
 
-    /// The value of a RDRAND or RDSEED, which says by CF that it gave one.
-    fn set_random(&mut self, gpr: u8, size: u8, value: u64) -> AxResult {
+    /// The end of a RDRAND or RDSEED: a value, or 0 with CF clear.
+    fn set_random(&mut self, gpr: u8, size: u8, value: Option<u64>) -> AxResult {
         const CF: usize = 1;
-        /// PF, AF, ZF, SF and OF.
-        const CLEARED: usize = 1 << 2 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 11;
+        /// CF, PF, AF, ZF, SF and OF.
+        const STATUS: usize = CF | 1 << 2 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 11;
+        let random = value.unwrap_or(0);
         let merged = match size {
-            2 => self.general_register(gpr)? & !0xFFFF | value & 0xFFFF,
-            4 => value & 0xFFFF_FFFF,
-            _ => value,
+            2 => self.general_register(gpr)? & !0xFFFF | random & 0xFFFF,
+            4 => random & 0xFFFF_FFFF,
+            _ => random,
         };
         self.set_general_register(gpr, merged);
+        let carry = if value.is_some() { CF } else { 0 };
         let flags = self.vmcs.read(VmcsGuestNW::RFLAGS)?;
-        self.vmcs.write(VmcsGuestNW::RFLAGS, flags & !CLEARED | CF);
+        self.vmcs.write(VmcsGuestNW::RFLAGS, flags & !STATUS | carry);
         Ok(())
     }
 
@@ -144,8 +148,11 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// # Errors
     /// As [`complete_fault`](Self::complete_fault).
     pub fn complete_exception(&mut self, exception: GuestException) -> AxResult {
-        if exception.vector > 31 || exception.vector == 2 {
+        if FAULTS.unbounded_shr(exception.vector.into()) & 1 == 0 {
             return ax_err!(InvalidInput, "not the vector of a fault");
+        }
+        if exception.error_code.is_some_and(|code| code > 0x7FFF) {
+            return ax_err!(InvalidInput, "an entry takes error codes of 15 bits");
         }
         if self.completion.take().is_none() {
             return ax_err!(BadState, "no instruction of the guest waits to be completed");
@@ -177,9 +184,14 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         match self.completion.take() {
             Some(Completion { waits_for: WaitsFor::StringInput | WaitsFor::StringEnd, length }) => {
                 match self.end_of_string()? {
-                    true => self.advance(Some(here), length),
-                    false => self.end_instruction(Some(here)),
+                    StringEnd::Over => self.advance(Some(here), length),
+                    StringEnd::Element => self.end_instruction(Some(here)),
+                    StringEnd::NotYet => Ok(()),
                 }
+            }
+            Some(Completion { waits_for: WaitsFor::Random { gpr, size }, length }) => {
+                self.set_random(gpr, size, None)?;
+                self.advance(Some(here), length)
             }
             Some(completion) => self.advance(Some(here), completion.length),
             None => Ok(()),

@@ -23,7 +23,7 @@ pub(super) struct Event {
 
 /// The order of classes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Class {
+pub(super) enum Class {
     Exception,
     Nmi,
     Interrupt,
@@ -65,7 +65,7 @@ impl Event {
         Ok(Self { info, instruction_length: instruction_length.into() })
     }
 
-    fn class(&self) -> Class {
+    pub(super) fn class(&self) -> Class {
         match self.info.int_type {
             VmxInterruptionType::NMI => Class::Nmi,
             VmxInterruptionType::External => Class::Interrupt,
@@ -75,13 +75,18 @@ impl Event {
 }
 
 /// Events in the order in which they are to be injected.
+///
+/// It holds at most one NMI, as a processor latches one, and each interrupt vector once beside one that was interrupted,
+/// as a local APIC does: whatever a guest holds off, the queue stays small.
 #[derive(Debug, Default)]
 pub(super) struct EventQueue {
     waiting: VecDeque<Event>,
     /// The one that the last entry injected.
     injected: Option<Event>,
-    /// The first of those that wait is one whose delivery the last exit interrupted.
-    was_interrupted: bool,
+    /// The one whose delivery the last exit interrupted, until the next entry.
+    interrupted: Option<Event>,
+    /// The exception of the last exit was given to the guest.
+    reflected: bool,
 }
 
 impl EventQueue {
@@ -91,20 +96,31 @@ impl EventQueue {
 
     #[inline(always)]
     pub(super) fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
+        self.waiting.is_empty() && self.interrupted.is_none()
     }
 
-    /// Nothing is injected yet for the next entry.
+    pub(super) fn has(&self, class: Class) -> bool {
+        self.waiting.iter().chain(&self.interrupted).any(|event| event.class() == class)
+    }
+
+    /// Nothing is injected yet for the next entry; what the last exit interrupted waits like the others.
     #[inline(always)]
     pub(super) fn begin_entry(&mut self) {
         self.injected = None;
-        self.was_interrupted = false;
+        self.reflected = false;
+        if let Some(event) = self.interrupted.take() {
+            self.push_again(event);
+        }
     }
 
     pub(super) fn push(&mut self, event: Event) {
         let class = event.class();
-        if class == Class::Nmi && self.waiting.iter().any(|waiting| waiting.class() == class) {
-            // A processor latches one NMI.
+        let is_latched = match class {
+            Class::Exception => false,
+            Class::Nmi => self.waiting.iter().any(|waiting| waiting.class() == class),
+            Class::Interrupt => self.waiting.contains(&event),
+        };
+        if is_latched {
             return;
         }
         let place = self.waiting.iter().position(|waiting| waiting.class() > class).unwrap_or(self.waiting.len());
@@ -113,20 +129,23 @@ impl EventQueue {
 
     /// Takes in an event whose delivery this exit interrupted.
     pub(super) fn interrupt(&mut self, event: Event) {
-        self.push_again(event);
-        self.was_interrupted = self.waiting.front() == Some(&event);
+        self.interrupted = Some(event);
     }
 
     /// Takes out the event whose delivery this exit interrupted.
     pub(super) fn take_interrupted(&mut self) -> Option<Event> {
-        if core::mem::take(&mut self.was_interrupted) { self.waiting.pop_front() } else { None }
+        self.interrupted.take()
     }
 
-    /// Takes in an exception that an exit kept from the guest, and that goes to the guest after all.
-    pub(super) fn reflect(&mut self, exception: Event) -> Combined {
-        let Some(first) = self.take_interrupted() else {
-            self.push(exception);
-            return Combined::Second;
+    /// Takes in an exception that an exit kept from the guest, and that goes to the guest after all; once for each exit.
+    pub(super) fn reflect(&mut self, exception: Event) -> Option<Combined> {
+        if core::mem::replace(&mut self.reflected, true) {
+            return None;
+        }
+        let Some(first) = self.interrupted.take() else {
+            // It belongs to where the guest is, before whatever else the caller has queued.
+            self.push_again(exception);
+            return Some(Combined::Second);
         };
         let combined = combine(&first.info, exception.info.vector);
         match combined {
@@ -136,20 +155,26 @@ impl EventQueue {
                 if first.class() != Class::Exception {
                     self.push_again(first);
                 }
-                self.push(exception);
+                self.push_again(exception);
             }
-            Combined::DoubleFault => self.push(Event::new(VmxInterruptInfo::from(vector::DF, Some(0)))),
+            Combined::DoubleFault => self.push_again(Event::new(VmxInterruptInfo::from(vector::DF, Some(0)))),
             Combined::Shutdown => {}
         }
-        combined
+        Some(combined)
     }
 
-    pub(super) fn next(&self) -> Option<Event> {
-        self.waiting.front().copied()
+    /// The first event of each class, in order. An NMI that is blocked does not hold off an interrupt, which has a
+    /// blocking of its own.
+    pub(super) fn candidates(&self) -> [Option<Event>; 3] {
+        [Class::Exception, Class::Nmi, Class::Interrupt]
+            .map(|class| self.waiting.iter().find(|event| event.class() == class).copied())
     }
 
-    pub(super) fn take_next(&mut self) {
-        self.injected = self.waiting.pop_front();
+    /// Takes out one of the candidates: it is injected.
+    pub(super) fn take(&mut self, event: Event) {
+        if let Some(place) = self.waiting.iter().position(|waiting| *waiting == event) {
+            self.injected = self.waiting.remove(place);
+        }
     }
 
     /// The last entry did not reach the guest: what it was to inject waits again.
@@ -188,9 +213,10 @@ mod tests {
 
     fn drain(queue: &mut EventQueue) -> Vec<Event> {
         let mut out = Vec::new();
-        while let Some(event) = queue.next() {
+        queue.begin_entry();
+        while let Some(event) = queue.candidates().into_iter().flatten().next() {
             out.push(event);
-            queue.take_next();
+            queue.take(event);
         }
         out
     }
@@ -200,37 +226,52 @@ mod tests {
     }
 
     proptest! {
-        /// Exceptions before NMI before interrupts, each kind in the order in which it came, no more than one NMI, and
-        /// nothing else is lost.
+        /// Exceptions before NMI before interrupts, each kind in the order in which it came, no more than one NMI and one
+        /// interrupt of each vector, and nothing else is lost.
         #[test]
         fn order_of_injection(events in proptest::collection::vec(any_event(), 0..40)) {
             let mut queue = EventQueue::default();
             events.iter().for_each(|event| queue.push(*event));
-            let (exceptions, nmis, interrupts) =
-                (of(&events, Class::Exception), of(&events, Class::Nmi), of(&events, Class::Interrupt));
-            let expected: Vec<_> = exceptions.into_iter().chain(nmis.into_iter().take(1)).chain(interrupts).collect();
+            let mut interrupts = Vec::new();
+            for event in of(&events, Class::Interrupt) {
+                if !interrupts.contains(&event) {
+                    interrupts.push(event);
+                }
+            }
+            let nmis = of(&events, Class::Nmi).into_iter().take(1);
+            let expected: Vec<_> = of(&events, Class::Exception).into_iter().chain(nmis).chain(interrupts).collect();
             prop_assert_eq!(drain(&mut queue), expected);
         }
 
-        /// An event whose delivery was interrupted, or whose entry failed, is the first of its class again, and there once.
+        /// Whatever waits, a class that the guest cannot take holds off none of the others.
+        #[test]
+        fn no_class_hides_another(events in proptest::collection::vec(any_event(), 0..40)) {
+            let mut queue = EventQueue::default();
+            events.iter().for_each(|event| queue.push(*event));
+            for (candidate, class) in queue.candidates().iter().zip([Class::Exception, Class::Nmi, Class::Interrupt]) {
+                prop_assert_eq!(*candidate, of(&events, class).first().copied());
+                prop_assert_eq!(queue.has(class), candidate.is_some());
+            }
+        }
+
+        /// An event whose delivery was interrupted, or whose entry failed, is the first of its class again, and there once
+        /// beside those that waited.
         #[test]
         fn interrupted_goes_first_of_its_class(
             waiting in proptest::collection::vec(any_event(), 0..10), interrupted in any_event(), failed_entry: bool,
         ) {
             let mut queue = EventQueue::default();
+            waiting.iter().for_each(|event| queue.push(*event));
+            let before = queue.waiting.len();
             if failed_entry {
-                queue.push(interrupted);
-                queue.take_next();
-                waiting.iter().for_each(|event| queue.push(*event));
+                queue.injected = Some(interrupted);
                 queue.take_back_injected();
             } else {
-                waiting.iter().for_each(|event| queue.push(*event));
                 queue.interrupt(interrupted);
             }
             let out = drain(&mut queue);
             prop_assert_eq!(of(&out, interrupted.class())[0], interrupted);
-            let nmis = of(&waiting, Class::Nmi).len();
-            prop_assert_eq!(out.len(), waiting.len() - nmis.saturating_sub(1) + 1);
+            prop_assert_eq!(out.len(), before + 1);
         }
 
         /// Whatever an exception is raised on top of: an interrupt or NMI is never lost, no exception is delivered that
@@ -241,6 +282,8 @@ mod tests {
             queue.interrupt(first);
             let exception = event(raised, VmxInterruptionType::HardException);
             let combined = queue.reflect(exception);
+            prop_assert_eq!(queue.reflect(exception), None);
+            let Some(combined) = combined else { return Err(TestCaseError::fail("not taken")) };
             queue.push(later);
             let out = drain(&mut queue);
             for event in [first, later].iter().filter(|event| event.class() == Class::Interrupt) {

@@ -6,11 +6,11 @@
 use axerrno::{AxResult, ax_err};
 use axvcpu::AxVCpuHal;
 
-use super::event_queue::Event;
+use super::event_queue::{Class, Event};
 use super::{Here, VmxVcpu};
 use crate::ept::EptViolation;
 use crate::vmx::capability::PrimaryControls;
-use crate::vmx::definitions::{ErrorCode, VmxExitReason, VmxInterruptInfo, VmxInterruptionType};
+use crate::vmx::definitions::{ErrorCode, VmxExitReason, VmxInterruptInfo, VmxInterruptionType, vector};
 use crate::vmx::guest_cr::CR0_PE;
 use crate::vmx::vmcs::{VmcsControl32, VmcsGuest32, VmcsGuestNW, VmcsReadOnly32};
 
@@ -18,7 +18,7 @@ use crate::vmx::vmcs::{VmcsControl32, VmcsGuest32, VmcsGuestNW, VmcsReadOnly32};
 const RFLAGS_IF: usize = 1 << 9;
 const RFLAGS_RF: usize = 1 << 16;
 /// The exceptions that are faults whatever raised them: #DE, #BR, #UD, #NM, #TS, #NP, #SS, #GP, #PF, #MF, #AC, #XM, #VE, #CP.
-const FAULTS: u32 = 0x003B_7CE1;
+pub(super) const FAULTS: u32 = 0x003B_7CE1;
 
 /// Bits of the guest's interruptibility state (SDM Vol. 3C, table 25-3, "Format of Interruptibility State").
 pub(super) mod blocking {
@@ -40,7 +40,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         self.events.push(Event::new(info));
     }
 
-    /// Queues an external interrupt with any vector.
+    /// Queues an external interrupt with any vector. One with a vector that waits already is the same, as in a local APIC.
     ///
     /// # Errors
     /// `InvalidInput` for a vector above 255.
@@ -70,14 +70,24 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// The event whose delivery the last exit interrupted, taken out of the queue: for a caller that delivers it itself,
     /// as in a task switch through a task gate. Otherwise it is delivered again at the next entry.
     pub fn take_interrupted_event(&mut self) -> Option<VmxInterruptInfo> {
-        self.events.take_interrupted().map(|event| event.info)
+        let event = self.events.take_interrupted()?;
+        if event.info.int_type == VmxInterruptionType::NMI
+            && let Ok(state) = self.vmcs.read(VmcsGuest32::INTERRUPTIBILITY_STATE)
+        {
+            // For its injection it was unblocked; whoever delivers it otherwise is in the NMI's handler then.
+            self.vmcs.write_changed(VmcsGuest32::INTERRUPTIBILITY_STATE, state | blocking::BY_NMI);
+        }
+        Some(event.info)
     }
 
     /// Whether the guest would take an external interrupt at once: RFLAGS.IF is set, no STI or MOV SS holds it off, and
     /// nothing waits before it. A host with an interrupt controller asks this before it acknowledges an interrupt, and
     /// calls [`set_interrupt_window`](Self::set_interrupt_window) if the answer is no.
     pub fn ready_for_interrupt(&self) -> AxResult<bool> {
-        if !self.events.is_empty() {
+        if self.events.has(Class::Exception) || self.events.has(Class::Interrupt) {
+            return Ok(false);
+        }
+        if self.events.has(Class::Nmi) && self.vmcs.read(VmcsGuest32::INTERRUPTIBILITY_STATE)? & blocking::BY_NMI == 0 {
             return Ok(false);
         }
         let open = self.vmcs.read(VmcsGuestNW::RFLAGS)? & RFLAGS_IF != 0;
@@ -137,27 +147,45 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             return Ok(());
         }
         self.settle_shadow(here)?;
-        let Some(event) = self.events.next() else {
+        let candidates = self.events.candidates();
+        let is_debug_exception = candidates[0].is_some_and(|event| event.info.vector == vector::DB);
+        if self.is_trap_due() && !is_debug_exception {
+            // The debug trap of the instruction before goes first, and an injected event would take its place (SDM Vol. 3C,
+            // 27.7.3 "Delivery of Pending Debug Exceptions after VM Entry"). It exits, and the others follow it.
             return Ok(());
-        };
-        if self.is_deliverable(here, &event)? && self.activate_for(here, &event)? {
-            self.inject(here, event)?;
-            self.events.take_next();
         }
-        // What still waits gets its window.
-        match self.events.next().map(|event| event.info.int_type) {
+        for event in candidates.into_iter().flatten() {
+            if self.is_deliverable(here, &event)? && self.activate_for(here, &event)? {
+                self.inject(here, event)?;
+                self.events.take(event);
+                break;
+            }
+        }
+        self.open_windows(here)
+    }
+
+    /// What still waits gets its window. An exception needs none: it is injected at the next entry.
+    fn open_windows(&mut self, here: Here) -> AxResult {
+        if self.events.has(Class::Nmi) {
             // STI can hold off an NMI, but not the exit of its window, which would come again and again; the window for
             // interrupts opens when STI's effect ends, and STI has set IF.
-            Some(VmxInterruptionType::NMI) => {
-                match self.vmcs.get(here, VmcsGuest32::INTERRUPTIBILITY_STATE)? & blocking::BY_STI {
-                    0 => self.set_nmi_window(true),
-                    _ => self.set_interrupt_window(true)?,
-                }
+            match self.vmcs.get(here, VmcsGuest32::INTERRUPTIBILITY_STATE)? & blocking::BY_STI {
+                0 => self.set_nmi_window(true),
+                _ => self.set_interrupt_window(true)?,
             }
-            Some(VmxInterruptionType::External) => self.set_interrupt_window(true)?,
-            _ => {}
+        }
+        if self.events.has(Class::Interrupt) {
+            self.set_interrupt_window(true)?;
         }
         Ok(())
+    }
+
+    /// The completion of an instruction has left a debug trap to be delivered by the entry. An exit leaves none but behind
+    /// MOV SS, where nothing is injected either.
+    fn is_trap_due(&self) -> bool {
+        /// BS, and a breakpoint that is enabled.
+        const TRAPS: usize = 1 << 14 | 1 << 12;
+        self.vmcs.known(VmcsGuestNW::PENDING_DBG_EXCEPTIONS).is_some_and(|pending| pending & TRAPS != 0)
     }
 
     fn is_deliverable(&self, here: Here, event: &Event) -> AxResult<bool> {

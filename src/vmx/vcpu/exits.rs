@@ -123,7 +123,8 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     /// Delivers to the guest the exception that this exit took from it.
-    pub(super) fn reflect(&mut self, here: Here) -> AxResult<Combined> {
+    /// `None` if it was delivered already.
+    pub(super) fn reflect(&mut self, here: Here) -> AxResult<Option<Combined>> {
         let bits = self.vmcs.get(here, VmcsReadOnly32::VMEXIT_INTERRUPTION_INFO)?;
         let code = match bits & VmxInterruptInfo::ERROR_CODE_VALID {
             0 => 0,

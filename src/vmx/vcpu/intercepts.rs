@@ -226,10 +226,12 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     /// Gives the guest the exception that the last exit took from it, as it would have come without the exit: with its
-    /// error code, CR2 and DR6, and as a double fault where it was raised while another exception was being delivered.
+    /// error code, CR2 and DR6, and as a double fault where it was raised while another exception was being delivered. One
+    /// difference: an interrupt in whose delivery it was raised follows it, where a processor would lose it.
     ///
     /// # Errors
-    /// `BadState` if the last exit was not for an exception, or the vCPU is not bound here.
+    /// `BadState` if the last exit was not for an exception, or its exception was reflected already, or the vCPU is not
+    /// bound here.
     pub fn reflect_exception(&mut self) -> AxResult<Reflected> {
         x86_64::instructions::interrupts::without_interrupts(|| {
             let here = self.vmcs.current()?;
@@ -245,9 +247,10 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
                 self.take_debug_exception(here)?;
             }
             Ok(match self.reflect(here)? {
-                Combined::Second => Reflected::Exception,
-                Combined::DoubleFault => Reflected::DoubleFault,
-                Combined::Shutdown => Reflected::TripleFault,
+                Some(Combined::Second) => Reflected::Exception,
+                Some(Combined::DoubleFault) => Reflected::DoubleFault,
+                Some(Combined::Shutdown) => Reflected::TripleFault,
+                None => return ax_err!(BadState, "the exception of the last exit was reflected already"),
             })
         })
     }

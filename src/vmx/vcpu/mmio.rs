@@ -99,7 +99,7 @@ impl MmioUndecoded {
 }
 
 impl Mmio {
-    fn contains(&self, address: GuestPhysAddr) -> bool {
+    pub(super) fn contains(&self, address: GuestPhysAddr) -> bool {
         let address = address.as_usize();
         let after = self.ranges.partition_point(|range| range.start <= address);
         after.checked_sub(1).and_then(|index| self.ranges.get(index)).is_some_and(|range| range.contains(&address))

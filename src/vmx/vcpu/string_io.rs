@@ -22,10 +22,14 @@ use super::{Here, VmxVcpu};
 use crate::guest_memory::{
     AccessError, AccessKind, AddressSize, GuestException, GuestView, SegmentRegister, Unreachable,
 };
+use crate::vmx::definitions::vector;
 use crate::vmx::exit_info::VmxIoExitInfo;
+use crate::vmx::guest_cr::CR0_AM;
 use crate::vmx::vmcs::{VmcsGuestNW, VmcsReadOnly32};
 
+const RFLAGS_TF: usize = 1 << 8;
 const RFLAGS_DF: usize = 1 << 10;
+const RFLAGS_AC: usize = 1 << 18;
 const RFLAGS_RF: usize = 1 << 16;
 const PAGE_SIZE: u64 = 4096;
 const RCX: u8 = 1;
@@ -41,10 +45,22 @@ pub struct StringIo {
     pub width: AccessWidth,
     /// INS, not OUTS.
     pub is_in: bool,
-    /// How many elements are left, the present one among them; 1 without REP.
+    /// How many elements may be moved before the guest goes on, the present one among them: 1 without REP, and for a guest
+    /// that single-steps.
     pub remaining: u64,
     /// Addresses go down: RFLAGS.DF.
     pub is_backward: bool,
+}
+
+/// Where an INS or OUTS is when the guest goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum StringEnd {
+    /// At its end.
+    Over,
+    /// Behind an element, with others to come.
+    Element,
+    /// Nothing was moved: it is executed again.
+    NotYet,
 }
 
 /// What the crate keeps of it.
@@ -54,8 +70,12 @@ pub(super) struct Element {
     is_repeat: bool,
     segment: SegmentRegister,
     address_size: AddressSize,
-    /// Elements that are moved, for the end of the instruction.
+    /// Elements that the caller has moved.
     moved: u64,
+    /// RFLAGS.TF or a breakpoint: the guest traps behind each element, so that only one may be moved at a time.
+    is_stepped: bool,
+    /// Elements have to be aligned: CPL 3 with CR0.AM and RFLAGS.AC.
+    is_aligned: bool,
     /// Guest-physical memory of the element that the caller has to provide first.
     missing: Option<Unreachable>,
     /// The element, of OUTS.
@@ -66,15 +86,17 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// The INS or OUTS whose element the last exit reported as `IoRead` or `IoWrite`; `None` if it was no such
     /// instruction, or is completed.
     pub fn string_io(&self) -> Option<StringIo> {
-        self.string_pending().map(|pending| pending.io)
+        let pending = self.string_pending()?;
+        let remaining = pending.may_move().saturating_sub(pending.moved);
+        (remaining > 0).then_some(StringIo { remaining, ..pending.io })
     }
 
     /// Takes elements of the OUTS that the last exit reported, the reported one first, as many as fit into `buffer` and
-    /// the guest has. Gives how many bytes that were. Where a later element cannot be read, for a fault of the guest or
+    /// the guest has; a second call takes those behind them. Gives how many bytes that were. Where a later element cannot be read, for a fault of the guest or
     /// memory that is missing, those before it are taken; that one comes back by itself.
     ///
     /// # Errors
-    /// `BadState` if no OUTS waits; `InvalidInput` for a buffer smaller than an element.
+    /// `BadState` if no OUTS waits, or all its elements are taken; `InvalidInput` for a buffer smaller than an element.
     pub fn take_string_output(&mut self, buffer: &mut [u8]) -> AxResult<usize> {
         self.move_elements(false, buffer.len(), |vcpu, view, linear, range| {
             let memory = vcpu.guest_memory().ok()?;
@@ -82,11 +104,12 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         })
     }
 
-    /// Gives elements to the INS that the last exit reported, the reported one first, as many as the guest takes. Gives
-    /// how many bytes that were; the rest the guest does not want, or wants after a fault.
+    /// Gives elements to the INS that the last exit reported, the reported one first, as many as the guest takes; a second
+    /// call gives those behind them. Gives how many bytes that were; the rest the guest does not want, or wants after a
+    /// fault. An INS that is given nothing is reported again.
     ///
     /// # Errors
-    /// `BadState` if no INS waits; `InvalidInput` for less than an element.
+    /// `BadState` if no INS waits, or all its elements are given; `InvalidInput` for less than an element.
     pub fn give_string_input(&mut self, data: &[u8]) -> AxResult<usize> {
         self.move_elements(true, data.len(), |vcpu, view, linear, range| {
             let memory = vcpu.guest_memory().ok()?;
@@ -122,27 +145,32 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         }
     }
 
-    /// Moves the registers of an INS or OUTS past what was moved. `true` if it is at an end, and RIP has to move.
+    /// Moves the registers of an INS or OUTS past what was moved.
     #[cold]
-    pub(super) fn end_of_string(&mut self) -> AxResult<bool> {
+    pub(super) fn end_of_string(&mut self) -> AxResult<StringEnd> {
         let Some(pending) = self.string.take() else {
-            return Ok(true);
+            return Ok(StringEnd::Over);
         };
-        let bytes = pending.moved.wrapping_mul(pending.io.width.size() as u64);
+        // The element of OUTS that was reported is out, asked for or not; that of INS is in when the caller has given it.
+        let moved = if pending.io.is_in { pending.moved } else { pending.moved.max(1) };
+        if moved == 0 {
+            return Ok(StringEnd::NotYet);
+        }
+        let bytes = moved.wrapping_mul(pending.io.width.size() as u64);
         let step = if pending.io.is_backward { bytes.wrapping_neg() } else { bytes };
         self.add_to_register(pending.index_register(), step, pending.address_size);
         if !pending.is_repeat {
-            return Ok(true);
+            return Ok(StringEnd::Over);
         }
-        self.add_to_register(RCX, pending.moved.wrapping_neg(), pending.address_size);
-        let is_over = pending.moved >= pending.io.remaining;
-        if !is_over {
-            // As at an interrupt between two elements: an instruction breakpoint has been taken (SDM Vol. 3B, 18.3.1.1
-            // "Instruction-Breakpoint Exception Condition").
-            let rflags = self.vmcs.read(VmcsGuestNW::RFLAGS)?;
-            self.vmcs.write_changed(VmcsGuestNW::RFLAGS, rflags | RFLAGS_RF);
+        self.add_to_register(RCX, moved.wrapping_neg(), pending.address_size);
+        if moved >= pending.io.remaining {
+            return Ok(StringEnd::Over);
         }
-        Ok(is_over)
+        // As at an interrupt between two elements: an instruction breakpoint has been taken (SDM Vol. 3B, 18.3.1.1
+        // "Instruction-Breakpoint Exception Condition").
+        let rflags = self.vmcs.read(VmcsGuestNW::RFLAGS)?;
+        self.vmcs.write_changed(VmcsGuestNW::RFLAGS, rflags | RFLAGS_RF);
+        Ok(StringEnd::Element)
     }
 
     fn string_pending(&self) -> Option<&Element> {
@@ -195,14 +223,21 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             _ => SegmentRegister::Ds,
         };
         let remaining = if io.is_repeat { self.general_register(RCX)? & address_size.mask() } else { 1 };
-        let is_backward = self.vmcs.get(here, VmcsGuestNW::RFLAGS)? & RFLAGS_DF != 0;
+        let rflags = self.vmcs.get(here, VmcsGuestNW::RFLAGS)?;
         Ok(Some(Element {
-            io: StringIo { port: Port(io.port), width, is_in: io.is_in, remaining, is_backward },
+            io: StringIo {
+                port: Port(io.port),
+                width,
+                is_in: io.is_in,
+                remaining,
+                is_backward: rflags & RFLAGS_DF != 0,
+            },
+            is_stepped: rflags & RFLAGS_TF != 0 || self.debug.has_breakpoints(),
+            is_aligned: rflags & RFLAGS_AC != 0 && self.guest_cr0()? & CR0_AM != 0 && self.privilege_level()? == 3,
             is_repeat: io.is_repeat,
             segment,
             address_size,
-            // What the caller is told of is one element, unless it asks for more.
-            moved: 1,
+            moved: 0,
             missing: None,
             data: 0,
         }))
@@ -248,7 +283,13 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             true => start.wrapping_sub((first + count - 1) * size),
         };
         let kind = if pending.io.is_in { AccessKind::Write } else { AccessKind::Read };
-        self.linear_address(view, pending.segment, offset, pending.address_size, count * size, kind)
+        let linear = self.linear_address(view, pending.segment, offset, pending.address_size, count * size, kind)?;
+        Ok(match linear {
+            Ok(linear) if pending.is_aligned && !linear.is_multiple_of(size) => {
+                Err(GuestException::with_code_zero(vector::AC))
+            }
+            linear => linear,
+        })
     }
 
     /// Moves elements to or from a buffer of `bytes`, as many at once as lie in one page and in order. `access` does the
@@ -263,21 +304,28 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             return ax_err!(BadState, "no such instruction waits");
         };
         let size = pending.io.width.size();
-        let wanted = pending.io.remaining.min((bytes / size) as u64);
-        if wanted == 0 {
+        if bytes < size {
             return ax_err!(InvalidInput, "less than an element");
         }
+        // A call goes on where the one before it has ended.
+        let before = pending.moved;
+        let wanted = pending.may_move().min(before + (bytes / size) as u64);
+        if wanted <= before {
+            return ax_err!(BadState, "all elements are moved");
+        }
         let view = self.guest_view()?;
-        let mut moved = 0;
+        let mut moved = before;
         while moved < wanted {
             let Ok(linear) = self.element_address(&view, &pending, moved, 1)? else {
                 break;
             };
-            let start = moved as usize * size;
+            let start = (moved - before) as usize * size;
             // Backward, elements are in the buffer in the opposite order of memory, so each goes by itself.
             let block = match pending.io.is_backward {
                 true => 1,
-                false => ((PAGE_SIZE - linear % PAGE_SIZE) / size as u64).clamp(1, wanted - moved),
+                false => ((PAGE_SIZE - linear % PAGE_SIZE) / size as u64)
+                    .min(self.elements_before_wrap(&pending, moved)?)
+                    .clamp(1, wanted - moved),
             };
             let block = match self.element_address(&view, &pending, moved, block)? {
                 Ok(lowest) if lowest == linear => block,
@@ -290,7 +338,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             };
             moved += count;
         }
-        if moved > 0 {
+        if moved > before {
             if let Some(pending) = &mut self.string {
                 pending.moved = moved;
             }
@@ -298,7 +346,15 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
                 completion.waits_for = WaitsFor::StringEnd;
             }
         }
-        Ok(moved as usize * size)
+        Ok((moved - before) as usize * size)
+    }
+
+    /// How many elements follow each other upward from here until the offset wraps at the address size.
+    fn elements_before_wrap(&self, pending: &Element, first: u64) -> AxResult<u64> {
+        let size = pending.io.width.size() as u64;
+        let mask = pending.address_size.mask();
+        let offset = self.general_register(pending.index_register())?.wrapping_add(first * size) & mask;
+        Ok((mask - offset) / size)
     }
 
     /// Adds to a register as an instruction of this address size does: 16 bits leave the rest alone, 32 bits clear it.
@@ -315,6 +371,11 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 }
 
 impl Element {
+    /// How many elements the caller may move before the guest goes on.
+    fn may_move(&self) -> u64 {
+        if self.is_stepped { self.io.remaining.min(1) } else { self.io.remaining }
+    }
+
     fn index_register(&self) -> u8 {
         if self.io.is_in { RDI } else { RSI }
     }
