@@ -8,11 +8,14 @@ use alloc::format;
 
 use axvcpu::AxArchVCpu;
 use raw_cpuid::CpuId;
-use x86_vcpu::vmx::{VmcsGuest16, VmcsGuest32, VmcsGuestNW};
+use x86_vcpu::{
+    ExitOn,
+    vmx::{VmcsGuest16, VmcsGuest32, VmcsGuestNW},
+};
 
 use super::{
     Case,
-    check::{CaseResult, equal},
+    check::{CaseResult, equal, is_true},
     code::{ORIGIN, guest_code},
     guest::{Guest, Mode},
     host_state::has_tsc_aux,
@@ -26,6 +29,8 @@ pub const CASES: &[Case] = &[
     Case::new("start.reset_hidden_state", hidden_state),
     Case::new("start.setup_is_a_reset", setup_is_a_reset),
     Case::new("start.setup_resets_cr8", setup_resets_cr8),
+    Case::new("start.setup_ends_blocking", setup_ends_blocking),
+    Case::new("start.setup_ends_hlt", setup_ends_hlt),
 ];
 
 guest_code!(
@@ -255,6 +260,12 @@ fn check_msrs(guest: &Guest) -> CaseResult {
 /// Bases and limits, which no instruction reads.
 fn hidden_state() -> CaseResult {
     let guest = start::with_rom(dump())?;
+    check_hidden_state(&guest)?;
+    let leaf = CpuId::new().get_feature_info();
+    equal("family", guest.vcpu.regs().rdx as u32 >> 8 & 0xF, leaf.map_or(0, |info| info.base_family_id().into()))
+}
+
+fn check_hidden_state(guest: &Guest) -> CaseResult {
     let native = [
         ("RIP", VmcsGuestNW::RIP, 0xFFF0),
         ("CS base", VmcsGuestNW::CS_BASE, 0xFFFF_0000),
@@ -288,9 +299,7 @@ fn hidden_state() -> CaseResult {
         equal(name, guest.vcpu.read_vmcs(field)?, expected)?;
     }
     equal("LDTR", guest.vcpu.read_vmcs(VmcsGuest16::LDTR_SELECTOR)?, 0)?;
-    equal("TR", guest.vcpu.read_vmcs(VmcsGuest16::TR_SELECTOR)?, 0)?;
-    let leaf = CpuId::new().get_feature_info();
-    equal("family", guest.vcpu.regs().rdx as u32 >> 8 & 0xF, leaf.map_or(0, |info| info.base_family_id().into()))
+    equal("TR", guest.vcpu.read_vmcs(VmcsGuest16::TR_SELECTOR)?, 0)
 }
 
 /// A vCPU that ran, with all registers changed, starts anew from the same state. Its memory stays as it was.
@@ -302,6 +311,7 @@ fn setup_is_a_reset() -> CaseResult {
     guest.vcpu.setup((guest.memory.ept.root() as usize).into(), 0.into())?;
     guest.vcpu.bind()?;
     equal("RSP", guest.vcpu.stack_pointer(), 0)?;
+    check_hidden_state(&guest)?;
     fill_in(&mut guest)?;
     guest.halt()?;
     check_registers(&guest)?;
@@ -322,4 +332,43 @@ fn setup_resets_cr8() -> CaseResult {
     equal("CR2", registers.rcx, 0)?;
     equal("DR2", registers.rsi, 0)?;
     equal("DR6", registers.rdi, 0xFFFF_0FF0)
+}
+
+guest_code!(
+    mov_ss_and_out,
+    "code64",
+    "mov eax, 0x21000",
+    "mov dr0, rax",
+    "mov word ptr [0x21000], 0x18",
+    "lgdt [0x500]",
+    // L0, on accesses of 2 bytes.
+    "mov eax, 0x70401",
+    "mov dr7, rax",
+    "mov ss, word ptr [0x21000]",
+    "out 0x99, al",
+    "hlt",
+);
+
+/// A guest that is blocked by MOV SS and has a breakpoint pending behind it starts anew without either.
+fn setup_ends_blocking() -> CaseResult {
+    let mut guest = Guest::long(mov_ss_and_out())?;
+    guest.expect_out(0x99)?;
+    let blocking = guest.vcpu.read_vmcs(VmcsGuest32::INTERRUPTIBILITY_STATE)?;
+    let pending = guest.vcpu.read_vmcs(VmcsGuestNW::PENDING_DBG_EXCEPTIONS)?;
+    is_true("blocking and a pending exception before", blocking != 0 && pending != 0)?;
+    guest.restart(Mode::Long)?;
+    equal("interruptibility", guest.vcpu.read_vmcs(VmcsGuest32::INTERRUPTIBILITY_STATE)?, 0)?;
+    equal("pending exceptions", guest.vcpu.read_vmcs(VmcsGuestNW::PENDING_DBG_EXCEPTIONS)?, 0)
+}
+
+guest_code!(wait, "code64", "hlt");
+
+/// A guest that waits in HLT runs after a setup.
+fn setup_ends_hlt() -> CaseResult {
+    let mut guest = Guest::long(wait())?;
+    guest.vcpu.set_exit_on(ExitOn::HLT, false)?;
+    guest.run_once()?;
+    is_true("HLT before", guest.vcpu.read_vmcs(VmcsGuest32::ACTIVITY_STATE)? == 1)?;
+    guest.restart(Mode::Long)?;
+    equal("activity", guest.vcpu.read_vmcs(VmcsGuest32::ACTIVITY_STATE)?, 0)
 }

@@ -218,7 +218,7 @@ fn msrs(pattern: Pattern) -> Vec<(&'static str, u32, u64)> {
         ("SYSENTER_ESP", 0x175, address("SYSENTER_ESP")),
         ("SYSENTER_EIP", 0x176, address("SYSENTER_EIP")),
         ("PAT", 0x277, pattern.choose([0x0105_0406_0007_0406, 0x0706_0504_0100_0600])),
-        ("DEBUGCTL", 0x1D9, pattern.choose([0, 0b10])),
+        ("DEBUGCTL", 0x1D9, pattern.choose([0b10, 0])),
         ("MISC_ENABLE", 0x1A0, pattern.choose([0x1800, 0x1801])),
         ("BIOS_SIGN_ID", 0x8B, bits("BIOS_SIGN_ID")),
     ];

@@ -6,7 +6,9 @@ const XSTATE: &str = "src/vmx/vcpu/xstate.rs";
 const FPU: &str = "src/vmx/fpu.rs";
 
 pub const TABLE: &[Mutation] = &[
-    Mutation::delete("reset: FCW", XSTATE, "self.guest.write(0, 0x0040u16);").run(RESET),
+    Mutation::delete("reset: FCW", XSTATE, "self.guest.write(0, 0x0040u16);")
+        .run(RESET)
+        .survives("its one bit, 6, is set on every processor, whatever is loaded"),
     Mutation::delete("reset: x87 tag word", XSTATE, "self.guest.write(4, 0xFFu8);").run(RESET),
     Mutation::delete("reset: MXCSR", XSTATE, "self.guest.write(24, 0x1F80u32);").run(RESET),
     Mutation::delete("reset: XSTATE_BV", XSTATE, "self.guest.write(512, xcr0::X87);").run(RESET),

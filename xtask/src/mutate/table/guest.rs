@@ -34,7 +34,9 @@ pub const TABLE: &[Mutation] = &[
     Mutation::delete("reset: INTERRUPTIBILITY_STATE", START, "vmcs.write(VmcsGuest32::INTERRUPTIBILITY_STATE, 0);")
         .run(RESET),
     Mutation::delete("reset: ACTIVITY_STATE", START, "vmcs.write(VmcsGuest32::ACTIVITY_STATE, 0);").run(RESET),
-    Mutation::delete("reset: SMBASE", START, "vmcs.write(VmcsGuest32::SMBASE, 0);").run(RESET),
+    Mutation::delete("reset: SMBASE", START, "vmcs.write(VmcsGuest32::SMBASE, 0);")
+        .run(RESET)
+        .survives("nothing changes it, and a new VMCS of Bochs has 0 there"),
     Mutation::delete("reset: LINK_PTR", START, "vmcs.write(VmcsGuest64::LINK_PTR, u64::MAX);").run(RESET),
     Mutation::delete(
         "reset: VMENTRY_INTERRUPTION_INFO",

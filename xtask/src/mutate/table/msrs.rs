@@ -38,7 +38,7 @@ pub const TABLE: &[Mutation] = &[
                 self.switch_group(vmcs);"#, "self.switch_group(vmcs);").run(SPECULATION),
     Mutation::replace("WRMSR: SPEC_CTRL begins the group", AREAS, r#"self.spec_ctrl_active = true;
                 self.switch_group(vmcs);"#, "self.spec_ctrl_active = true;").run(SPECULATION),
-    Mutation::delete("reset: SPEC_CTRL is not switched", AREAS, "self.spec_ctrl_active = false;").run(SPECULATION),
+    Mutation::delete("reset: SPEC_CTRL is not switched", AREAS, "self.spec_ctrl_active = false;").run(RESET),
     Mutation::delete("WRMSR: SPEC_CTRL is passed through", MSRS, "self.pass_speculation_control()?;").run(SPECULATION),
     Mutation::delete("reset: SPEC_CTRL exits", SETUP, "self.pass_speculation_control()?;").run(SPECULATION),
     Mutation::replace("SPEC_CTRL: bits that do not exist", AREAS, "value & !self.allowed_spec_ctrl == 0", "true").run(SPECULATION),

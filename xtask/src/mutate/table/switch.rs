@@ -4,6 +4,8 @@ use super::{ALONE, Mutation, OLD, REFUSED, WORLD};
 
 const SWITCH: &str = "src/vmx/vcpu/switch.rs";
 
+const SAVED_AGAIN: &str = "the compiled code around a refused entry saves it too, and does not use it behind one";
+
 pub const TABLE: &[Mutation] = &[
     Mutation::replace("exit: guest RAX", SWITCH, r#""mov [rdi + {rax}], rax","#, r#""/* {rax} */","#),
     Mutation::replace("exit: guest RCX", SWITCH, r#""mov [rdi + {rcx}], rcx","#, r#""/* {rcx} */","#),
@@ -97,7 +99,8 @@ pub const TABLE: &[Mutation] = &[
         r#"
             "add rsp, 8","#,
     )
-    .run(REFUSED),
+    .run(REFUSED)
+    .survives(SAVED_AGAIN),
     Mutation::replace(
         "refused entry: host R14",
         SWITCH,
@@ -115,7 +118,8 @@ pub const TABLE: &[Mutation] = &[
         r#"
             "add rsp, 8","#,
     )
-    .run(REFUSED),
+    .run(REFUSED)
+    .survives(SAVED_AGAIN),
     Mutation::replace(
         "refused entry: host R12",
         SWITCH,
@@ -124,7 +128,8 @@ pub const TABLE: &[Mutation] = &[
         r#"
             "add rsp, 8","#,
     )
-    .run(REFUSED),
+    .run(REFUSED)
+    .survives(SAVED_AGAIN),
     Mutation::replace(
         "refused entry: host RBX",
         SWITCH,
@@ -142,7 +147,8 @@ pub const TABLE: &[Mutation] = &[
         r#"
             "add rsp, 8","#,
     )
-    .run(REFUSED),
+    .run(REFUSED)
+    .survives(SAVED_AGAIN),
     Mutation::replace("entry: HOST_RSP", SWITCH, r#""vmwrite rax, rsp","#, r#""test rsp, rsp","#),
     Mutation::delete("entry: HOST_RSP is remembered", SWITCH, r#""mov [rdi + {host_rsp}], rsp","#)
         .run(ALONE)
