@@ -4,43 +4,49 @@ use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
 use super::Slot;
 use super::alu::{self, Computed, flag};
-use super::registers::{General, Registers, mask, sign_extend};
+use super::registers::{Changes, General, Registers, mask, sign_extend};
 use super::shape::{CodeSize, address_bytes, counter, is_memory, move_condition, number, set_condition, string};
 use super::vector::{self, VectorRegisters, VectorWrite};
 
-/// The effect of an instruction beyond what is in its slots and registers.
+/// The effect of an instruction beyond what is in its slots.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Effect {
+    pub(super) changes: Changes,
     pub(super) vector: Option<VectorWrite>,
     /// A string instruction with REP has elements left: RIP stays.
     pub(super) repeats: bool,
 }
 
-/// Executes: fills the slots that are written, and changes `registers`. `None` for an operand that is not known here.
+/// Executes: fills the slots that are written. `None` for an operand that is not known here.
 pub(super) fn execute(
     instruction: &Instruction,
     code: CodeSize,
     slots: &mut [Option<Slot>; 2],
-    registers: &mut Registers,
+    registers: &Registers,
     vectors: &impl VectorRegisters,
 ) -> Option<Effect> {
-    let mut machine = Machine { instruction, before: *registers, slots, registers };
+    let mut machine = Machine { instruction, before: registers, slots, changes: Changes::default() };
     if vector::vector_size(instruction).is_some() {
         return machine.move_vector(vectors);
     }
-    if let Some(address_size) = string(instruction) {
-        let repeats = machine.string()?;
-        return Some(Effect { vector: None, repeats: machine.step_string(address_size, repeats) });
-    }
-    machine.integer(code)?;
-    Some(Effect::default())
+    let repeats = match string(instruction) {
+        Some(address_size) => {
+            let goes_on = machine.string()?;
+            machine.step_string(address_size, goes_on)?
+        }
+        None => {
+            machine.integer(code)?;
+            false
+        }
+    };
+    Some(Effect { changes: machine.changes, vector: None, repeats })
 }
 
 struct Machine<'a> {
     instruction: &'a Instruction,
-    before: Registers,
+    before: &'a Registers,
     slots: &'a mut [Option<Slot>; 2],
-    registers: &'a mut Registers,
+    changes: Changes,
 }
 
 impl Machine<'_> {
@@ -62,12 +68,11 @@ impl Machine<'_> {
             M::Push => {
                 let (value, size) = (self.value(0)?, self.size(0)?);
                 self.slots[1].as_mut()?.put(value);
-                self.move_stack((size as u64).wrapping_neg(), code);
-                Some(())
+                self.move_stack((size as u64).wrapping_neg(), code)
             }
             M::Pop => {
                 let stack = self.slots[0]?;
-                self.move_stack(stack.place.size as u64, code);
+                self.move_stack(stack.place.size as u64, code)?;
                 self.set(0, number(&stack.data, stack.place.size))
             }
             M::Not => self.set(0, !self.value(0)?),
@@ -76,7 +81,7 @@ impl Machine<'_> {
             M::Xadd => {
                 let (old, addend) = (self.value(0)?, self.value(1)?);
                 let sum = alu::add(self.size(0)?, old, addend, false);
-                self.set_flags(sum.flags, flag::STATUS);
+                self.changes.set_flags(sum.flags, flag::STATUS);
                 self.set(1, old)?;
                 self.set(0, sum.value)
             }
@@ -108,7 +113,7 @@ impl Machine<'_> {
             M::Test => (alu::logic(size, a & b), false),
             _ => return None,
         };
-        self.set_flags(computed.flags, flag::STATUS);
+        self.changes.set_flags(computed.flags, flag::STATUS);
         if kept { self.set(0, computed.value) } else { Some(()) }
     }
 
@@ -119,7 +124,7 @@ impl Machine<'_> {
             Mnemonic::Dec => (alu::sub(size, value, 1, false), flag::STATUS & !flag::CF),
             _ => (alu::sub(size, 0, value, false), flag::STATUS),
         };
-        self.set_flags(flags, changed);
+        self.changes.set_flags(flags, changed);
         self.set(0, value)
     }
 
@@ -127,18 +132,18 @@ impl Machine<'_> {
     fn compare_exchange(&mut self) -> Option<()> {
         let (size, old, new) = (self.size(0)?, self.value(0)?, self.value(1)?);
         let accumulator = self.before.full(0) & mask(size);
-        self.set_flags(alu::sub(size, accumulator, old, false).flags, flag::STATUS);
+        self.changes.set_flags(alu::sub(size, accumulator, old, false).flags, flag::STATUS);
         if accumulator == old {
             return self.set(0, new);
         }
-        self.registers.write_part(0, size, old);
+        self.changes.write_part(0, size, old)?;
         self.set(0, old)
     }
 
     fn bit(&mut self) -> Option<()> {
         let (size, value) = (self.size(0)?, self.value(0)?);
         let bit = 1u64 << (self.value(1)? % (8 * size as u64));
-        self.set_flags(if value & bit != 0 { flag::CF } else { 0 }, flag::CF);
+        self.changes.set_flags(if value & bit != 0 { flag::CF } else { 0 }, flag::CF);
         match self.instruction.mnemonic() {
             Mnemonic::Bts => self.set(0, value | bit),
             Mnemonic::Btr => self.set(0, value & !bit),
@@ -163,12 +168,12 @@ impl Machine<'_> {
             return Some(true);
         }
         let flags = alu::sub(self.size(0)?, self.value(0)?, self.value(1)?, false).flags;
-        self.set_flags(flags, flag::STATUS);
+        self.changes.set_flags(flags, flag::STATUS);
         Some((flags & flag::ZF != 0) == self.instruction.has_repe_prefix())
     }
 
     /// Moves the pointers that the instruction uses, and counts. Whether elements are left.
-    fn step_string(&mut self, address_size: crate::guest_memory::AddressSize, goes_on: bool) -> bool {
+    fn step_string(&mut self, address_size: crate::guest_memory::AddressSize, goes_on: bool) -> Option<bool> {
         let bytes = address_bytes(address_size);
         let size = self.slots.iter().flatten().map(|slot| slot.place.size).next().unwrap_or(0) as u64;
         let step = if self.before.rflags & flag::DF != 0 { size.wrapping_neg() } else { size };
@@ -178,14 +183,14 @@ impl Machine<'_> {
                 OpKind::MemoryESDI | OpKind::MemoryESEDI | OpKind::MemoryESRDI => 7,
                 _ => continue,
             };
-            self.registers.write_part(pointer, bytes, self.before.full(pointer).wrapping_add(step));
+            self.changes.write_part(pointer, bytes, self.before.full(pointer).wrapping_add(step))?;
         }
         if !repeats(self.instruction) {
-            return false;
+            return Some(false);
         }
-        let left = counter(&self.before, 1, address_size).wrapping_sub(1) & address_size.mask();
-        self.registers.write_part(1, bytes, left);
-        left != 0 && goes_on
+        let left = counter(self.before, 1, address_size).wrapping_sub(1) & address_size.mask();
+        self.changes.write_part(1, bytes, left)?;
+        Some(left != 0 && goes_on)
     }
 
     fn move_vector(&mut self, vectors: &impl VectorRegisters) -> Option<Effect> {
@@ -199,15 +204,11 @@ impl Machine<'_> {
         let mut value = [0; 32];
         value[..size].copy_from_slice(&slot.data[..size]);
         let vex = vector::is_vex(self.instruction);
-        Some(Effect { vector: Some(VectorWrite { index, value, vex }), repeats: false })
+        Some(Effect { vector: Some(VectorWrite { index, value, vex }), ..Effect::default() })
     }
 
-    fn move_stack(&mut self, bytes: u64, code: CodeSize) {
-        self.registers.write_part(4, code.stack, self.before.full(4).wrapping_add(bytes));
-    }
-
-    fn set_flags(&mut self, flags: u64, changed: u64) {
-        self.registers.rflags = self.registers.rflags & !changed | flags & changed;
+    fn move_stack(&mut self, bytes: u64, code: CodeSize) -> Option<()> {
+        self.changes.write_part(4, code.stack, self.before.full(4).wrapping_add(bytes))
     }
 
     fn slot(&self, operand: u32) -> Option<&Slot> {
@@ -239,7 +240,7 @@ impl Machine<'_> {
         match self.instruction.op_kind(operand) {
             OpKind::Register => {
                 let register = General::new(self.instruction.op_register(operand))?;
-                self.registers.write(register, value);
+                self.changes.write(register, value)?;
             }
             kind if is_memory(kind) => {
                 self.slots.iter_mut().flatten().find(|slot| slot.place.operand == Some(operand))?.put(value);

@@ -4,7 +4,8 @@
 //! is accessed, so that a fault of the second leaves the first alone. Then everything that it reads is read, the
 //! instruction is executed by pure functions, and everything that it writes is written. Guest memory is accessed at
 //! once; an access to a device stops the emulation, which says what it wants ([`Progress`]) and goes on when it is called
-//! again. Registers change at the very end.
+//! again. Registers change at the very end, and only those that the instruction writes: what the caller changed in between
+//! stays.
 //!
 //! Operands of 16 and 32 bytes reach a device as accesses of 8 bytes, and one that crosses pages as accesses to each. A
 //! string instruction is emulated one element at a time.
@@ -49,7 +50,9 @@ pub(crate) struct Emulation {
     phase: Phase,
     /// The device was asked for the present access.
     asked: bool,
-    effect: Option<(Registers, execute::Effect)>,
+    effect: Option<execute::Effect>,
+    /// A string instruction with a count of 0.
+    over: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -240,8 +243,10 @@ impl Emulation {
             phase: Phase::Reading,
             asked: false,
             effect: None,
+            over: execute::repeats(&instruction)
+                && shape::string(&instruction).is_some_and(|size| shape::counter(registers, 1, size) == 0),
         };
-        if emulation.is_over(registers) {
+        if emulation.over {
             return Ok(emulation);
         }
         let places = shape::places(&instruction, registers, world.code).ok_or(Refusal::Unknown)?;
@@ -250,12 +255,6 @@ impl Emulation {
             *slot = place.map(|place| world.locate(place)).transpose()?;
         }
         Ok(emulation)
-    }
-
-    /// A string instruction with a count of 0.
-    fn is_over(&self, registers: &Registers) -> bool {
-        execute::repeats(&self.instruction)
-            && shape::string(&self.instruction).is_some_and(|size| shape::counter(registers, 1, size) == 0)
     }
 
     /// Executes with zeros, so that an operand that is not known shows before anything is accessed.
@@ -271,10 +270,7 @@ impl Emulation {
         let pieces = Pieces { first: nowhere, first_size: 0, second: nowhere, second_size: 0 };
         let mut slots =
             places.map(|place| place.map(|place| Slot { place, pieces, device: [false; 2], data: [0; 32] }));
-        let mut registers = *registers;
-        execute::execute(&self.instruction, self.code, &mut slots, &mut registers, &Zeros)
-            .map(drop)
-            .ok_or(Refusal::Unknown)
+        execute::execute(&self.instruction, self.code, &mut slots, registers, &Zeros).map(drop).ok_or(Refusal::Unknown)
     }
 
     /// Gives the value that the device read last has.
@@ -303,7 +299,7 @@ impl Emulation {
         registers: &mut Registers,
         vectors: &mut impl VectorRegisters,
     ) -> Result<Progress, Refusal> {
-        if self.is_over(registers) {
+        if self.over {
             registers.rflags &= !RFLAGS_RF;
             return Ok(Progress::Done { length: self.instruction.len() as u32 });
         }
@@ -325,10 +321,9 @@ impl Emulation {
                     self.advance(size);
                 }
                 (None, Phase::Reading) => {
-                    let mut after = *registers;
-                    let effect = execute::execute(&self.instruction, self.code, &mut self.slots, &mut after, vectors)
+                    let effect = execute::execute(&self.instruction, self.code, &mut self.slots, registers, vectors)
                         .ok_or(Refusal::Unknown)?;
-                    self.effect = Some((after, effect));
+                    self.effect = Some(effect);
                     (self.phase, self.slot, self.done) = (Phase::Writing, 0, 0);
                 }
                 (None, Phase::Writing) => return Ok(self.finish(registers, vectors)),
@@ -337,10 +332,10 @@ impl Emulation {
     }
 
     fn finish(&self, registers: &mut Registers, vectors: &mut impl VectorRegisters) -> Progress {
-        let Some((after, effect)) = &self.effect else {
+        let Some(effect) = &self.effect else {
             return Progress::Done { length: 0 };
         };
-        *registers = *after;
+        effect.changes.apply(registers);
         if let Some(write) = effect.vector {
             vectors.write(write);
         }

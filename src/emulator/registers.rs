@@ -12,6 +12,40 @@ pub(crate) struct Registers {
     pub(crate) rip: u64,
 }
 
+/// What an instruction does to registers: at most to three general registers, or parts of them, and to some flags. Kept
+/// apart from the registers, which the caller may change before the instruction is done.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Changes {
+    general: [Option<(General, u64)>; 3],
+    flags: u64,
+    changed_flags: u64,
+}
+
+impl Changes {
+    /// `None` if there are more than any instruction has.
+    pub(super) fn write(&mut self, register: General, value: u64) -> Option<()> {
+        *self.general.iter_mut().find(|change| change.is_none())? = Some((register, value));
+        Some(())
+    }
+
+    /// Writes the low bytes of a pointer, counter or accumulator.
+    pub(super) fn write_part(&mut self, index: usize, size: usize, value: u64) -> Option<()> {
+        self.write(General::low(index, size), value)
+    }
+
+    pub(super) fn set_flags(&mut self, flags: u64, changed: u64) {
+        self.flags = self.flags & !changed | flags & changed;
+        self.changed_flags |= changed;
+    }
+
+    pub(super) fn apply(&self, registers: &mut Registers) {
+        for &(register, value) in self.general.iter().flatten() {
+            registers.write(register, value);
+        }
+        registers.rflags = registers.rflags & !self.changed_flags | self.flags;
+    }
+}
+
 /// A general register, or a part of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct General {
@@ -37,6 +71,10 @@ impl General {
             _ => return None,
         };
         Some(Self { index, size, high })
+    }
+
+    fn low(index: usize, size: usize) -> Self {
+        Self { index, size, high: false }
     }
 }
 
@@ -70,7 +108,7 @@ impl Registers {
 
     /// Writes the low bytes of a pointer or counter.
     pub(super) fn write_part(&mut self, index: usize, size: usize, value: u64) {
-        self.write(General { index, size, high: false }, value);
+        self.write(General::low(index, size), value);
     }
 }
 
