@@ -1,10 +1,12 @@
 //! General registers and SSE registers across exits, and how reads fill them.
 
 use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
+use x86_64::registers::control::{Cr4, Cr4Flags};
+use x86_vcpu::CpuidFeature;
 
 use super::{
     Case,
-    check::{CaseResult, equal, fail},
+    check::{CaseResult, equal, fail, same},
     code::guest_code,
     guest::Guest,
 };
@@ -18,6 +20,7 @@ pub const CASES: &[Case] = &[
     Case::new("registers.in_merges", in_merges),
     Case::new("registers.out_widths", out_widths),
     Case::new("registers.in_completed_by_set_gpr", in_completed_by_set_gpr),
+    Case::new("registers.pkru_is_the_guests", pkru_is_the_guests),
 ];
 
 guest_code!(
@@ -230,4 +233,51 @@ fn in_completed_by_set_gpr() -> CaseResult {
     equal("RAX after IN AL", registers.r8, 0x1122_3344_5566_7798)?;
     equal("RAX after IN AX", registers.r9, 0x1122_3344_5566_BA98)?;
     equal("RAX after IN EAX", registers.r10, 0xFEDC_BA98)
+}
+
+guest_code!(
+    set_pkru,
+    "code64",
+    "mov rax, cr4",
+    "or eax, 1 << 22",
+    "mov cr4, rax",
+    "mov eax, 0x5A5A5A54",
+    "xor ecx, ecx",
+    "xor edx, edx",
+    "wrpkru",
+    "hlt",
+    "mov eax, 0x12345670",
+    "wrpkru",
+    "hlt",
+);
+
+/// The view of the guest's memory has PKRU as the guest wrote it last, whether the host has protection keys on or not.
+fn pkru_is_the_guests() -> CaseResult {
+    let host = Cr4::read();
+    for keys in [false, true] {
+        let mut guest = Guest::long(set_pkru())?;
+        if !guest.vcpu.cpuid_policy()?.has(CpuidFeature::PKU) {
+            return Ok(());
+        }
+        guest.vcpu.unbind()?;
+        let mut with = host;
+        with.set(Cr4Flags::PROTECTION_KEY_USER, keys);
+        // SAFETY: the processor has protection keys, and the host's pages are not user pages.
+        unsafe { Cr4::write(with) };
+        let result = two_values(&mut guest);
+        drop(guest);
+        // SAFETY: what it was.
+        unsafe { Cr4::write(host) };
+        result?;
+    }
+    Ok(())
+}
+
+fn two_values(guest: &mut Guest) -> CaseResult {
+    guest.vcpu.bind()?;
+    for expected in [0x5A5A_5A54, 0x1234_5670] {
+        guest.halt()?;
+        same("PKRU", guest.vcpu.guest_view()?.paging.pkru, Some(expected))?;
+    }
+    Ok(())
 }

@@ -231,6 +231,14 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
     /// PKRU, which the guest has only with XSAVE.
     pub(super) fn guest_pkru(&self) -> u32 {
+        if self.xstate.registers().is_some() && Cr4::read().contains(Cr4Flags::PROTECTION_KEY_USER) {
+            let pkru: u32;
+            // SAFETY: CR4.PKE is set and ECX is 0. It is the guest's, as all extended state in the registers.
+            unsafe {
+                asm!("rdpkru", in("ecx") 0, out("eax") pkru, out("edx") _, options(nomem, nostack, preserves_flags))
+            };
+            return pkru;
+        }
         let area = self.xstate.saved();
         let in_use = area.read(FXSAVE_SIZE).map_or(0, u64::from_le_bytes) & xcr0::PKRU != 0;
         if in_use { area.read(self.xstate.pkru).map_or(0, u32::from_le_bytes) } else { 0 }
