@@ -25,6 +25,10 @@ const MAX_SUBLEAVES: u32 = 64;
 /// It is consistent after every call: hiding a feature hides all that depends on it, showing one shows what it needs, and
 /// leaf 0DH follows the features whose state it describes. What cannot work for a guest cannot be shown. OSXSAVE and OSPKE
 /// are clear here; for the guest they follow its CR4, as EBX of leaf 0DH follows its XCR0, and SYSCALL its mode.
+///
+/// Where leaf 80000008H tells fewer physical-address bits than the processor has, CR3 and the PDPTEs are checked by these.
+/// Which bits are reserved in page-table entries stays the processor's: an entry that would give #PF on a processor of that
+/// size is used, and what it addresses is looked up in the EPT.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CpuidPolicy {
     leaves: Leaves,

@@ -45,7 +45,8 @@ pub enum MwaitPolicy {
     /// #UD: the guest's CPUID does not show them.
     #[default]
     Undefined,
-    /// They exit to the caller, and do nothing if the caller does nothing.
+    /// They exit to the caller, and do nothing if the caller does nothing. Nor is MONITOR with ECX other than 0 checked, which
+    /// is #GP on a processor: [`complete_fault`](crate::VmxVcpu::complete_fault) gives it.
     Exit,
     /// The guest executes them. The processor itself waits then, until an interrupt of the host or the end of the time
     /// slice.
