@@ -34,6 +34,14 @@ pub trait GuestMemory {
     /// There is no memory, or none that the guest may read.
     fn read(&self, address: GuestPhysAddr, bytes: &mut [u8]) -> Result<(), Unreachable>;
 
+    /// Reads bytes of code, to execute them.
+    ///
+    /// # Errors
+    /// There is no memory, or none that the guest may execute. As it is here, none that it may read.
+    fn fetch(&self, address: GuestPhysAddr, bytes: &mut [u8]) -> Result<(), Unreachable> {
+        self.read(address, bytes)
+    }
+
     /// Writes bytes.
     ///
     /// # Errors

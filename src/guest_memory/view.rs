@@ -91,9 +91,13 @@ impl GuestView {
             let pieces = self.locate(memory, linear, part.len(), access)?;
             linear = self.mode.step(linear, part.len() as u64);
             let (first, second) = part.split_at_mut(pieces.first_size);
-            memory.read(pieces.first, first)?;
+            let read = |address, bytes: &mut [u8]| match access.kind {
+                AccessKind::Fetch => memory.fetch(address, bytes),
+                AccessKind::Read | AccessKind::Write => memory.read(address, bytes),
+            };
+            read(pieces.first, first)?;
             if !second.is_empty() {
-                memory.read(pieces.second, second)?;
+                read(pieces.second, second)?;
             }
         }
         Ok(())

@@ -162,7 +162,7 @@ impl<H: AxVCpuHal> AxArchVCpu for VmxVcpu<H> {
         if self.waits_for_startup {
             return Ok(AxVCpuExitReason::CpuDown { _state: 0 });
         }
-        self.run_then(|| AxVCpuExitReason::Nothing, Self::describe)
+        self.run_then(|| AxVCpuExitReason::Nothing, |exit| exit, Self::describe)
     }
 
     fn bind(&mut self) -> AxResult {

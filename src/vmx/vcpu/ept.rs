@@ -14,6 +14,11 @@ use crate::vmx::vmcs::{VmcsControl64, due};
 impl<H: AxVCpuHal> VmxVcpu<H> {
     /// Sets the EPT, also of a vCPU that is set up already, which then uses it from its next entry on.
     ///
+    /// The guest runs in what it maps, and [`guest_memory`](Self::guest_memory) reads and writes there: it must be an EPT,
+    /// in memory that the host's HAL maps, which maps as write-back memory only what is memory and may be the guest's,
+    /// for as long as the vCPU has it. That is the caller's promise also where the root comes by [`setup`](Self::setup) or
+    /// `set_ept_root`; axvcpu's traits have no `unsafe` to say so.
+    ///
     /// # Errors
     /// What the processor would refuse; nothing is changed then. Before VMX is enabled on this processor anything is
     /// accepted, and checked by [`setup`](Self::setup).

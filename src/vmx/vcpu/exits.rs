@@ -217,12 +217,15 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     /// Address and access of what [`run`](axvcpu::AxArchVCpu::run) reports as `NestedPageFault`: an EPT violation, or memory
-    /// that an INS or OUTS needs.
+    /// that an INS or OUTS, or an instruction that accesses a device, needs.
     pub fn nested_page_fault_info(&self) -> AxResult<NestedPageFaultInfo> {
         let reason = VmxExitReason::from_exit_reason_field(self.vmcs.read(VmcsReadOnly32::EXIT_REASON)?);
         if reason == VmxExitReason::IO_INSTRUCTION
             && let Some(Err(missing)) = self.described_string()
         {
+            return Ok(NestedPageFaultInfo { access_flags: missing.access(), fault_guest_paddr: missing.address });
+        }
+        if let Some(missing) = self.mmio.missing() {
             return Ok(NestedPageFaultInfo { access_flags: missing.access(), fault_guest_paddr: missing.address });
         }
         let violation = EptViolation::from_qualification(self.exit_qualification()?);

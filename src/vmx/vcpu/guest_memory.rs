@@ -108,13 +108,25 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     /// Guest-physical memory, reached through the EPT of this vCPU and the host's mapping of physical memory: for callers
-    /// that have no [`GuestMemory`] of their own. It is good for as long as the EPT's tables are.
+    /// that have no [`GuestMemory`] of their own. It borrows the vCPU, which so keeps its EPT in the meantime.
     ///
     /// # Errors
     /// `BadState` for a vCPU that has no EPT or is not bound.
-    pub fn guest_memory(&self) -> AxResult<EptMemory<H>> {
+    pub fn guest_memory(&self) -> AxResult<EptMemory<'_, H>> {
+        // SAFETY: the vCPU is borrowed for that long, and its EPT changes by `&mut self` only.
+        unsafe { self.unborrowed_guest_memory() }
+    }
+
+    /// The same for as long as needed, where other parts of the vCPU are changed meanwhile.
+    ///
+    /// # Safety
+    /// The vCPU keeps its EPT for `'a`.
+    pub(super) unsafe fn unborrowed_guest_memory<'a>(&self) -> AxResult<EptMemory<'a, H>>
+    where
+        H: 'a,
+    {
         let (root, rules) = self.ept_and_rules()?;
-        Ok(EptMemory { root, rules, hal: PhantomData })
+        Ok(EptMemory { root, rules, vcpu: PhantomData })
     }
 
     /// The root of the EPT, and what the processor that the vCPU is bound to makes of it.
@@ -156,13 +168,13 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 /// Guest-physical memory through an EPT. Reached is what the EPT maps as write-back memory, with the rights that it
 /// gives. Accessed and dirty flags of the EPT stay as they are.
 #[derive(Clone, Copy)]
-pub struct EptMemory<H: AxVCpuHal> {
+pub struct EptMemory<'a, H: AxVCpuHal> {
     root: HostPhysAddr,
     rules: EptRules,
-    hal: PhantomData<H>,
+    vcpu: PhantomData<&'a VmxVcpu<H>>,
 }
 
-impl<H: AxVCpuHal> EptMemory<H> {
+impl<H: AxVCpuHal> EptMemory<'_, H> {
     /// Whether bytes that lie in one page can be written, without writing them.
     pub(super) fn check_write(&self, address: GuestPhysAddr, size: usize) -> Result<(), Unreachable> {
         self.find(address, size, MappingFlags::WRITE).map(drop)
@@ -182,11 +194,10 @@ impl<H: AxVCpuHal> EptMemory<H> {
         }
         Ok(H::MmHal::phys_to_virt(found.paddr).as_mut_ptr())
     }
-}
 
-impl<H: AxVCpuHal> GuestMemory for EptMemory<H> {
-    fn read(&self, address: GuestPhysAddr, bytes: &mut [u8]) -> Result<(), Unreachable> {
-        let place = self.find(address, bytes.len(), MappingFlags::READ)?;
+    /// Reads bytes that lie in one page, if the EPT allows the access.
+    fn copy_out(&self, address: GuestPhysAddr, bytes: &mut [u8], needed: MappingFlags) -> Result<(), Unreachable> {
+        let place = self.find(address, bytes.len(), needed)?;
         let aligned = place.addr().is_multiple_of(bytes.len().max(1));
         // SAFETY: memory of the guest that the EPT maps, in one page: the caller of the crate answers for it being memory
         // that the host has mapped where its HAL says. The guest may change it at any time, so it is read once, by
@@ -200,11 +211,21 @@ impl<H: AxVCpuHal> GuestMemory for EptMemory<H> {
         }
         Ok(())
     }
+}
+
+impl<H: AxVCpuHal> GuestMemory for EptMemory<'_, H> {
+    fn read(&self, address: GuestPhysAddr, bytes: &mut [u8]) -> Result<(), Unreachable> {
+        self.copy_out(address, bytes, MappingFlags::READ)
+    }
+
+    fn fetch(&self, address: GuestPhysAddr, bytes: &mut [u8]) -> Result<(), Unreachable> {
+        self.copy_out(address, bytes, MappingFlags::EXECUTE)
+    }
 
     fn write(&self, address: GuestPhysAddr, bytes: &[u8]) -> Result<(), Unreachable> {
         let place = self.find(address, bytes.len(), MappingFlags::WRITE)?;
         for (index, &byte) in bytes.iter().enumerate() {
-            // SAFETY: as for `read`; no reference of the host's points to memory of the guest.
+            // SAFETY: as for `copy_out`; no reference of the host's points to memory of the guest.
             unsafe { place.add(index).write_volatile(byte) };
         }
         Ok(())

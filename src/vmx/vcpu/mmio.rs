@@ -2,13 +2,14 @@
 //!
 //! An EPT violation in a declared range starts an [`Emulation`]. What it wants of a device goes to the caller as
 //! `MmioRead` or `MmioWrite`; the next run goes on, and enters the guest only when the instruction is done. It is then
-//! completed like any other, by [`super::completion`].
+//! completed like any other, by [`super::completion`]. Where memory that it accesses went away in the meantime, the caller
+//! gets a `NestedPageFault` for that, and the next run tries again: no device is accessed twice.
 
 use alloc::vec::Vec;
 use core::ops::Range;
 
+use axaddrspace::GuestPhysAddr;
 use axaddrspace::device::AccessWidth;
-use axaddrspace::{GuestPhysAddr, MappingFlags};
 use axerrno::{AxResult, ax_err};
 use axvcpu::{AxVCpuExitReason, AxVCpuHal};
 
@@ -37,7 +38,9 @@ pub(super) struct Mmio {
 #[derive(Clone, Copy)]
 struct Pending {
     emulation: Emulation,
-    access: MmioAccess,
+    code: Code,
+    /// What the device is asked; none where memory is missing.
+    access: Option<MmioAccess>,
 }
 
 /// One access of a guest's instruction to a device, with what axvcpu's exits do not say of it.
@@ -83,7 +86,7 @@ impl MmioAccess {
     }
 }
 
-/// An instruction that accesses a device and is not emulated.
+/// An instruction that accesses a device and is not emulated, or cannot go on for now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MmioUndecoded {
     code: Code,
@@ -127,7 +130,7 @@ impl Mmio {
 
     /// The general register whose `set_gpr` answers the read that waits.
     pub(super) fn register(&self) -> usize {
-        self.pending.as_ref().map_or(0, |pending| pending.access.register)
+        self.access().map_or(0, |access| access.register)
     }
 
     /// Gives the value of the read that waits.
@@ -137,10 +140,19 @@ impl Mmio {
         }
     }
 
-    /// Whether an instruction may be under way.
+    fn access(&self) -> Option<&MmioAccess> {
+        self.pending.as_ref()?.access.as_ref()
+    }
+
+    /// Whether an instruction may be under way, or was refused at the last exit.
     #[inline(always)]
     pub(super) fn is_pending(&self) -> bool {
-        self.pending.is_some()
+        self.pending.is_some() || self.undecoded.is_some()
+    }
+
+    /// Memory that the instruction of the last exit needs, if that exit was a `NestedPageFault` for it.
+    pub(super) fn missing(&self) -> Option<Unreachable> {
+        self.undecoded.as_ref()?.unreachable
     }
 }
 
@@ -165,11 +177,11 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
     /// The access to a device that the last exit reported, with what `MmioRead` and `MmioWrite` do not say.
     pub fn mmio_access(&self) -> Option<&MmioAccess> {
-        self.completion.and(self.mmio.pending.as_ref()).map(|pending| &pending.access)
+        self.completion.and(self.mmio.access())
     }
 
     /// The instruction of the last exit, if it accesses a declared range, or was to be decoded by
-    /// [`decode_mmio`](Self::decode_mmio), and is not emulated. The exit is a `NestedPageFault` then.
+    /// [`decode_mmio`](Self::decode_mmio), and is not emulated, or cannot go on. The exit is a `NestedPageFault` then.
     pub fn mmio_undecoded(&self) -> Option<&MmioUndecoded> {
         self.mmio.undecoded.as_ref()
     }
@@ -194,14 +206,10 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
     /// What an EPT violation means to the caller.
     pub(super) fn describe_ept_violation(&mut self, here: Here) -> AxResult<AxVCpuExitReason> {
-        if let (Some(pending), true) = (&self.mmio.pending, self.completion.is_some()) {
-            return Ok(pending.access.exit());
-        }
         let address = GuestPhysAddr::from(self.vmcs.get(here, VmcsReadOnly64::GUEST_PHYSICAL_ADDR)? as usize);
         if self.mmio.contains(address) {
             return self.start_mmio(here, address);
         }
-        self.mmio.undecoded = None;
         self.nested_page_fault(here, address)
     }
 
@@ -271,17 +279,20 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
                 self.nested_page_fault(here, address)
             }
             // The caller may map it, and then the guest executes the instruction again.
-            Refusal::Memory(unreachable) => {
-                self.mmio.undecoded = Some(MmioUndecoded { code, unreachable: Some(unreachable) });
-                let access = if unreachable.write { MappingFlags::WRITE } else { MappingFlags::READ };
-                Ok(AxVCpuExitReason::NestedPageFault { addr: unreachable.address, access_flags: access })
-            }
+            Refusal::Memory(unreachable) => Ok(self.miss_memory(code, unreachable)),
         }
     }
 
-    /// Goes on with the instruction that the caller had to do with. `None` if it is done and the guest can be entered.
+    fn miss_memory(&mut self, code: Code, unreachable: Unreachable) -> AxVCpuExitReason {
+        self.mmio.undecoded = Some(MmioUndecoded { code, unreachable: Some(unreachable) });
+        AxVCpuExitReason::NestedPageFault { addr: unreachable.address, access_flags: unreachable.access() }
+    }
+
+    /// Goes on with the instruction that the caller had to do with, and gives what the caller has to do next. `None` if it
+    /// is done and the guest can be entered.
     #[cold]
-    pub(super) fn continue_mmio(&mut self, here: Here) -> AxResult<Option<VmxExitReason>> {
+    pub(super) fn continue_mmio(&mut self, here: Here) -> AxResult<Option<AxVCpuExitReason>> {
+        self.mmio.undecoded = None;
         let Some(pending) = self.mmio.pending.take() else {
             return Ok(None);
         };
@@ -289,25 +300,29 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             // The caller ended it in another way.
             return Ok(None);
         }
-        if pending.emulation.waits() {
+        if let (true, Some(access)) = (pending.emulation.waits(), pending.access) {
             // Without the value there is no way on: it is asked for again.
             self.mmio.pending = Some(pending);
-            return Ok(Some(VmxExitReason::EPT_VIOLATION));
+            return Ok(Some(access.exit()));
         }
         self.completion = None;
-        let exit = self.go_on_mmio(here, pending.emulation, pending.access.code)?;
-        Ok(exit.map(|_| VmxExitReason::EPT_VIOLATION))
+        self.go_on_mmio(here, pending.emulation, pending.code)
     }
 
     /// To the next access of a device, or to the end of the instruction, which the next entry completes.
     fn go_on_mmio(&mut self, here: Here, mut emulation: Emulation, code: Code) -> AxResult<Option<AxVCpuExitReason>> {
         let before = self.registers()?;
         let mut registers = before;
-        let memory = self.guest_memory()?;
+        // SAFETY: used for the emulation's next step, which changes extended state and no EPT.
+        let memory = unsafe { self.unborrowed_guest_memory()? };
         let progress = match emulation.go_on(&memory, &mut registers, &mut self.vectors()) {
             Ok(progress) => progress,
+            Err(Refusal::Memory(unreachable)) => {
+                self.completion = Some(Completion { length: 0, waits_for: WaitsFor::Nothing });
+                self.mmio.pending = Some(Pending { emulation, code, access: None });
+                return Ok(Some(self.miss_memory(code, unreachable)));
+            }
             Err(refusal) => {
-                log::warn!("memory that the guest's instruction {:02x?} accesses went away: {refusal:?}", code.bytes());
                 let address = GuestPhysAddr::from(self.vmcs.get(here, VmcsReadOnly64::GUEST_PHYSICAL_ADDR)? as usize);
                 return self.refuse_mmio(here, address, refusal, code).map(Some);
             }
@@ -335,7 +350,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         };
         let waits_for = if write.is_none() { WaitsFor::Mmio } else { WaitsFor::Nothing };
         self.completion = Some(Completion { length: 0, waits_for });
-        self.mmio.pending = Some(Pending { emulation, access });
+        self.mmio.pending = Some(Pending { emulation, code, access: Some(access) });
         Ok(Some(access.exit()))
     }
 

@@ -42,7 +42,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use axaddrspace::{GuestPhysAddr, HostPhysAddr};
 use axerrno::{AxResult, ax_err, ax_err_type};
-use axvcpu::AxVCpuHal;
+use axvcpu::{AxVCpuExitReason, AxVCpuHal};
 use x86_64::instructions::interrupts;
 
 pub use guest_memory::EptMemory;
@@ -242,15 +242,21 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// `BadState` for a vCPU that is not set up or not bound here, and if VMLAUNCH or VMRESUME fails; in the second case
     /// [`entry_failure`](Self::entry_failure) has the number and text. The vCPU may be corrected and run again.
     pub fn run_once(&mut self) -> AxResult<Option<VmxExitReason>> {
-        self.run_then(|| None, |_, _, reason| Ok(Some(reason)))
+        let described = |exit| match exit {
+            AxVCpuExitReason::Nothing => None,
+            _ => Some(VmxExitReason::EPT_VIOLATION),
+        };
+        self.run_then(|| None, described, |_, _, reason| Ok(Some(reason)))
     }
 
     /// One entry and one exit. Gives `handled` for an exit that the crate has handled, and for one of the caller's what
-    /// `describe` makes of it while the VMCS is known to be current.
+    /// `describe` makes of it while the VMCS is known to be current. Without an entry `described`, of what an instruction
+    /// that accesses a device wants next.
     #[inline(always)]
     fn run_then<T>(
         &mut self,
         handled: impl FnOnce() -> T,
+        described: impl FnOnce(AxVCpuExitReason) -> T,
         describe: impl FnOnce(&mut Self, Here, VmxExitReason) -> AxResult<T>,
     ) -> AxResult<T> {
         if !self.controls.done || self.waits_for_startup {
@@ -259,7 +265,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         // From the check that the VMCS is current until the exit is described, nothing may bind another one here.
         let interrupts_were_on = interrupts::are_enabled();
         interrupts::disable();
-        let result = self.run_undisturbed(handled, describe);
+        let result = self.run_undisturbed(handled, described, describe);
         if interrupts_were_on {
             interrupts::enable();
         }
@@ -270,13 +276,14 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     fn run_undisturbed<T>(
         &mut self,
         handled: impl FnOnce() -> T,
+        described: impl FnOnce(AxVCpuExitReason) -> T,
         describe: impl FnOnce(&mut Self, Here, VmxExitReason) -> AxResult<T>,
     ) -> AxResult<T> {
         let here = self.vmcs.current()?;
         if self.mmio.is_pending()
-            && let Some(reason) = self.continue_mmio(here)?
+            && let Some(exit) = self.continue_mmio(here)?
         {
-            return describe(self, here, reason);
+            return Ok(described(exit));
         }
         self.prepare_entry(here)?;
         self.enter(here)?;

@@ -2,7 +2,9 @@
 
 use alloc::format;
 
-use axvcpu::AxVCpuExitReason as Exit;
+use axaddrspace::MappingFlags;
+use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
+use x86_vcpu::vmx::VmcsGuestNW;
 
 use super::{
     super::{
@@ -13,6 +15,7 @@ use super::{
     },
     device::{self, DEVICE, Device, SIZE},
 };
+use crate::vm::ept::Access;
 
 pub const CASES: &[Case] = &[
     Case::new("mmio.undeclared", undeclared),
@@ -23,6 +26,10 @@ pub const CASES: &[Case] = &[
     Case::new("mmio.ranges", ranges),
     Case::new("mmio.fault_of_the_other_operand", fault_of_the_other_operand),
     Case::new("mmio.single_step", single_step),
+    Case::new("mmio.callers_changes_stay", callers_changes_stay),
+    Case::new("mmio.memory_goes_away", memory_goes_away),
+    Case::new("mmio.memory_goes_away_undeclared", memory_goes_away_undeclared),
+    Case::new("mmio.execute_only_code", execute_only_code),
 ];
 
 guest_code!(
@@ -225,4 +232,126 @@ fn single_step() -> CaseResult {
         Ok::<_, super::super::check::Failure>(guest.vcpu.regs().rdx)
     };
     equal("traps", count(true)?, count(false)?)
+}
+
+guest_code!(
+    writes,
+    "code64",
+    "mov ebx, 0x60000",
+    "mov eax, 5",
+    "mov ecx, 3",
+    "mov edi, 0x60100",
+    "mov [rbx], eax",
+    "rep stosb",
+    "xadd byte ptr [rbx], cl",
+    "hlt",
+);
+
+/// What the caller changes while a write waits stays, but for what the instruction itself writes.
+fn callers_changes_stay() -> CaseResult {
+    const CARRY: usize = 1;
+    let mut guest = Guest::long(writes())?;
+    device::attach(&mut guest)?;
+    let write_at = |guest: &mut Guest, address: u64| match guest.exit()? {
+        Exit::MmioWrite { addr, .. } if addr.as_usize() as u64 == address => Ok(()),
+        other => fail(format!("a write at {address:#x}"), guest.describe(&other)),
+    };
+    // MOV writes no register and no flag.
+    write_at(&mut guest, DEVICE)?;
+    guest.vcpu.set_gpr(2, 0x77);
+    guest.vcpu.set_stack_pointer(0x6F00);
+    let flags = guest.vcpu.rflags()?;
+    guest.vcpu.write_guest_field(VmcsGuestNW::RFLAGS, flags | CARRY);
+    // The first element of STOSB: RCX and RDI are its own.
+    write_at(&mut guest, DEVICE + 0x100)?;
+    equal("RDX behind MOV", guest.vcpu.regs().rdx, 0x77)?;
+    equal("RSP behind MOV", guest.vcpu.stack_pointer(), 0x6F00)?;
+    equal("CF behind MOV", guest.vcpu.rflags()? & CARRY, CARRY)?;
+    guest.vcpu.regs_mut().rcx = 0;
+    guest.vcpu.regs_mut().rdi = 0;
+    guest.vcpu.regs_mut().rbp = 0x88;
+    write_at(&mut guest, DEVICE + 0x101)?;
+    equal("RCX behind the first element", guest.vcpu.regs().rcx, 2)?;
+    equal("RDI behind the first element", guest.vcpu.regs().rdi, DEVICE + 0x101)?;
+    equal("RBP behind the first element", guest.vcpu.regs().rbp, 0x88)?;
+    write_at(&mut guest, DEVICE + 0x102)?;
+    // XADD writes CL, though it holds that value already, and not the rest of RCX.
+    match guest.exit()? {
+        Exit::MmioRead { .. } => guest.vcpu.complete_read(0)?,
+        other => return fail("a read", guest.describe(&other)),
+    }
+    write_at(&mut guest, DEVICE)?;
+    guest.vcpu.regs_mut().rcx = 0x1234;
+    guest.halt()?;
+    equal("RCX behind XADD", guest.vcpu.regs().rcx, 0x1200)
+}
+
+guest_code!(
+    copy_to_memory,
+    "code64",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "mov esi, 0x60000",
+    "mov edi, 0x50004",
+    "movsd",
+    "hlt",
+);
+
+/// Memory goes away between the read of the device and the write of what was read: the caller is told which, and with the
+/// memory there again the instruction goes on. The device is not read twice.
+fn copies_to_lost_memory(guest: &mut Guest) -> CaseResult {
+    const TARGET: u64 = 0x5_0000;
+    let page = guest.memory.ept.page_entry_address(TARGET)? as *mut u64;
+    // SAFETY: an entry of this guest's EPT, which does not run now; the processor that runs it is this one.
+    let entry = unsafe { page.replace(0) };
+    guest.vcpu.complete_read(0xCAFE)?;
+    for _ in 0..2 {
+        expect_page_fault(guest, TARGET + 4)?;
+        let missing = guest.vcpu.nested_page_fault_info()?;
+        equal("the missing address", missing.fault_guest_paddr.as_usize() as u64, TARGET + 4)?;
+        same("the missing access", missing.access_flags, MappingFlags::WRITE)?;
+        let unreachable = guest.vcpu.mmio_undecoded().and_then(|undecoded| undecoded.unreachable);
+        same("what is missing", unreachable.map(|memory| memory.address.as_usize() as u64), Some(TARGET + 4))?;
+        is_true("no access to the device", guest.vcpu.mmio_access().is_none())?;
+        is_error("a value that nobody waits for", guest.vcpu.complete_read(1))?;
+    }
+    // SAFETY: as above.
+    unsafe { page.write(entry) };
+    guest.halt()?;
+    is_true("nothing is missing any more", guest.vcpu.mmio_undecoded().is_none())?;
+    equal("what was copied", guest.read_u32(TARGET + 4)?, 0xCAFE)
+}
+
+fn memory_goes_away() -> CaseResult {
+    let mut guest = Guest::long(copy_to_memory())?;
+    device::attach(&mut guest)?;
+    match guest.exit()? {
+        Exit::MmioRead { .. } => copies_to_lost_memory(&mut guest),
+        other => fail("a read", guest.describe(&other)),
+    }
+}
+
+fn memory_goes_away_undeclared() -> CaseResult {
+    let mut guest = Guest::long(copy_to_memory())?;
+    device::unmap(&mut guest)?;
+    expect_page_fault(&mut guest, DEVICE)?;
+    match guest.vcpu.decode_mmio()? {
+        Exit::MmioRead { .. } => copies_to_lost_memory(&mut guest),
+        other => fail("a read", guest.describe(&other)),
+    }
+}
+
+/// The instruction lies in a page that the guest may execute, and not read.
+fn execute_only_code() -> CaseResult {
+    let mut guest = Guest::long(read_once())?;
+    device::attach(&mut guest)?;
+    let page = guest.memory.ept.page_entry_address(super::super::code::ORIGIN)? as *mut u64;
+    // SAFETY: an entry of this guest's EPT, which has not run yet.
+    unsafe { page.write(page.read() & !(Access::READ | Access::WRITE).bits()) };
+    match guest.exit()? {
+        Exit::MmioRead { .. } => guest.vcpu.complete_read(0x8001)?,
+        other => return fail("a read", guest.describe(&other)),
+    }
+    guest.halt()?;
+    equal("RCX", guest.vcpu.regs().rcx, 0xFFFF_FFFF_FFFF_8001)
 }
