@@ -92,7 +92,7 @@ impl Processor {
     /// The record of the processor that executes this, with VMX on.
     pub(crate) fn here() -> AxResult<&'static Self> {
         match Self::known_here() {
-            Some(record) if record.enabled.load(Relaxed) => Ok(record),
+            Some(record) if record.enabled.load(Acquire) => Ok(record),
             _ => ax_err!(BadState, "VMX is not enabled on this processor"),
         }
     }
@@ -131,7 +131,7 @@ impl Processor {
     }
 
     pub(crate) fn is_enabled(&self) -> bool {
-        self.enabled.load(Relaxed)
+        self.enabled.load(Acquire)
     }
 
     pub(crate) fn set_enabled(&self, enabled: bool) {
@@ -139,7 +139,7 @@ impl Processor {
             self.sessions.store(self.sessions.load(Relaxed) + 1, Relaxed);
             self.translations.vmx_enabled();
         }
-        self.enabled.store(enabled, Relaxed);
+        self.enabled.store(enabled, Release);
     }
 
     /// This processor, from VMXON to VMXOFF.
@@ -173,7 +173,7 @@ impl Processor {
     /// Whether the VMCS at `region` is active on this processor, at the place that [`Self::load`] gave it.
     #[inline(always)]
     pub(crate) fn is_active(&self, region: u64, place: usize) -> bool {
-        self.active.get(place).is_some_and(|active| active.load(Relaxed) == region)
+        self.active.get(place).is_some_and(|active| active.load(Acquire) == region)
     }
 
     /// Makes the VMCS at `region` active and current here, and gives it a place among the active ones: `hint`, if that is
@@ -190,7 +190,7 @@ impl Processor {
         }
         // SAFETY: VMX is on, and the caller promises the rest.
         if let Err(failure) = unsafe { vmptrld(region) } {
-            self.active[place].store(0, Relaxed);
+            self.active[place].store(0, Release);
             refused("VMPTRLD", failure)?;
         }
         self.current.store(region, Relaxed);
@@ -219,7 +219,7 @@ impl Processor {
         let Some(place) = place else {
             return ax_err!(ResourceBusy, "too many vCPUs are bound to this processor");
         };
-        self.active[place].store(region, Relaxed);
+        self.active[place].store(region, Release);
         Ok(place)
     }
 
@@ -237,7 +237,7 @@ impl Processor {
             self.current.store(0, Relaxed);
         }
         if let Some(place) = place.and_then(|place| self.active.get(place)) {
-            place.store(0, Relaxed);
+            place.store(0, Release);
         }
         Ok(())
     }

@@ -20,7 +20,7 @@ use crate::vmx::vmcs::{VmcsGuest32, VmcsGuest64, VmcsGuestNW, VmcsReadOnly32};
 
 const RFLAGS_TF: usize = 1 << 8;
 /// IA32_DEBUGCTL.BTF: TF traps on branches only.
-const DEBUGCTL_BTF: u64 = 1 << 1;
+pub(super) const DEBUGCTL_BTF: u64 = 1 << 1;
 /// Pending debug exceptions, BS: a single-step trap is due.
 const PENDING_BS: usize = 1 << 14;
 pub(super) use crate::vmx::definitions::vector::{GP, UD};

@@ -57,6 +57,11 @@ impl DebugRegisters {
         self.loaded = false;
     }
 
+    /// The guest's DR7 is this from now on: with a breakpoint enabled, the addresses have to be in the registers.
+    pub(super) fn dr7_written(&mut self, value: u64) {
+        self.loaded = value & DR7_ENABLES != 0;
+    }
+
     /// Takes the host's state at a bind.
     pub(super) fn bind(&mut self, host_debugctl: u64) {
         self.host_dr7 = read_dr7();
@@ -160,7 +165,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             _ => {
                 let value = value & (0xFFFF_0000 | DR7_GD | 0x3FF) | DR7_RESET;
                 self.vmcs.write(VmcsGuestNW::DR7, value as usize);
-                self.debug.loaded = value & DR7_ENABLES != 0;
+                self.debug.dr7_written(value);
             }
         }
         Ok(Ok(()))

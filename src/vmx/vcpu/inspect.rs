@@ -6,6 +6,7 @@ use axerrno::AxResult;
 use axvcpu::AxVCpuHal;
 
 use super::VmxVcpu;
+use super::completion::DEBUGCTL_BTF;
 use crate::regs::GeneralRegisters;
 use crate::vmx::vmcs::{
     FieldInfo, FieldValue, GuestStateField, VmcsField, VmcsGuest16, VmcsGuest32, VmcsGuest64, VmcsGuestNW,
@@ -74,13 +75,24 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
     /// Writes a field of the guest-state area, as it is in the VMCS: CR0 and CR4 are the real ones there, without what
     /// the guest sees in the bits that the host owns. A value that the processor does not accept makes the next entry
-    /// fail, after which another one may be written.
+    /// fail, after which another one may be written. What hangs on a field is done with it: EFER.LMA also sets the entry
+    /// control for IA-32e mode, breakpoints in DR7 are loaded at entries, and of IA32_DEBUGCTL only BTF is taken.
     pub fn write_guest_field<F: GuestStateField>(&mut self, field: F, value: F::Value) {
         if field.encoding() == VmcsGuest32::ACTIVITY_STATE.encoding() {
             self.may_be_inactive = true;
         }
         if PAGING_FIELDS.contains(&field.encoding()) {
             self.linear_mappings_changed();
+        }
+        let (encoding, bits) = (field.encoding(), value.into_bits());
+        if encoding == VmcsGuest64::IA32_EFER.encoding() {
+            return self.write_guest_efer(bits);
+        }
+        if encoding == VmcsGuest64::IA32_DEBUGCTL.encoding() {
+            return self.vmcs.write(VmcsGuest64::IA32_DEBUGCTL, bits & DEBUGCTL_BTF);
+        }
+        if encoding == VmcsGuestNW::DR7.encoding() {
+            self.debug.dr7_written(bits);
         }
         self.vmcs.write(field, value);
     }

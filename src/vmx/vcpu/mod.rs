@@ -222,6 +222,8 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// `BadState` for a vCPU that is not bound, or is bound to another processor.
     pub fn unbind_from_current_processor(&self) -> AxResult {
         self.xstate.unbind();
+        // Should the VMCS stay here, its extended state has to come back.
+        self.vmcs.set_due(due::SWITCHED);
         self.vmcs.unbind()
     }
 
@@ -331,6 +333,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     #[inline(always)]
     fn handle_exit(&mut self, here: Here) -> AxResult<Option<VmxExitReason>> {
         self.vmcs.exit_happened(here);
+        self.restore_host_segments();
         self.entry_failure = None;
         let bits = self.vmcs.get(here, VmcsReadOnly32::EXIT_REASON)?;
         let reason = VmxExitReason::from_exit_reason_field(bits);
@@ -338,7 +341,6 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             return self.guest_state_refused(here, reason);
         }
         self.vmcs.guest_ran(here);
-        self.restore_host_segments();
         self.keep_interrupted_event(here, reason)?;
         match self.builtin_vmexit_handler(here, reason)? {
             Handled::Yes => Ok(None),
@@ -423,7 +425,6 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         let qualification = self.vmcs.get(here, VmcsReadOnlyNW::EXIT_QUALIFICATION)? as u64;
         self.entry_failure = Some(EntryFailure::GuestState { reason, qualification });
         self.take_back_event();
-        self.restore_host_segments();
         if reason == VmxExitReason::MCE_DURING_VMENTRY {
             exits::deliver_machine_check();
         }

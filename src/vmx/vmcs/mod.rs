@@ -2,7 +2,7 @@
 //!
 //! [`Vmcs`] owns the region and knows whether it is clear, active, or current. It keeps what it knows of each field in
 //! a slot: a value read once is not read again until an exit may have changed it; a value written is marked dirty and
-//! goes to the processor in [`Current::flush`], once, before the next entry. So an exit costs the VMREADs of what it
+//! goes to the processor in [`Vmcs::flush`], once, before the next entry. So an exit costs the VMREADs of what it
 //! asks about and nothing else, and every accessor of the vCPU works whether or not the VMCS is current: writes wait in
 //! their slots, and a read of a field that is not in its slot loads the VMCS for as long as that read takes.
 //!
@@ -19,6 +19,7 @@ use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use axerrno::{AxResult, ax_err};
 use axvcpu::AxVCpuHal;
+use x86_64::instructions::interrupts::without_interrupts;
 
 pub use fields::{
     FIELD_COUNT, FIELDS, FieldInfo, FieldKind, FieldValue, GuestStateField, VmcsControl16, VmcsControl32,
@@ -104,7 +105,13 @@ impl<H: AxVCpuHal> Vmcs<H> {
     }
 
     /// Makes it active and current on the processor that executes this. `true` if it was not bound here before.
+    ///
+    /// Interrupts are off meanwhile: nobody may make another VMCS current between VMPTRLD and the record of it.
     pub(crate) fn bind(&self) -> AxResult<bool> {
+        without_interrupts(|| self.bind_undisturbed())
+    }
+
+    fn bind_undisturbed(&self) -> AxResult<bool> {
         let here = Processor::here()?;
         match self.home() {
             Some(home) if !core::ptr::eq(home, here) => {
@@ -132,6 +139,10 @@ impl<H: AxVCpuHal> Vmcs<H> {
 
     /// Writes it back to memory; any processor may bind it next.
     pub(crate) fn unbind(&self) -> AxResult {
+        without_interrupts(|| self.unbind_undisturbed())
+    }
+
+    fn unbind_undisturbed(&self) -> AxResult {
         let Some(home) = self.home() else {
             return ax_err!(BadState, "the vCPU is not bound");
         };
@@ -340,6 +351,10 @@ impl<H: AxVCpuHal> Vmcs<H> {
     /// Reads a field that is not in its slot, loading the VMCS for the time that takes if it is not bound.
     #[cold]
     fn fetch<F: VmcsField>(&self, field: F) -> AxResult<F::Value> {
+        without_interrupts(|| self.fetch_undisturbed(field))
+    }
+
+    fn fetch_undisturbed<F: VmcsField>(&self, field: F) -> AxResult<F::Value> {
         let here = Processor::here()?;
         if !FIELDS[field.index()].exists(&here.capabilities) {
             return ax_err!(Unsupported, "this processor does not have the VMCS field");

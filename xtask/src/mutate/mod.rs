@@ -1,6 +1,6 @@
 //! `cargo xtask mutate`: breaks the world switch one line at a time, and says which case notices.
 //!
-//! A line that can be deleted while every case stays green is either not tested or not needed. [`table`] has an entry
+//! A line that can be deleted while every case stays green is either not tested or not needed. [`mod@table`] has an entry
 //! for each line that moves a register between host and guest. The tree is copied, and each mutation is made in the
 //! copy, built, and booted with the cases that are to catch it.
 
