@@ -78,12 +78,8 @@ pub const TABLE: &[Mutation] = &[
         "4 | 6 => {}",
     ),
     Mutation::delete("MOV DR: guest DR7 is kept", DEBUG_RS, "self.vmcs.write(VmcsGuestNW::DR7, value as usize);"),
-    Mutation::delete(
-        "MOV DR: breakpoints that are enabled are loaded",
-        DEBUG_RS,
-        "self.debug.loaded = value & DR7_ENABLES != 0;",
-    )
-    .run(DEBUG),
+    Mutation::delete("MOV DR: breakpoints that are enabled are loaded", DEBUG_RS, "self.debug.dr7_written(value);")
+        .run(DEBUG),
     Mutation::delete("MOV DR: BD", DEBUG_RS, "self.debug.record(DR6_BD);").run(DEBUG),
     Mutation::replace("#DB: conditions reach DR6", DEBUG_RS, "self.debug.record(conditions);", "let _ = conditions;")
         .run(DEBUG),

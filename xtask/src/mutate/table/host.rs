@@ -127,18 +127,10 @@ pub const TABLE: &[Mutation] = &[
     Mutation::replace(
         "exit: LDTR and TR",
         VCPU,
-        r#"self.vmcs.guest_ran(here);
-        self.restore_host_segments();"#,
-        "self.vmcs.guest_ran(here);",
+        r#"        self.restore_host_segments();
+        self.entry_failure = None;"#,
+        "        self.entry_failure = None;",
     ),
-    Mutation::replace(
-        "failed entry: LDTR and TR",
-        VCPU,
-        r#"        self.take_back_event();
-        self.restore_host_segments();"#,
-        "        self.take_back_event();",
-    )
-    .run(REFUSED),
     Mutation::delete("bind: tables for LGDT and LIDT", VCPU, "self.context.set_host_tables(&home.host);"),
     Mutation::delete("bind: the host's constants", VCPU, "home.host.write_to(&self.vmcs);"),
     Mutation::delete("bind: the host's variable state", VCPU, "host::write_variable_state(&self.vmcs)?;"),
@@ -177,14 +169,7 @@ pub const TABLE: &[Mutation] = &[
     Mutation::delete("bind: the barrier between guests", VCPU, "self.separate_from_last_guest(home);")
         .run(WORLD)
         .survives("Bochs has no predictors, and records no IBPB"),
-    Mutation::replace(
-        "unbind: the extended state",
-        VCPU,
-        r#"self.xstate.unbind();
-        self.vmcs"#,
-        "self.vmcs",
-    )
-    .run(NO_SSE),
+    Mutation::delete("unbind: the extended state", VCPU, "self.xstate.unbind();").run(NO_SSE),
     Mutation::delete("entry: debug registers", VCPU, "self.debug.load_guest();"),
     Mutation::delete("exit: debug registers", VCPU, "self.debug.load_host();"),
     Mutation::delete("entry: RFLAGS.IF is cleared", VCPU, "interrupts::disable();").run(WORLD),
@@ -235,7 +220,7 @@ pub const TABLE: &[Mutation] = &[
     Mutation::replace(
         "clear: the place is free",
         PROCESSOR,
-        "            place.store(0, Relaxed);",
+        "            place.store(0, Release);",
         "            let _ = place;",
     )
     .run(WORLD),
