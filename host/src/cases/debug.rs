@@ -4,6 +4,7 @@
 use alloc::vec::Vec;
 
 use axvcpu::AxArchVCpu;
+use x86_vcpu::vmx::VmcsGuestNW;
 
 use super::{
     Case,
@@ -13,6 +14,7 @@ use super::{
 };
 
 pub const CASES: &[Case] = &[
+    Case::new("debug.breakpoint_written_by_the_caller", breakpoint_written_by_the_caller),
     Case::new("debug.breakpoint_on_execution", breakpoint_on_execution),
     Case::new("debug.breakpoint_on_data", breakpoint_on_data),
     Case::new("debug.general_detect", general_detect),
@@ -375,4 +377,26 @@ fn give_user_mode(guest: &mut Guest) -> CaseResult {
     guest.write_words(0x1000, &[0x2007])?;
     guest.write_words(0x2000, &[0x3007])?;
     guest.write_words(0x3000, &[0x87])
+}
+
+guest_code!(
+    sets_an_address,
+    "code64",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "lea rax, [rip + 5f]",
+    "mov dr0, rax",
+    "out 0x99, al",
+    "nop",
+    "5: nop",
+    "hlt",
+);
+
+/// DR7 as a caller restores it: the guest's own address is in DR0 then, not the host's.
+fn breakpoint_written_by_the_caller() -> CaseResult {
+    const LOCAL_0: usize = 0x401;
+    let mut guest = Guest::long(sets_an_address())?;
+    guest.expect_out(0x99)?;
+    guest.vcpu.write_guest_field(VmcsGuestNW::DR7, LOCAL_0);
+    guest.expect_vector(1)
 }
