@@ -7,10 +7,10 @@ use x86_64::{
     VirtAddr,
     instructions::{
         segmentation::{CS, DS, ES, FS, GS, SS, Segment},
-        tables::load_tss,
+        tables::{load_tss, sgdt},
     },
     structures::{
-        gdt::{Descriptor, GlobalDescriptorTable},
+        gdt::{Descriptor, GlobalDescriptorTable, SegmentSelector},
         tss::TaskStateSegment,
     },
 };
@@ -29,6 +29,22 @@ pub enum Stack {
 
 const STACK_SIZE: usize = 16 * 1024;
 
+/// The TSS descriptor's selector: behind the null descriptor, code, and data.
+const TASK_SELECTOR: u16 = 3 << 3;
+/// Bit 1 of a TSS descriptor's type.
+const BUSY: u64 = 1 << 41;
+/// The limit of a TSS that ends where an I/O bitmap would begin, which is what a VM exit makes of any.
+pub const TASK: u16 = size_of::<TaskStateSegment>() as u16 - 1;
+/// The limit of one with an I/O bitmap.
+pub const LARGE_TASK: u16 = size_of::<LargeTask>() as u16 - 1;
+
+/// With the bitmap of the first 24 ports, and the byte of ones that ends every bitmap.
+#[repr(C)]
+struct LargeTask {
+    task: TaskStateSegment,
+    bitmap: [u8; 4],
+}
+
 /// Behind the null descriptor, code, data, and the two words of the TSS.
 const LOCAL_TABLE: u16 = 5 << 3;
 
@@ -38,7 +54,7 @@ pub fn load(new_stack: &mut dyn FnMut(usize) -> VirtAddr) {
     for stack in [Stack::Interrupt, Stack::Exception, Stack::NonMaskable, Stack::DoubleFault, Stack::MachineCheck] {
         tss.interrupt_stack_table[stack as usize] = new_stack(STACK_SIZE);
     }
-    let tss = Box::leak(Box::new(tss));
+    let tss = &Box::leak(Box::new(LargeTask { task: tss, bitmap: [0xFF; 4] })).task;
 
     let gdt = Box::leak(Box::new(GlobalDescriptorTable::new()));
     let code = gdt.append(Descriptor::kernel_code_segment());
@@ -72,6 +88,31 @@ pub fn unload_local_table() {
     unsafe { load_ldtr(0) };
 }
 
+/// Loads TR with that limit, up to [`LARGE_TASK`].
+pub fn load_task(limit: u16) {
+    let descriptor = (sgdt().base.as_u64() + u64::from(TASK_SELECTOR)) as *mut u64;
+    // SAFETY: the TSS descriptor of the GDT that `load` made, with memory for all limits; only this processor uses it.
+    unsafe {
+        let low = descriptor.read_volatile() & !(BUSY | 0xFFFF);
+        descriptor.write_volatile(low | u64::from(limit));
+        load_tss(SegmentSelector(TASK_SELECTOR));
+    }
+}
+
+/// Whether the TSS descriptor says that it is loaded, as LTR makes it say.
+pub fn task_is_busy() -> bool {
+    let descriptor = (sgdt().base.as_u64() + u64::from(TASK_SELECTOR)) as *const u64;
+    // SAFETY: the TSS descriptor of the GDT that `load` made.
+    unsafe { descriptor.read_volatile() & BUSY != 0 }
+}
+
+/// Makes it say that it is not. The processor goes by what it has loaded.
+pub fn forget_busy_task() {
+    let descriptor = (sgdt().base.as_u64() + u64::from(TASK_SELECTOR)) as *mut u64;
+    // SAFETY: the TSS descriptor of the GDT that `load` made; only this processor uses it.
+    unsafe { descriptor.write_volatile(descriptor.read_volatile() & !BUSY) };
+}
+
 /// # Safety
 ///
 /// The selector is null, or that of an LDT descriptor.
@@ -80,9 +121,10 @@ unsafe fn load_ldtr(selector: u16) {
     unsafe { core::arch::asm!("lldt {0:x}", in(reg) selector, options(nostack, preserves_flags)) };
 }
 
-/// An LDT of one descriptor, which nothing uses.
+/// An LDT of one descriptor, which nothing but LSL uses.
 fn local_table_descriptor() -> (u64, u64) {
-    static TABLE: [u64; 1] = [0];
+    // Data, with a limit of 1234H.
+    static TABLE: [u64; 1] = [0x0040_9300_0000_1234];
     const PRESENT_LDT: u64 = 0x82 << 40;
     let base = (&raw const TABLE) as u64;
     let limit = size_of_val(&TABLE) as u64 - 1;

@@ -15,6 +15,9 @@ use super::{
 };
 use crate::arch::time;
 
+/// The number of that VM-instruction error.
+pub const VMRESUME_OF_A_CLEAR_VMCS: u32 = 5;
+
 pub const CASES: &[Case] = &[
     Case::new("entry_refused.no_current_vmcs", no_current_vmcs),
     Case::new("entry_refused.no_current_vmcs_with_changes", no_current_vmcs_with_changes),
@@ -64,8 +67,15 @@ fn load(address: u64) {
     unsafe { asm!("vmptrld [{}]", in(reg) &address, options(nostack)) };
 }
 
+/// The current VMCS stays current, and is one that VMRESUME refuses.
+pub fn make_launch_state_clear() {
+    let address = current_vmcs();
+    clear(address);
+    load(address);
+}
+
 /// The run is refused with this VM-instruction error, or with VMfailInvalid, and the host's state is as before.
-fn expect_refusal(guest: &mut Guest, number: Option<u32>) -> CaseResult {
+pub fn expect_refusal(guest: &mut Guest, number: Option<u32>) -> CaseResult {
     let before = HostState::read();
     let result = callee_saved::around(|| guest.vcpu.run())?;
     HostState::read().expect(&before)?;
@@ -108,11 +118,8 @@ fn no_current_vmcs_with_changes() -> CaseResult {
 
 /// VMRESUME of a VMCS whose launch state is clear: error 5.
 fn resume_of_a_clear_vmcs() -> CaseResult {
-    const VMRESUME_OF_A_CLEAR_VMCS: u32 = 5;
     let mut guest = running_guest()?;
-    let address = current_vmcs();
-    clear(address);
-    load(address);
+    make_launch_state_clear();
     expect_refusal(&mut guest, Some(VMRESUME_OF_A_CLEAR_VMCS))?;
     expect_to_go_on(&mut guest)
 }

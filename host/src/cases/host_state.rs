@@ -41,12 +41,13 @@ const MSRS: [(&str, u32); 12] = [
 pub const HOST_HAS_SSE: bool = cfg!(target_feature = "sse");
 const EXTENDED: [&str; 3] = ["MXCSR", "x87 control word", "XCR0"];
 
-const COUNT: usize = 30 + MSRS.len();
+const COUNT: usize = 35 + MSRS.len();
 
 impl HostState {
     pub fn read() -> Self {
         let (gdt, idt) = (sgdt(), sidt());
         let debug = read_debug();
+        let (tr, ldtr) = (read_selector::<TR>(), read_selector::<LDTR>());
         let mut values = [("", 0); COUNT];
         let registers = [
             ("CR0", Cr0::read_raw()),
@@ -68,8 +69,13 @@ impl HostState {
             ("GDTR limit", gdt.limit.into()),
             ("IDTR base", idt.base.as_u64()),
             ("IDTR limit", idt.limit.into()),
-            ("TR", read_selector::<TR>()),
-            ("LDTR", read_selector::<LDTR>()),
+            ("TR", tr),
+            ("TR limit", segment_limit(tr)),
+            ("TR access rights", access_rights(tr)),
+            ("LDTR", ldtr),
+            ("LDTR limit", segment_limit(ldtr)),
+            ("LDTR access rights", access_rights(ldtr)),
+            ("limit of the LDT's first segment", segment_limit(FIRST_OF_LDT)),
             ("CS", read_selector::<CS>()),
             ("SS", read_selector::<SS>()),
             ("DS", read_selector::<DS>()),
@@ -175,6 +181,30 @@ fn read_xcr0() -> u64 {
     // SAFETY: CR4.OSXSAVE is set.
     unsafe { asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags)) };
     u64::from(high) << 32 | u64::from(low)
+}
+
+/// Found only through what LDTR holds; the rest of the limits and rights LSL and LAR take from the GDT.
+const FIRST_OF_LDT: u64 = 1 << 2;
+/// What no limit and no access rights are: the selector leads nowhere.
+const NOTHING: u64 = u64::MAX;
+
+fn segment_limit(selector: u64) -> u64 {
+    let (limit, valid): (u64, u8);
+    // SAFETY: LSL faults for no selector.
+    unsafe {
+        asm!("lsl {0}, {1}", "setz {2}", inout(reg) 0u64 => limit, in(reg) selector, out(reg_byte) valid, options(nostack))
+    };
+    if valid != 0 { limit } else { NOTHING }
+}
+
+/// With the busy bit of a TSS, which LTR sets.
+fn access_rights(selector: u64) -> u64 {
+    let (rights, valid): (u64, u8);
+    // SAFETY: LAR faults for no selector.
+    unsafe {
+        asm!("lar {0}, {1}", "setz {2}", inout(reg) 0u64 => rights, in(reg) selector, out(reg_byte) valid, options(nostack))
+    };
+    if valid != 0 { rights } else { NOTHING }
 }
 
 const TR: u8 = 0;

@@ -97,6 +97,7 @@ const THEMES: &[&[Case]] = &[
     ept::pages::CASES,
     world::uses::CASES,
     world::speculation::CASES,
+    world::barriers::CASES,
 ];
 
 pub struct Case {

@@ -72,6 +72,10 @@ pub fn check_table() -> Result<Option<String>> {
 
 enum Found {
     Caught(Vec<String>),
+    /// Something is red, but not what the mutation breaks.
+    CaughtByOthers(Vec<String>),
+    /// Nothing is red, and a boot did not end.
+    TimedOut(&'static str),
     Survived,
     DoesNotBuild(String),
 }
@@ -81,6 +85,10 @@ impl Found {
         match (self, mutation.survives) {
             (Self::Caught(by), None) => format!("caught by {}", by.join(", ")),
             (Self::Caught(by), Some(_)) => format!("caught by {}, and was expected to survive", by.join(", ")),
+            (Self::CaughtByOthers(by), _) => {
+                format!("caught by {}, and NOT BY {:?}", by.join(", "), mutation.expect.unwrap_or_default())
+            }
+            (Self::TimedOut(run), _) => format!("TIMED OUT in {run}"),
             (Self::Survived, None) => "SURVIVED".to_owned(),
             (Self::Survived, Some(why)) => format!("survives: {why}"),
             (Self::DoesNotBuild(why), _) => format!("does not build\n{why}"),
@@ -91,7 +99,7 @@ impl Found {
         match self {
             Self::Caught(_) => mutation.survives.is_some(),
             Self::Survived => mutation.survives.is_none(),
-            Self::DoesNotBuild(_) => true,
+            Self::CaughtByOthers(_) | Self::TimedOut(_) | Self::DoesNotBuild(_) => true,
         }
     }
 }
@@ -110,28 +118,36 @@ fn ensure_green(tree: &Tree, chosen: &[&Mutation]) -> Result<Limits> {
         let (boot, filter) = boot_of(run)?;
         let host = hosts.get(tree, boot.host)?;
         let started = Instant::now();
-        let red = red_cases(&boot, &filter, host, BOOT_LIMIT)?;
+        let Reds { red, timed_out } = red_cases(&boot, &filter, host, BOOT_LIMIT)?;
+        ensure!(!timed_out, "{run} passes its time limit without a mutation");
         ensure!(red.is_empty(), "{run} is red without a mutation: {}", red.join(", "));
         limits.insert(run, (started.elapsed() * PATIENCE).max(PATIENCE_MIN));
     }
     Ok(limits)
 }
 
-/// Boots what the mutation names, one after the other, until something is red.
+/// Boots what the mutation names, one after the other, until what it breaks is red.
 fn hunt(tree: &Tree, mutation: &Mutation, limits: &Limits) -> Result<Found> {
     let mut hosts = Hosts::default();
+    let mut found = Found::Survived;
     for run in mutation.run {
         let (boot, filter) = boot_of(run)?;
         let host = match hosts.get(tree, boot.host) {
             Ok(host) => host,
             Err(error) => return Ok(Found::DoesNotBuild(format!("{error:#}"))),
         };
-        let red = red_cases(&boot, &filter, host, limits.get(run).copied().unwrap_or(BOOT_LIMIT))?;
-        if !red.is_empty() {
+        let limit = limits.get(run).copied().unwrap_or(BOOT_LIMIT);
+        let Reds { red, timed_out } = red_cases(&boot, &filter, host, limit)?;
+        if mutation.is_named_by(&red) {
             return Ok(Found::Caught(red));
         }
+        if !red.is_empty() {
+            found = Found::CaughtByOthers(red);
+        } else if timed_out && matches!(found, Found::Survived) {
+            found = Found::TimedOut(run);
+        }
     }
-    Ok(Found::Survived)
+    Ok(found)
 }
 
 /// The hosts built from the tree as it is now.
@@ -170,7 +186,13 @@ fn boot_of(run: &str) -> Result<(Boot, String)> {
 }
 
 /// The cases that fail, and how the boot ended if that was not with a count of them.
-fn red_cases(boot: &Boot, filter: &str, host: &HostImage, limit: Duration) -> Result<Vec<String>> {
+struct Reds {
+    red: Vec<String>,
+    /// It did not end at all, which may be the mutation or a slow machine.
+    timed_out: bool,
+}
+
+fn red_cases(boot: &Boot, filter: &str, host: &HostImage, limit: Duration) -> Result<Reds> {
     let mut red = Vec::new();
     let mut ran = 0;
     let outcome = suite::boot_cases(boot, filter, host, limit, |event| {
@@ -186,7 +208,8 @@ fn red_cases(boot: &Boot, filter: &str, host: &HostImage, limit: Duration) -> Re
     match outcome.verdict {
         Some(Verdict::Cases { .. }) if ran > 0 => {}
         Some(Verdict::Cases { .. }) => bail!("no case of {} has {filter:?} in its name", boot.name),
+        None if outcome.timed_out => {}
         _ => red.push(format!("{} ({})", boot.case_name(filter), outcome.end_in_words())),
     }
-    Ok(red)
+    Ok(Reds { red, timed_out: outcome.timed_out })
 }

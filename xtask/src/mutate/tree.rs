@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     const MUTATION: Mutation =
-        Mutation { name: "one", file: "a.rs", find: "x();", replace: "", run: &[], survives: None };
+        Mutation { name: "one", file: "a.rs", find: "x();", replace: "", run: &[], expect: None, survives: None };
 
     fn verdict(text: &str, table: &[Mutation]) -> Result<()> {
         let folder = tempfile::tempdir()?;

@@ -100,6 +100,7 @@ impl PatternedHost {
             write_debug([place(0), place(1), place(2), place(3), pattern.choose([0xFFFF_4FF2, 0xFFFF_8FF1]), HOST_DR7]);
         }
         segments::load_local_table();
+        segments::load_task(segments::LARGE_TASK);
         before.set_xcr0();
         vmx::with_state(vmx::State::refresh)?;
         Ok(before)
@@ -163,6 +164,7 @@ impl PatternedHost {
 impl Drop for PatternedHost {
     fn drop(&mut self) {
         segments::unload_local_table();
+        segments::load_task(segments::TASK);
         // SAFETY: the values that the host had before.
         unsafe {
             for (number, value) in self.msrs.iter().flatten() {

@@ -1,5 +1,6 @@
 //! The world switch: a guest's state is the guest's, the host's is the host's.
 
+pub mod barriers;
 mod host;
 pub mod hostile;
 mod image;

@@ -49,7 +49,8 @@ impl Player {
         host.around(round, || self.guest.expect_out(PORT).map(drop))
     }
 
-    fn bound_step(&mut self, host: &PatternedHost, round: u64) -> CaseResult {
+    /// The same with a bind before it and an unbind behind it.
+    pub fn bound_step(&mut self, host: &PatternedHost, round: u64) -> CaseResult {
         host.around_binding(round, || {
             self.guest.vcpu.bind()?;
             self.step(host, round)?;

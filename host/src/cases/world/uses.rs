@@ -1,6 +1,7 @@
 //! Registers that the processor itself uses, used by the guest behind exits: what RDMSR answers is one thing, where
 //! SYSCALL leads another.
 
+use axvcpu::AxArchVCpu;
 use x86_64::{
     instructions::tables::{lgdt, lidt, sgdt, sidt},
     registers::control::{Cr4, Cr4Flags},
@@ -11,7 +12,7 @@ use x86_vcpu::vmx::VmcsGuestNW;
 use super::{
     super::{
         Case,
-        check::{CaseResult, equal, fail},
+        check::{CaseResult, equal, fail, same},
         code::{ORIGIN, guest_code},
         guest::Guest,
         need::Need,
@@ -19,7 +20,7 @@ use super::{
     host::PatternedHost,
     pattern::Pattern,
 };
-use crate::vmx;
+use crate::{arch::segments, vmx};
 
 pub const CASES: &[Case] = &[
     Case::new("world.guest_uses_syscall", syscall),
@@ -29,6 +30,7 @@ pub const CASES: &[Case] = &[
     Case::new("world.guest_uses_rdtscp", rdtscp).needs(&[Need::Rdtscp]),
     Case::new("world.guest_uses_xsaves", xsaves).needs(&[Need::Xsaves]),
     Case::new("world.machine_checks_stay_enabled", machine_checks_stay_enabled),
+    Case::new("world.host_task_register_is_loaded_again", host_task_register_is_loaded_again),
     Case::new("world.tables_as_large_as_can_be", tables_as_large_as_can_be),
 ];
 
@@ -287,4 +289,23 @@ fn with_tables_as_they_are() -> CaseResult {
     vmx::with_state(vmx::State::refresh)?;
     let mut guest = Guest::long(read_cr4())?;
     guest.run_to_halt().map(drop)
+}
+
+/// An exit leaves the limit that a TSS without I/O bitmap has. What it is then only IN and OUT at CPL 3 would show, but LTR,
+/// which puts it right, sets the descriptor's busy bit.
+fn host_task_register_is_loaded_again() -> CaseResult {
+    let busy_behind_a_run = |limit| {
+        segments::load_task(limit);
+        vmx::with_state(vmx::State::refresh)?;
+        let mut guest = Guest::long(read_cr4())?;
+        segments::forget_busy_task();
+        let exit = guest.vcpu.run();
+        let busy = segments::task_is_busy();
+        segments::load_task(segments::TASK);
+        vmx::with_state(vmx::State::refresh)?;
+        exit?;
+        Ok::<_, super::super::check::Failure>(busy)
+    };
+    same("a TSS with an I/O bitmap is loaded again", busy_behind_a_run(segments::LARGE_TASK)?, true)?;
+    same("one without is not", busy_behind_a_run(segments::TASK)?, false)
 }

@@ -1,6 +1,6 @@
 //! What of the host an exit gives back, and what is taken over from it at a bind and from one processor to another.
 
-use super::{BOUND, ENABLE, EPT, Mutation, NO_SSE, NO_SSE_OWNERS, PROCESSORS, REFUSED, WORLD};
+use super::{BOUND, ENABLE, EPT, Mutation, NO_SSE, NO_SSE_OWNERS, PROCESSORS, REFUSED, TASK, WORLD};
 
 const HOST: &str = "src/vmx/host.rs";
 const VCPU: &str = "src/vmx/vcpu/mod.rs";
@@ -119,6 +119,8 @@ pub const TABLE: &[Mutation] = &[
         "unsafe { x86::dtables::load_ldtr(segment::SegmentSelector::from_raw(ldtr)) };",
     ),
     Mutation::delete("exit: TR", HOST, "x86::task::load_tr(segment::SegmentSelector::from_raw(tr));"),
+    Mutation::delete("exit: a large TSS alone", HOST, " || self.tr_limit.load(Relaxed) != TR_LIMIT_AFTER_EXIT")
+        .run(TASK),
     Mutation::delete("refresh: the host's constants are read again", HOST, "self.store(&Values::read_here());"),
     Mutation::delete("refresh: vCPUs learn of it", HOST, "self.generation.fetch_add(1, Relaxed);").run(WORLD),
     Mutation::replace("refresh: DEBUGCTL", HOST, "self.debugctl.store(value, Relaxed);", "let _ = value;")

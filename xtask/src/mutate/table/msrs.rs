@@ -13,16 +13,16 @@ const NO_SUPERVISOR_STATE: &str = "Bochs has no supervisor component, so IA32_XS
 pub const TABLE: &[Mutation] = &[
     Mutation::replace("MSR list: guest XSS", AREAS, "Entry { index: msr as u32, reserved: 0, data: 0 }", "Entry { index: if (list, i) == (0, 0) { Msr::IA32_KERNEL_GSBASE as u32 } else { msr as u32 }, reserved: 0, data: 0 }").run(USES).survives(NO_SUPERVISOR_STATE),
     Mutation::replace("MSR list: host XSS", AREAS, "Entry { index: msr as u32, reserved: 0, data: 0 }", "Entry { index: if (list, i) == (HOST_LIST, 0) { Msr::IA32_KERNEL_GSBASE as u32 } else { msr as u32 }, reserved: 0, data: 0 }").run(WORLD).survives(NO_SUPERVISOR_STATE),
-    Mutation::replace("MSR list: guest TSC_AUX", AREAS, "Entry { index: msr as u32, reserved: 0, data: 0 }", "Entry { index: if (list, i) == (0, 1) { Msr::IA32_KERNEL_GSBASE as u32 } else { msr as u32 }, reserved: 0, data: 0 }").run(USES),
-    Mutation::replace("MSR list: host TSC_AUX", AREAS, "Entry { index: msr as u32, reserved: 0, data: 0 }", "Entry { index: if (list, i) == (HOST_LIST, 1) { Msr::IA32_KERNEL_GSBASE as u32 } else { msr as u32 }, reserved: 0, data: 0 }").run(WORLD),
-    Mutation::replace("MSR list: guest STAR", AREAS, "Entry { index: msr as u32, reserved: 0, data: 0 }", "Entry { index: if (list, i) == (0, 2) { Msr::IA32_KERNEL_GSBASE as u32 } else { msr as u32 }, reserved: 0, data: 0 }").run(USES),
-    Mutation::replace("MSR list: host STAR", AREAS, "Entry { index: msr as u32, reserved: 0, data: 0 }", "Entry { index: if (list, i) == (HOST_LIST, 2) { Msr::IA32_KERNEL_GSBASE as u32 } else { msr as u32 }, reserved: 0, data: 0 }").run(WORLD),
-    Mutation::replace("MSR list: guest LSTAR", AREAS, "Entry { index: msr as u32, reserved: 0, data: 0 }", "Entry { index: if (list, i) == (0, 3) { Msr::IA32_KERNEL_GSBASE as u32 } else { msr as u32 }, reserved: 0, data: 0 }").run(USES),
-    Mutation::replace("MSR list: host LSTAR", AREAS, "Entry { index: msr as u32, reserved: 0, data: 0 }", "Entry { index: if (list, i) == (HOST_LIST, 3) { Msr::IA32_KERNEL_GSBASE as u32 } else { msr as u32 }, reserved: 0, data: 0 }").run(WORLD),
-    Mutation::replace("MSR list: guest FMASK", AREAS, "Entry { index: msr as u32, reserved: 0, data: 0 }", "Entry { index: if (list, i) == (0, 4) { Msr::IA32_KERNEL_GSBASE as u32 } else { msr as u32 }, reserved: 0, data: 0 }").run(USES),
-    Mutation::replace("MSR list: host FMASK", AREAS, "Entry { index: msr as u32, reserved: 0, data: 0 }", "Entry { index: if (list, i) == (HOST_LIST, 4) { Msr::IA32_KERNEL_GSBASE as u32 } else { msr as u32 }, reserved: 0, data: 0 }").run(WORLD),
-    Mutation::replace("MSR list: guest KERNEL_GSBASE", AREAS, "Entry { index: msr as u32, reserved: 0, data: 0 }", "Entry { index: if (list, i) == (0, 5) { Msr::IA32_FMASK as u32 } else { msr as u32 }, reserved: 0, data: 0 }").run(USES),
-    Mutation::replace("MSR list: host KERNEL_GSBASE", AREAS, "Entry { index: msr as u32, reserved: 0, data: 0 }", "Entry { index: if (list, i) == (HOST_LIST, 5) { Msr::IA32_FMASK as u32 } else { msr as u32 }, reserved: 0, data: 0 }").run(WORLD),
+    Mutation::replace("MSR list: guest TSC_AUX", AREAS, "Entry { index: msr as u32, reserved: 0, data: 0 }", "Entry { index: if (list, i) == (0, 1) { Msr::IA32_KERNEL_GSBASE as u32 } else { msr as u32 }, reserved: 0, data: 0 }").run(USES).expect("ECX of RDTSCP"),
+    Mutation::replace("MSR list: host TSC_AUX", AREAS, "Entry { index: msr as u32, reserved: 0, data: 0 }", "Entry { index: if (list, i) == (HOST_LIST, 1) { Msr::IA32_KERNEL_GSBASE as u32 } else { msr as u32 }, reserved: 0, data: 0 }").run(WORLD).expect("the host's TSC_AUX"),
+    Mutation::replace("MSR list: guest STAR", AREAS, "Entry { index: msr as u32, reserved: 0, data: 0 }", "Entry { index: if (list, i) == (0, 2) { Msr::IA32_SYSENTER_CS as u32 } else { msr as u32 }, reserved: 0, data: 0 }").run(USES).expect("CS 0x10"),
+    Mutation::replace("MSR list: host STAR", AREAS, "Entry { index: msr as u32, reserved: 0, data: 0 }", "Entry { index: if (list, i) == (HOST_LIST, 2) { Msr::IA32_SYSENTER_CS as u32 } else { msr as u32 }, reserved: 0, data: 0 }").run(WORLD).expect("the host's IA32_STAR"),
+    Mutation::replace("MSR list: guest LSTAR", AREAS, "Entry { index: msr as u32, reserved: 0, data: 0 }", "Entry { index: if (list, i) == (0, 3) { Msr::IA32_KERNEL_GSBASE as u32 } else { msr as u32 }, reserved: 0, data: 0 }").run(USES).expect("guest_uses_syscall ("),
+    Mutation::replace("MSR list: host LSTAR", AREAS, "Entry { index: msr as u32, reserved: 0, data: 0 }", "Entry { index: if (list, i) == (HOST_LIST, 3) { Msr::IA32_KERNEL_GSBASE as u32 } else { msr as u32 }, reserved: 0, data: 0 }").run(WORLD).expect("the host's IA32_LSTAR"),
+    Mutation::replace("MSR list: guest FMASK", AREAS, "Entry { index: msr as u32, reserved: 0, data: 0 }", "Entry { index: if (list, i) == (0, 4) { Msr::IA32_KERNEL_GSBASE as u32 } else { msr as u32 }, reserved: 0, data: 0 }").run(USES).expect("ZF, which FMASK clears"),
+    Mutation::replace("MSR list: host FMASK", AREAS, "Entry { index: msr as u32, reserved: 0, data: 0 }", "Entry { index: if (list, i) == (HOST_LIST, 4) { Msr::IA32_KERNEL_GSBASE as u32 } else { msr as u32 }, reserved: 0, data: 0 }").run(WORLD).expect("the host's IA32_FMASK"),
+    Mutation::replace("MSR list: guest KERNEL_GSBASE", AREAS, "VMENTRY_MSR_LOAD_COUNT, loaded)", "VMENTRY_MSR_LOAD_COUNT, loaded - u32::from(self.syscall_active && !self.spec_ctrl_active))").run(USES).expect("guest_uses_swapgs ("),
+    Mutation::replace("MSR list: host KERNEL_GSBASE", AREAS, "VMEXIT_MSR_LOAD_COUNT, loaded)", "VMEXIT_MSR_LOAD_COUNT, loaded - u32::from(self.syscall_active && !self.spec_ctrl_active))").run(USES).expect("the host's IA32_KERNEL_GS_BASE"),
     Mutation::delete("MSR list: host group is read at a bind", AREAS, r#"        if self.syscall_active {
             self.read_host_group();
         }"#),
@@ -71,6 +71,6 @@ pub const TABLE: &[Mutation] = &[
     Mutation::replace("WRMSR: MSRs that are kept", POLICY, r#"kept.value = value;
         }"#, "}"),
     Mutation::delete("reset: MSRs that are kept", POLICY, "self.0.iter_mut().for_each(|kept| kept.value = kept.initial);").run(RESET),
-    Mutation::replace("MSR list: guest SPEC_CTRL", AREAS, "Entry { index: msr as u32, reserved: 0, data: 0 }", "Entry { index: if (list, i) == (0, 6) { Msr::IA32_KERNEL_GSBASE as u32 } else { msr as u32 }, reserved: 0, data: 0 }").run(WORLD),
-    Mutation::replace("MSR list: host SPEC_CTRL", AREAS, "Entry { index: msr as u32, reserved: 0, data: 0 }", "Entry { index: if (list, i) == (HOST_LIST, 6) { Msr::IA32_KERNEL_GSBASE as u32 } else { msr as u32 }, reserved: 0, data: 0 }").run(WORLD),
+    Mutation::replace("MSR list: guest SPEC_CTRL", AREAS, "VMENTRY_MSR_LOAD_COUNT, loaded)", "VMENTRY_MSR_LOAD_COUNT, loaded - u32::from(self.spec_ctrl_active))").run(SPECULATION).expect("first guest, first write"),
+    Mutation::replace("MSR list: host SPEC_CTRL", AREAS, "VMEXIT_MSR_LOAD_COUNT, loaded)", "VMEXIT_MSR_LOAD_COUNT, loaded - u32::from(self.spec_ctrl_active))").run(SPECULATION).expect("the host's IA32_SPEC_CTRL"),
 ];

@@ -1,9 +1,10 @@
 //! The assembly of the world switch, and what it is given.
 
-use super::{ALONE, Mutation, OLD, REFUSED, WORLD};
+use super::{ALONE, BARRIERS, Mutation, OLD, REFUSED, WORLD};
 
 const SWITCH: &str = "src/vmx/vcpu/switch.rs";
 
+const NO_PREDICTORS: &str = "Bochs predicts nothing and has no buffers, so what barriers keep back cannot be seen";
 const SAVED_AGAIN: &str = "the compiled code around a refused entry saves it too, and does not use it behind one";
 
 pub const TABLE: &[Mutation] = &[
@@ -249,4 +250,22 @@ pub const TABLE: &[Mutation] = &[
         "self.reload_tables = u64::from(!gdtr.survives_exit() || !idtr.survives_exit());",
     ),
     Mutation::replace("bind: GDTR and IDTR", SWITCH, "(self.gdtr, self.idtr) = (gdtr, idtr);", "let _ = (gdtr, idtr);"),
+    Mutation::replace(
+        "barriers: the return-stack fill leaves the stack as it was",
+        SWITCH,
+        "add rsp, 256",
+        "add rsp, 248",
+    )
+    .run(BARRIERS),
+    Mutation::replace(
+        "barriers: return-stack fill",
+        SWITCH,
+        r#"concat!(".rept 32\n", "call 22f\n", "int3\n", "22:\n", ".endr\n", "add rsp, 256\n", "lfence")"#,
+        r#""lfence""#,
+    )
+    .run(BARRIERS)
+    .survives(NO_PREDICTORS),
+    Mutation::replace("barriers: VERW", SWITCH, r#""verw [rdi + {verw_selector}]","#, r#""/* {verw_selector} */","#)
+        .run(BARRIERS)
+        .survives(NO_PREDICTORS),
 ];

@@ -1,0 +1,71 @@
+//! The barriers of a `SpeculationPolicy`, whatever the processor says that it needs: with and without them every register
+//! is the guest's or the host's, and the host's stack is where it was.
+
+use axvcpu::AxArchVCpu;
+use x86_vcpu::SpeculationPolicy;
+
+use super::{
+    super::{
+        Case,
+        check::CaseResult,
+        entry_refused::{VMRESUME_OF_A_CLEAR_VMCS, expect_refusal, make_launch_state_clear},
+    },
+    host::PatternedHost,
+    pattern::Pattern,
+    patterns::{ALL, Player},
+    program::EXITS,
+};
+
+pub const CASES: &[Case] = &[
+    Case::new("world.speculation_barriers_on", on),
+    Case::new("world.speculation_barriers_off", off),
+    Case::new("world.speculation_barriers_on_and_off", on_and_off),
+];
+
+/// All but the flush, whose MSR Bochs does not have. The library leaves out what needs IBPB where there is none.
+const ALL_BARRIERS: SpeculationPolicy = SpeculationPolicy {
+    barrier_between_guests: true,
+    clear_buffers: true,
+    flush_l1_data_cache: false,
+    fill_return_stack: true,
+};
+
+fn on() -> CaseResult {
+    with([ALL_BARRIERS; 2])
+}
+
+fn off() -> CaseResult {
+    with([SpeculationPolicy::NONE; 2])
+}
+
+fn on_and_off() -> CaseResult {
+    with([ALL_BARRIERS, SpeculationPolicy::NONE])
+}
+
+/// Two guests in turns, under one policy in even rounds and the other in odd ones. In two of them an entry is refused too.
+fn with(policies: [SpeculationPolicy; 2]) -> CaseResult {
+    let host = PatternedHost::new(Pattern(2))?;
+    let (mut first, mut second) = (Player::unbound(0, ALL)?, Player::unbound(1, ALL)?);
+    for (round, policy) in (0..EXITS as u64).zip(policies.into_iter().cycle()) {
+        for player in [&mut first, &mut second] {
+            player.guest.vcpu.set_speculation_policy(policy);
+            match round {
+                2 | 3 => step_and_refusal(player, &host, round)?,
+                _ => player.bound_step(&host, round)?,
+            }
+        }
+    }
+    first.finish(&host)?;
+    second.finish(&host)
+}
+
+/// The refusal comes behind an entry: the launch state is what makes it one.
+fn step_and_refusal(player: &mut Player, host: &PatternedHost, round: u64) -> CaseResult {
+    host.around_binding(round, || {
+        player.guest.vcpu.bind()?;
+        player.step(host, round)?;
+        make_launch_state_clear();
+        host.around(round, || expect_refusal(&mut player.guest, Some(VMRESUME_OF_A_CLEAR_VMCS)))?;
+        Ok(player.guest.vcpu.unbind()?)
+    })
+}
