@@ -75,7 +75,7 @@ impl HostState {
             ("LDTR", ldtr),
             ("LDTR limit", segment_limit(ldtr)),
             ("LDTR access rights", access_rights(ldtr)),
-            ("limit of the LDT's first segment", segment_limit(FIRST_OF_LDT)),
+            ("limit of the LDT's first segment", if ldtr != 0 { segment_limit(FIRST_OF_LDT) } else { NOTHING }),
             ("CS", read_selector::<CS>()),
             ("SS", read_selector::<SS>()),
             ("DS", read_selector::<DS>()),
@@ -183,7 +183,7 @@ fn read_xcr0() -> u64 {
     u64::from(high) << 32 | u64::from(low)
 }
 
-/// Found only through what LDTR holds; the rest of the limits and rights LSL and LAR take from the GDT.
+/// Found only through what LDTR holds, which with a null selector is anything after the processor's reset; the rest of the limits and rights LSL and LAR take from the GDT.
 const FIRST_OF_LDT: u64 = 1 << 2;
 /// What no limit and no access rights are: the selector leads nowhere.
 const NOTHING: u64 = u64::MAX;
