@@ -110,7 +110,7 @@ pub struct Case {
 /// Where a case runs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Place {
-    /// On every processor in turn.
+    /// On the first processor and on the last.
     Everywhere,
     /// On the first processor, from where it may use the others.
     First,
