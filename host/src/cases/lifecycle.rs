@@ -25,6 +25,7 @@ pub const CASES: &[Case] = &[
     Case::new("lifecycle.accessors_after_unbind", accessors_after_unbind),
     Case::new("lifecycle.migration", migration).needs(&[Need::Processors(2)]).on_first(),
     Case::new("lifecycle.all_processors_at_once", all_processors_at_once).needs(&[Need::Processors(2)]).on_first(),
+    Case::new("lifecycle.more_vcpus_than_can_be_bound", more_vcpus_than_can_be_bound),
 ];
 
 guest_code!(
@@ -186,4 +187,16 @@ fn count_to_100() -> CaseResult {
     let start = crate::arch::processor::index() as u64 * 0x10000;
     let mut guest = counter(start)?;
     (1..=100).try_for_each(|count| equal("OUT", guest.expect_out(0x99)?, start + count))
+}
+
+/// A processor has places for 64 VMCSs that are active; one that was unbound gives its place back.
+fn more_vcpus_than_can_be_bound() -> CaseResult {
+    let mut vcpus = alloc::vec::Vec::new();
+    for id in 0..70 {
+        let mut vcpu = x86_vcpu::VmxArchVCpu::<crate::hal::HostHal>::new(0, id)?;
+        vcpu.bind()?;
+        vcpu.unbind()?;
+        vcpus.push(vcpu);
+    }
+    Ok(())
 }

@@ -1,6 +1,6 @@
 //! Debug registers and IA32_DEBUGCTL.
 
-use super::{DEBUG, Mutation, RESET, WORLD};
+use super::{CORNERS, DEBUG, Mutation, RESET, WORLD};
 
 const DEBUG_RS: &str = "src/vmx/vcpu/debug.rs";
 
@@ -96,7 +96,7 @@ pub const TABLE: &[Mutation] = &[
         "self.vmcs.write_changed(VmcsGuest64::IA32_DEBUGCTL, debugctl & !0b11);",
         "let _ = debugctl;",
     )
-    .run(DEBUG),
+    .run(CORNERS),
     Mutation::delete("reset: DR0 to DR3", DEBUG_RS, "self.addresses = [0; 4];").run(RESET),
     Mutation::replace(
         "reset: DR6",

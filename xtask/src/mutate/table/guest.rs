@@ -1,6 +1,6 @@
 //! The guest's state after reset, and its control registers.
 
-use super::{Mutation, PAGING, RESET, WORLD};
+use super::{CR4, Mutation, PAGING, RESET, WORLD};
 
 const START: &str = "src/vmx/vcpu/start.rs";
 const CONTROL: &str = "src/vmx/vcpu/control_registers.rs";
@@ -89,7 +89,8 @@ pub const TABLE: &[Mutation] = &[
         "guest CR4 as it reads it",
         CONTROL,
         "self.vmcs.write_changed(VmcsControlNW::CR4_READ_SHADOW, value as usize);",
-    ),
+    )
+    .run(CR4),
     Mutation::replace(
         "guest CR4: what exits",
         CONTROL,
@@ -106,28 +107,28 @@ pub const TABLE: &[Mutation] = &[
         "guest PDPTE0",
         CONTROL,
         "self.vmcs.write(register, entry);",
-        "if register.index() != VmcsGuest64::PDPTE0.index() { self.vmcs.write(register, entry) }",
+        "if register.encoding() != VmcsGuest64::PDPTE0.encoding() { self.vmcs.write(register, entry) }",
     )
     .run(PAGING),
     Mutation::replace(
         "guest PDPTE1",
         CONTROL,
         "self.vmcs.write(register, entry);",
-        "if register.index() != VmcsGuest64::PDPTE1.index() { self.vmcs.write(register, entry) }",
+        "if register.encoding() != VmcsGuest64::PDPTE1.encoding() { self.vmcs.write(register, entry) }",
     )
     .run(PAGING),
     Mutation::replace(
         "guest PDPTE2",
         CONTROL,
         "self.vmcs.write(register, entry);",
-        "if register.index() != VmcsGuest64::PDPTE2.index() { self.vmcs.write(register, entry) }",
+        "if register.encoding() != VmcsGuest64::PDPTE2.encoding() { self.vmcs.write(register, entry) }",
     )
     .run(PAGING),
     Mutation::replace(
         "guest PDPTE3",
         CONTROL,
         "self.vmcs.write(register, entry);",
-        "if register.index() != VmcsGuest64::PDPTE3.index() { self.vmcs.write(register, entry) }",
+        "if register.encoding() != VmcsGuest64::PDPTE3.encoding() { self.vmcs.write(register, entry) }",
     )
     .run(PAGING),
 ];

@@ -1,6 +1,6 @@
 //! What of the host an exit gives back, and what is taken over from it at a bind and from one processor to another.
 
-use super::{BOUND, ENABLE, EPT, Mutation, NO_SSE, NO_SSE_OWNERS, PROCESSORS, REFUSED, TASK, WORLD};
+use super::{BOUND, ENABLE, EPT, LIFECYCLE, Mutation, NO_SSE, NO_SSE_OWNERS, PROCESSORS, REFUSED, TASK, WORLD};
 
 const HOST: &str = "src/vmx/host.rs";
 const VCPU: &str = "src/vmx/vcpu/mod.rs";
@@ -225,7 +225,7 @@ pub const TABLE: &[Mutation] = &[
         "            place.store(0, Release);",
         "            let _ = place;",
     )
-    .run(WORLD),
+    .run(LIFECYCLE),
     Mutation::replace(
         "load: what is current",
         PROCESSOR,
@@ -234,7 +234,8 @@ pub const TABLE: &[Mutation] = &[
         self.current.store(region, Relaxed);"#,
         r#"            refused("VMPTRLD", failure)?;
         }"#,
-    ),
+    )
+    .survives("each run loads it again: slower, not wrong"),
     Mutation::delete("VMXOFF: the guest in the registers", PERCPU, "on.processor.fpu.evict();").run(NO_SSE_OWNERS),
     Mutation::delete("VMXOFF: active VMCSs", PERCPU, "on.processor.clear_all()?;").run(WORLD),
     Mutation::delete("VMXOFF: is recorded", PERCPU, "on.processor.set_enabled(false);").run(ENABLE),
