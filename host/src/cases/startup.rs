@@ -29,7 +29,7 @@ pub const CASES: &[Case] = &[
     Case::new("startup.init_of_the_first_processor", init_of_the_first_processor),
     Case::new("startup.sipi_of_another_processor", sipi_of_another_processor)
         .needs(&[Need::Processors(2), Need::ApicPage])
-        .on_first(),
+        .alone(),
     Case::new("startup.init_exits", init_exits).needs(&[Need::ApicPage]).alone(),
 ];
 
