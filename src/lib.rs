@@ -11,6 +11,7 @@
 
 extern crate alloc;
 
+pub mod apic;
 mod emulator;
 mod ept;
 mod frame;

@@ -31,6 +31,17 @@ pub(super) const CR0_RESET: u64 = 0x6000_0010;
 const CR0_GUEST_OWNED: u64 = CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_WP | CR0_AM;
 
 impl<H: AxVCpuHal> VmxVcpu<H> {
+    /// The guest's CR8: the class of its task's priority, 0 to 15. It is 0 after reset and INIT.
+    pub fn cr8(&self) -> u8 {
+        self.cr8
+    }
+
+    /// Sets it, of which 4 bits count. For a caller with a local APIC, whose task-priority register is the same thing
+    /// ([`LocalApic::cr8`](crate::apic::LocalApic::cr8)).
+    pub fn set_cr8(&mut self, class: u8) {
+        self.cr8 = class & 0xF;
+    }
+
     /// Writes CR0 as the guest shall see it.
     pub(super) fn write_guest_cr0(&self, value: u64) {
         let real = value & (CR0_GUEST_OWNED | CR0_PG) | CR0_ET | CR0_NE;
