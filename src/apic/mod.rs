@@ -47,6 +47,9 @@
 //! }
 //! ```
 //!
+//! A vCPU that halted with interrupts enabled goes on when [`pending`](LocalApic::pending) says something, and any when a
+//! signal came; until then its owner waits for a kick or for the timer's deadline.
+//!
 //! After an exit, accesses to the page go to [`LocalApic::read`] and [`write`](LocalApic::write), those to
 //! [its MSRs](LocalApic::has_msr) to [`read_msr`](LocalApic::read_msr) and [`write_msr`](LocalApic::write_msr), and each
 //! [`Effect`] is handled. CPUID tells the guest of it by [`CpuidFeature::APIC`](crate::CpuidFeature),

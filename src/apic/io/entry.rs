@@ -46,8 +46,11 @@ impl Entry {
         self.0 & MASKED != 0
     }
 
+    /// Only interrupts with a vector of their own have an end, for which a level could wait; what else an entry sends goes
+    /// by edge.
     pub(super) fn trigger(self) -> Trigger {
-        Trigger::from_bit(self.0 & LEVEL != 0)
+        const NO_INTERRUPT: u64 = 0b110 << 8;
+        Trigger::from_bit(self.0 & LEVEL != 0 && self.0 & NO_INTERRUPT == 0)
     }
 
     pub(super) fn remote_irr(self) -> bool {

@@ -1,5 +1,7 @@
 //! The registers of an I/O APIC: two in its page that select and access the others, and EOI.
 
+use axaddrspace::device::AccessWidth;
+
 use super::entry::DELIVERY_STATUS;
 use super::{IO_APIC_PINS, IoApic, Pin};
 use crate::apic::message::{Message, Trigger};
@@ -16,24 +18,24 @@ const ARBITRATION: u8 = 2;
 const FIRST_ENTRY: u8 = 0x10;
 
 impl IoApic {
-    /// A read of `width` bytes at an offset in its page, which has registers of 32 bits at 0 and 10H. A narrower one gives a
+    /// A read at an offset in its page, which has registers of 32 bits at 0 and 10H. A narrower one gives a
     /// part of a register, a wider one zeros above it.
-    pub fn read(&self, offset: u64, width: usize) -> u64 {
+    pub fn read(&self, offset: u64, width: AccessWidth) -> u64 {
         let value = match offset & !3 {
             SELECT => u32::from(self.selected),
             WINDOW => self.read_register(self.selected),
             _ => 0,
         };
         let value = u64::from(value) >> ((offset & 3) * 8);
-        value & !u64::MAX.unbounded_shl(width as u32 * 8)
+        value & !u64::MAX.unbounded_shl(width.size() as u32 * 8)
     }
 
-    /// A write of `width` bytes at an offset in its page. Those to the window must have 32 bits, or they do nothing; of the
+    /// A write at an offset in its page. Those to the window must have 32 bits, or they do nothing; of the
     /// others, bits 7:0 are all that there is. What follows from it is sent, as by [`set_line`](Self::set_line).
-    pub fn write(&mut self, offset: u64, width: usize, value: u64, send: impl FnMut(&Message) -> bool) {
+    pub fn write(&mut self, offset: u64, width: AccessWidth, value: u64, send: impl FnMut(&Message) -> bool) {
         match offset {
             SELECT => self.selected = value as u8,
-            WINDOW if width >= 4 => self.write_register(self.selected, value as u32, send),
+            WINDOW if width.size() >= 4 => self.write_register(self.selected, value as u32, send),
             END_OF_INTERRUPT => self.end_of_interrupt(value as u8, send),
             _ => {}
         }

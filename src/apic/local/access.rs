@@ -1,5 +1,7 @@
 //! The guest's accesses: to the page of an xAPIC, and to the MSRs.
 
+use axaddrspace::device::AccessWidth;
+
 use super::errors::{ILLEGAL_REGISTER, SEND_ILLEGAL_VECTOR};
 use super::interrupts::FIRST_VECTOR;
 use super::lvt::Entry;
@@ -26,11 +28,11 @@ impl LocalApic {
         matches!(msr, BASE | DEADLINE | FIRST..=LAST)
     }
 
-    /// A read of `width` bytes at an offset in the page, 0 to FFFH.
+    /// A read at an offset in the page, 0 to FFFH.
     ///
     /// A register has 32 bits and a place of 16 bytes. Reads of a part of it, and of more, are model-specific (SDM Vol. 3A,
     /// 11.4.1 "The Local APIC Block Diagram"): here they give the bytes that are there, and 0 for the others.
-    pub fn read(&mut self, offset: u64, width: usize, now: u64) -> u64 {
+    pub fn read(&mut self, offset: u64, width: AccessWidth, now: u64) -> u64 {
         if self.page().is_none() {
             return u64::MAX;
         }
@@ -40,13 +42,13 @@ impl LocalApic {
             None => 0,
         };
         let value = value.unbounded_shr((offset as u32 & 0xF) * 8);
-        value & !u64::MAX.unbounded_shl(width as u32 * 8)
+        value & !u64::MAX.unbounded_shl(width.size() as u32 * 8)
     }
 
-    /// A write of `width` bytes at an offset in the page, 0 to FFFH. What is not a write of 32 bits to a multiple of 16 does
+    /// A write at an offset in the page, 0 to FFFH. What is not a write of 32 bits to a multiple of 16 does
     /// nothing.
-    pub fn write(&mut self, offset: u64, width: usize, value: u64, now: u64) -> Option<Effect> {
-        if self.page().is_none() || width != 4 || offset & 0xF != 0 {
+    pub fn write(&mut self, offset: u64, width: AccessWidth, value: u64, now: u64) -> Option<Effect> {
+        if self.page().is_none() || width != AccessWidth::Dword || offset & 0xF != 0 {
             return None;
         }
         self.advance(now);

@@ -82,12 +82,11 @@ impl Timer {
         Self { clock, mode: Mode::default(), divide: 0, initial: 0, end: None, deadline: 0 }
     }
 
+    /// Another mode disarms the timer.
     pub(super) fn set_mode(&mut self, mode: Mode) {
-        if self.mode.counts() != mode.counts() || self.mode == Mode::TscDeadline && mode != self.mode {
-            self.end = None;
-            self.deadline = 0;
+        if self.mode != mode {
+            (self.mode, self.end, self.deadline) = (mode, None, 0);
         }
-        self.mode = mode;
     }
 
     pub(super) fn divide(&self) -> u32 {
