@@ -68,6 +68,8 @@ mod inbox;
 mod io;
 mod local;
 mod message;
+#[cfg(test)]
+mod tests;
 mod vectors;
 
 pub use self::address::{ApicAddress, ApicMode};
