@@ -1,8 +1,8 @@
 //! The host's state as the host-state area of a VMCS wants it.
 //!
 //! A VM exit loads the host's state from the VMCS (SDM Vol. 3C, section 28.5, "Loading Host State"). Some of it is
-//! constant for a processor once its host runs: descriptor tables, TR, the SYSENTER MSRs, TSC_AUX, XSS, EFER and PAT. That part is
-//! taken when VMX is enabled, and again when the host says that it changed something
+//! constant for a processor once its host runs: descriptor tables, TR, the SYSENTER MSRs, TSC_AUX, XSS, EFER, PAT and whether it uses IBRS. That
+//! part is taken when VMX is enabled, and again when the host says that it changed something
 //! ([`VmxPerCpuState::refresh_host_state`](super::VmxArchPerCpuState::refresh_host_state)). The rest (CR0, CR3, CR4, FS
 //! and GS base) is read whenever a vCPU is bound, and written to its VMCS only where it differs from what is there.
 //!
@@ -15,6 +15,7 @@ use axerrno::AxResult;
 use x86::segmentation as segment;
 use x86_64::registers::control::{Cr0, Cr4, Cr4Flags};
 
+use super::guest_cpuid::{accepted_spec_ctrl, native_cpuid};
 use super::vmcs::{Vmcs, VmcsHost16, VmcsHost32, VmcsHost64, VmcsHostNW};
 use crate::msr::Msr;
 use axvcpu::AxVCpuHal;
@@ -50,7 +51,7 @@ macro_rules! host_constants {
 }
 
 host_constants! {
-    es, cs, ss, ds, fs, gs, tr, ldtr, tsc_aux, xss,
+    es, cs, ss, ds, fs, gs, tr, ldtr, tsc_aux, xss, spec_ctrl,
     tr_base, tr_limit,
     gdtr_base, gdtr_limit,
     idtr_base, idtr_limit,
@@ -92,6 +93,12 @@ impl HostConstants {
     /// IA32_XSS, or 0 where there is none.
     pub(crate) fn xss(&self) -> u64 {
         self.xss.load(Relaxed)
+    }
+
+    /// Whether the host restricts its own predictions by IBRS.
+    pub(crate) fn uses_ibrs(&self) -> bool {
+        const IBRS: u64 = 1;
+        self.spec_ctrl.load(Relaxed) & IBRS != 0
     }
 
     /// The descriptor-table registers as LGDT and LIDT take them.
@@ -182,6 +189,7 @@ impl Values {
             idtr_limit: idtr.limit.into(),
             tsc_aux: if has_rdtscp() { Msr::IA32_TSC_AUX.read() } else { 0 },
             xss: if has_xsaves() { Msr::IA32_XSS.read() } else { 0 },
+            spec_ctrl: if accepted_spec_ctrl(native_cpuid) != 0 { Msr::IA32_SPEC_CTRL.read() } else { 0 },
             pat: Msr::IA32_PAT.read(),
             efer: Msr::IA32_EFER.read(),
             sysenter_cs: Msr::IA32_SYSENTER_CS.read(),

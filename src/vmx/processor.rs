@@ -27,6 +27,7 @@ use axerrno::{AxResult, ax_err};
 
 use super::capability::Capabilities;
 use super::fpu::FpuOwner;
+use super::guest_cpuid::{accepted_spec_ctrl, native_cpuid};
 use super::host::HostConstants;
 use super::instructions::{VmFail, vmclear, vmptrld};
 use super::translations::Translations;
@@ -53,6 +54,10 @@ pub(crate) struct Processor {
     pub(crate) host: HostConstants,
     /// Whether it has the indirect-branch prediction barrier (CPUID.07H.0:EDX\[26\]).
     pub(crate) has_ibpb: bool,
+    /// Whether it has the command that empties the level-1 data cache (CPUID.07H.0:EDX\[28\]).
+    pub(crate) has_l1d_flush: bool,
+    /// What it takes in IA32_SPEC_CTRL; 0 where it has none.
+    pub(crate) spec_ctrl: u64,
     enabled: AtomicBool,
     /// How often VMX was turned on.
     sessions: AtomicU64,
@@ -106,7 +111,9 @@ impl Processor {
             next: ptr::null(),
             capabilities,
             host,
-            has_ibpb: has_ibpb(),
+            has_ibpb: has_leaf_7_edx(26),
+            has_l1d_flush: has_leaf_7_edx(28),
+            spec_ctrl: accepted_spec_ctrl(native_cpuid),
             enabled: AtomicBool::new(false),
             sessions: AtomicU64::new(0),
             translations: Translations::new(),
@@ -287,9 +294,8 @@ fn key_here() -> u64 {
     base.wrapping_add(tr & 0xFFF8)
 }
 
-fn has_ibpb() -> bool {
-    const LEAF7_EDX_IBPB: u32 = 1 << 26;
-    __cpuid(0).eax >= 7 && __cpuid_count(7, 0).edx & LEAF7_EDX_IBPB != 0
+fn has_leaf_7_edx(bit: u32) -> bool {
+    __cpuid(0).eax >= 7 && __cpuid_count(7, 0).edx & (1 << bit) != 0
 }
 
 fn bucket_of(key: u64) -> usize {

@@ -161,8 +161,8 @@ pub struct FuzzOptions {
 
 #[derive(Debug, Args)]
 pub struct MutateOptions {
-    /// Make only the mutations whose name holds this
-    pub name: Option<String>,
+    /// Make only the mutations whose name holds one of these
+    pub names: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -252,6 +252,14 @@ features! {
         FSRC: 12;
         AVX_IFMA: 23, [AVX2];
     }
+    // Bits of IA32_SPEC_CTRL, each of these.
+    (7, 2, Edx) {
+        PSFD: 0, [MSR];
+        IPRED_CTRL: 1, [MSR];
+        RRSBA_CTRL: 2, [MSR];
+        DDPD_U: 3, [MSR];
+        BHI_CTRL: 4, [MSR];
+    }
     (0xD, 1, Eax) {
         XSAVEOPT: 0, [XSAVE];
         XSAVEC: 1, [XSAVE];
@@ -303,8 +311,22 @@ const EFER: &[(CpuidFeature, u64)] =
 
 /// The bits that a feature adds to IA32_SPEC_CTRL. A processor with IBRS but without STIBP, or the other way round, takes
 /// both bits.
-const SPEC_CTRL: &[(CpuidFeature, u64)] =
-    &[(CpuidFeature::IBRS_IBPB, 0b011), (CpuidFeature::STIBP, 0b011), (CpuidFeature::SSBD, 0b100)];
+const SPEC_CTRL: &[(CpuidFeature, u64)] = &[
+    (CpuidFeature::IBRS_IBPB, 0b011),
+    (CpuidFeature::STIBP, 0b011),
+    (CpuidFeature::SSBD, 1 << 2),
+    (CpuidFeature::IPRED_CTRL, 0b11 << 3),
+    (CpuidFeature::RRSBA_CTRL, 0b11 << 5),
+    (CpuidFeature::PSFD, 1 << 7),
+    (CpuidFeature::DDPD_U, 1 << 8),
+    (CpuidFeature::BHI_CTRL, 1 << 10),
+];
+
+/// CPUID.07H.2:EDX: the flags that are known, which are those of the table and three that bring no bit of IA32_SPEC_CTRL:
+/// MCDT_NO, UC-lock disable and MONITOR_MITG_NO.
+const KNOWN_OF_LEAF_7_2: u32 = 0xFF;
+/// In place of bits of IA32_SPEC_CTRL that are not known.
+const UNKNOWN_SPEC_CTRL: u64 = 1 << 63;
 
 /// The state components that a feature adds to XCR0. x87 is there with XSAVE itself.
 const XCR0: &[(CpuidFeature, u64)] = &[
@@ -328,6 +350,17 @@ pub(super) fn efer(has: impl Fn(CpuidFeature) -> bool) -> u64 {
 /// The bits that can be written to IA32_SPEC_CTRL there; 0 where there is none.
 pub(super) fn spec_ctrl(has: impl Fn(CpuidFeature) -> bool) -> u64 {
     union(SPEC_CTRL, has)
+}
+
+/// The bits that a processor takes in IA32_SPEC_CTRL, and one more if it may take some that no guest can be shown.
+pub(crate) fn accepted_spec_ctrl(native: impl Fn(u32, u32) -> Registers) -> u64 {
+    if native(0, 0)[EAX] < 7 {
+        return 0;
+    }
+    let last = native(7, 0)[EAX];
+    let known = spec_ctrl(|feature| feature.subleaf <= last && feature.is_in(&native(feature.leaf, feature.subleaf)));
+    let unknown = last >= 2 && native(7, 2)[EDX] & !KNOWN_OF_LEAF_7_2 != 0;
+    if unknown { known | UNKNOWN_SPEC_CTRL } else { known }
 }
 
 /// The bits that XCR0 has there; 0 without XSAVE.

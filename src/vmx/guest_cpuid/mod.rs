@@ -13,6 +13,7 @@ mod tests;
 mod topology;
 mod xsave;
 
+pub(crate) use self::features::accepted_spec_ctrl;
 pub use self::features::{CpuidFeature, CpuidRegister};
 pub use self::policy::CpuidPolicy;
 pub(crate) use self::table::{CpuidTable, Dynamic};
@@ -20,6 +21,12 @@ pub use self::topology::CpuidTopology;
 
 /// EAX, EBX, ECX and EDX.
 pub(crate) type Registers = [u32; 4];
+
+/// What the processor that executes this answers.
+pub(crate) fn native_cpuid(leaf: u32, subleaf: u32) -> Registers {
+    let answer = core::arch::x86_64::__cpuid_count(leaf, subleaf);
+    [answer.eax, answer.ebx, answer.ecx, answer.edx]
+}
 
 const EAX: usize = 0;
 const EBX: usize = 1;

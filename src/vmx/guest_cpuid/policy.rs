@@ -219,7 +219,7 @@ impl CpuidPolicy {
                 }
             }
             7 => {
-                let highest = native(leaf, 0)[EAX].min(1);
+                let highest = native(leaf, 0)[EAX].min(2);
                 (0..=highest).for_each(|subleaf| self.take_over_flags(leaf, subleaf, native, support));
                 self.write_highest(7, highest);
             }

@@ -150,9 +150,9 @@ fn absent_msrs(policy: &CpuidPolicy) -> Vec<u32> {
         (&[CpuidFeature::LM], &[Msr::IA32_FS_BASE, Msr::IA32_GS_BASE, Msr::IA32_KERNEL_GSBASE]),
         (&[CpuidFeature::RDTSCP, CpuidFeature::RDPID], &[Msr::IA32_TSC_AUX]),
         (&[CpuidFeature::XSAVES], &[Msr::IA32_XSS]),
-        (&[CpuidFeature::IBRS_IBPB, CpuidFeature::STIBP, CpuidFeature::SSBD], &[Msr::IA32_SPEC_CTRL]),
         (&[CpuidFeature::IBRS_IBPB], &[Msr::IA32_PRED_CMD]),
     ];
     let absent = OF_FEATURES.iter().filter(|(features, _)| !features.iter().any(|feature| policy.has(*feature)));
-    absent.flat_map(|(_, msrs)| msrs.iter().map(|msr| msr.number())).collect()
+    let spec_ctrl = (policy.spec_ctrl() == 0).then_some(Msr::IA32_SPEC_CTRL);
+    absent.flat_map(|(_, msrs)| *msrs).copied().chain(spec_ctrl).map(Msr::number).collect()
 }

@@ -51,7 +51,14 @@ enum Edit {
 
 fn any_edit() -> impl Strategy<Value = Edit> {
     let leaf = prop_oneof![0u32..0x21, 0x4000_0000u32..0x4000_0004, 0x8000_0000u32..0x8000_000A, any::<u32>()];
-    let flags = prop_oneof![Just((1u32, 0u32)), Just((7, 0)), Just((7, 1)), Just((0xD, 1)), Just((0x8000_0001, 0))];
+    let flags = prop_oneof![
+        Just((1u32, 0u32)),
+        Just((7, 0)),
+        Just((7, 1)),
+        Just((7, 2)),
+        Just((0xD, 1)),
+        Just((0x8000_0001, 0))
+    ];
     prop_oneof![
         any_feature().prop_map(Edit::Hide),
         any_feature().prop_map(Edit::Show),
@@ -106,6 +113,8 @@ fn consistent(policy: &CpuidPolicy) -> Result<(), TestCaseError> {
     let speculation = if range >= 7 { policy.get(7, 0)[3] } else { 0 };
     prop_assert_eq!(policy.spec_ctrl() & 1 != 0, speculation >> 26 & 0b11 != 0);
     prop_assert_eq!(policy.spec_ctrl() & 4 != 0, speculation >> 31 != 0);
+    let more = if range >= 7 && policy.get(7, 0)[0] >= 2 { policy.get(7, 2)[3] } else { 0 };
+    prop_assert_eq!(policy.spec_ctrl() >> 10 & 1 != 0, more >> 4 & 1 != 0);
     if xcr0 != 0 {
         prop_assert!(range >= 0xD);
         let [low, _, most, high] = policy.get(0xD, 0);
@@ -122,6 +131,27 @@ fn consistent(policy: &CpuidPolicy) -> Result<(), TestCaseError> {
 }
 
 proptest! {
+    /// A guest is shown a bit of SPEC_CTRL only where the processor takes it, and a bit that cannot be shown is noticed.
+    #[test]
+    fn spec_ctrl_shows_no_more_than_the_processor_takes(
+        support in support(), edx0: u32, edx2: u32, last in 0u32..4, hidden in any::<bool>(),
+    ) {
+        let native = |leaf, subleaf| match (leaf, subleaf) {
+            (7, 0) => [last, 0, 0, edx0],
+            (7, 2) => [0, 0, 0, edx2],
+            _ => everything(leaf, subleaf),
+        };
+        let accepted = accepted_spec_ctrl(native);
+        let mut policy = CpuidPolicy::new(native, &support, 0);
+        prop_assert_eq!(policy.spec_ctrl() & !accepted, 0);
+        let unknown = last >= 2 && edx2 >> 8 != 0;
+        prop_assert_eq!(accepted == policy.spec_ctrl(), !unknown);
+        if hidden && edx0 >> 31 != 0 {
+            policy.hide(F::SSBD);
+            prop_assert_ne!(accepted & !policy.spec_ctrl(), 0);
+        }
+    }
+
     /// Edits in any order leave it consistent, and one that is refused leaves it as it was.
     #[test]
     fn edits_keep_it_consistent(support in support(), edits in proptest::collection::vec(any_edit(), 0..30)) {

@@ -1,7 +1,5 @@
 //! CPUID: what the caller decides that it tells ([`CpuidPolicy`]), and its exits, which only look that up.
 
-use core::arch::x86_64::__cpuid_count;
-
 use axerrno::AxResult;
 use axvcpu::AxVCpuHal;
 
@@ -9,7 +7,7 @@ use super::completion::Outcome;
 use super::exits::Handled;
 use super::{Here, VmxVcpu};
 use crate::vmx::capability::SecondaryControls;
-use crate::vmx::guest_cpuid::{CpuidPolicy, CpuidTable, Dynamic, Registers, Support};
+use crate::vmx::guest_cpuid::{CpuidPolicy, CpuidTable, Dynamic, Support, native_cpuid};
 use crate::vmx::guest_cr::{CR4_OSXSAVE, CR4_PKE};
 use crate::vmx::processor::Processor;
 use crate::vmx::vmcs::VmcsGuestNW;
@@ -29,7 +27,8 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// Sets what CPUID tells the guest, and which bits of CR4, EFER and XCR0, which MSRs and which instructions the guest
     /// has by that. Takes effect at the next [`setup`](axvcpu::AxArchVCpu::setup), and for all that follow. The MSRs of
     /// features that the guest does not have come to the caller, as others that the guest has not got: STAR where SYSCALL
-    /// is hidden, IA32_PAT where PAT is. SYSENTER's MSRs, FS_BASE and GS_BASE are passed through anew where they are there.
+    /// is hidden, IA32_PAT where PAT is. SYSENTER's MSRs, FS_BASE and GS_BASE are passed through again where they are there, unless the
+    /// caller made them exit.
     ///
     /// # Errors
     /// `BadState` where VMX is not enabled; `Unsupported` for a policy that was made on another processor and shows what
@@ -63,7 +62,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         };
         // No machine has more processors than ids; a caller who counts in another way can say what it means.
         let apic_id = u32::try_from(self.id).unwrap_or(u32::MAX);
-        CpuidPolicy::new(native, &support, apic_id)
+        CpuidPolicy::new(native_cpuid, &support, apic_id)
     }
 
     pub(super) fn handle_cpuid(&mut self, here: Here) -> AxResult<Handled> {
@@ -84,10 +83,4 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         (regs.rax, regs.rbx, regs.rcx, regs.rdx) = (eax.into(), ebx.into(), ecx.into(), edx.into());
         self.complete(here, Outcome::Done)
     }
-}
-
-/// What the processor itself answers.
-fn native(leaf: u32, subleaf: u32) -> Registers {
-    let answer = __cpuid_count(leaf, subleaf);
-    [answer.eax, answer.ebx, answer.ecx, answer.edx]
 }

@@ -64,6 +64,7 @@ use self::intercepts::Intercepts;
 use self::mmio::Mmio;
 use self::msr_areas::GuestMsrs;
 use self::msr_policy::KeptMsrs;
+use self::msrs::CallersExits;
 use self::setup::Controls;
 use self::string_io::Element;
 use self::switch::{EXITED, SwitchContext, vmx_launch, vmx_resume};
@@ -99,6 +100,7 @@ pub struct VmxVcpu<H: AxVCpuHal> {
     msr_bitmap: MsrBitmap<H>,
     msrs: GuestMsrs<H>,
     kept: KeptMsrs,
+    callers_msr_exits: CallersExits,
     xstate: XState,
     debug: DebugRegisters,
     events: EventQueue,
@@ -161,14 +163,14 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     pub fn new(vm_id: usize, vcpu_id: usize) -> AxResult<Self> {
         let mut io_bitmap = IOBitmap::passthrough_all()?;
         io_bitmap.set_intercept(u32::from(io::POWER_OFF_PORT), true)?;
-        let speculation = SpeculationPolicy::for_this_processor();
-        let mut vcpu = Self {
+        Ok(Self {
             context: SwitchContext::default(),
             vmcs: Vmcs::new()?,
             io_bitmap,
             msr_bitmap: msrs::default_bitmap()?,
             msrs: GuestMsrs::new()?,
             kept: KeptMsrs::with_defaults(),
+            callers_msr_exits: CallersExits::default(),
             xstate: XState::new()?,
             debug: DebugRegisters::default(),
             events: EventQueue::default(),
@@ -183,7 +185,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             tsc: TscControl::default(),
             may_be_inactive: false,
             waits_for_startup: false,
-            speculation,
+            speculation: SpeculationPolicy::for_this_processor(),
             paging_support: PagingSupport::of_this_processor(),
             time_slice: None,
             cr8: 0,
@@ -199,9 +201,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             ept_format: EptFormat::default(),
             vm_id,
             id: vcpu_id,
-        };
-        vcpu.set_speculation_policy(speculation);
-        Ok(vcpu)
+        })
     }
 
     /// Binds the vCPU to the processor that executes this: its VMCS becomes active and current there. Binding it again
@@ -317,7 +317,6 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         if !debug_idle {
             self.debug.load_guest();
         }
-        self.flush_l1_data_cache();
         let context = &raw mut self.context;
         let launch = self.vmcs.needs_launch(here);
         // SAFETY: the VMCS is current, has HOST_RIP from `setup`, and the launch state that `needs_launch` says;
@@ -378,9 +377,11 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         if moved || generation != self.host_generation {
             home.host.write_to(&self.vmcs);
             self.context.set_host_tables(&home.host);
+            self.take_over_speculation_control(home)?;
             self.host_generation = generation;
         }
         host::write_variable_state(&self.vmcs)?;
+        self.context.take_over_spec_ctrl();
         self.msrs.bind(&self.vmcs, &home.host);
         self.bind_cr4()?;
         self.debug.bind(home.host.debugctl());

@@ -101,6 +101,11 @@ impl<H: AxVCpuHal> GuestMsrs<H> {
         self.allowed_spec_ctrl = allowed_spec_ctrl;
     }
 
+    /// What the guest may set in SPEC_CTRL; 0 for one that does not have it.
+    pub(super) fn allowed_spec_ctrl(&self) -> u64 {
+        self.allowed_spec_ctrl
+    }
+
     /// Whether SPEC_CTRL is switched, so that the guest may use it without an exit.
     pub(super) fn switches_spec_ctrl(&self) -> bool {
         self.spec_ctrl_active

@@ -15,6 +15,11 @@ use crate::msr::Msr;
 ///
 /// Nothing of the host's can be read or written by a guest that nobody has opened an MSR to.
 ///
+/// An MSR of a feature that the guest's CPUID hides comes to the caller, whatever the table says: SYSENTER's without SEP,
+/// PAT without PAT, EFER without SYSCALL, LM and NX, STAR, LSTAR, CSTAR and FMASK without SYSCALL, FS_BASE, GS_BASE and
+/// KERNEL_GS_BASE without LM, TSC_AUX without RDTSCP and RDPID, XSS without XSAVES, SPEC_CTRL without all of its bits,
+/// PRED_CMD without IBPB.
+///
 /// | MSR | default |
 /// |---|---|
 /// | FS_BASE, GS_BASE, SYSENTER_CS, SYSENTER_ESP, SYSENTER_EIP | passed through; VMCS guest state |
@@ -22,8 +27,8 @@ use crate::msr::Msr;
 /// | EFER, PAT, DEBUGCTL (BTF; LBR stays clear), XSS | the guest's own; checked as the processor does |
 /// | STAR, LSTAR, FMASK, KERNEL_GS_BASE, TSC_AUX | the guest's own, switched once it can use them; checked |
 /// | CSTAR | the guest's own; checked, and never in the register, which Intel's processors do not use |
-/// | SPEC_CTRL | the guest's own where CPUID shows IBRS, STIBP or SSBD: kept until its first write of another value than 0, then passed through and switched; otherwise to the caller |
-/// | PRED_CMD | writes passed through where CPUID shows IBPB, reads #GP; otherwise to the caller |
+/// | SPEC_CTRL | the guest's own where CPUID shows one of its bits (IBRS, STIBP, SSBD, ...): kept until its first write of another value than 0, then switched, and passed through where the guest is shown all bits that the processor takes |
+/// | PRED_CMD | writes passed through where CPUID shows IBPB, reads #GP |
 /// | FEATURE_CONTROL | kept: 1, locked with VMX off; every write is #GP, as of a register that is locked |
 /// | MISC_ENABLE | kept: fast strings on, no branch trace store, no PEBS; only fast strings can be written |
 /// | BIOS_UPDT_TRIG, BIOS_SIGN_ID (microcode) | kept: written without effect, read back |

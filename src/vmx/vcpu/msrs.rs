@@ -1,5 +1,7 @@
 //! RDMSR and WRMSR exits: answered from what the vCPU keeps, or left to the caller. [`super::msr_policy`] has the table.
 
+use alloc::vec::Vec;
+
 use axerrno::{AxResult, ax_err};
 use axvcpu::AxVCpuHal;
 
@@ -25,6 +27,23 @@ const VMCS_KEPT: [(Msr, VmcsGuest64); 3] = [
 
 const DEBUGCTL_LBR: u64 = 1;
 
+/// Of the MSRs that the crate passes through of itself, those that the caller made exit.
+#[derive(Debug, Default)]
+pub(super) struct CallersExits(Vec<u32>);
+
+impl CallersExits {
+    pub(super) fn contains(&self, msr: u32) -> bool {
+        self.0.contains(&msr)
+    }
+
+    fn set(&mut self, msr: u32, exits: bool) {
+        self.0.retain(|other| *other != msr);
+        if exits {
+            self.0.push(msr);
+        }
+    }
+}
+
 /// The bitmap of a vCPU that nobody has changed.
 pub(super) fn default_bitmap<H: AxVCpuHal>() -> AxResult<MsrBitmap<H>> {
     let mut bitmap = MsrBitmap::intercept_all()?;
@@ -49,10 +68,21 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
     /// The same, with an error for an MSR that always exits and is to be passed through, and for one that is the guest's
     /// own and is checked or switched by the crate (see [`MsrPolicy`](super::MsrPolicy)).
+    ///
+    /// Those that the crate passes through of itself (the first line of the table there, SPEC_CTRL and PRED_CMD) exit
+    /// once the caller has said so, until the caller says otherwise. What the table calls the guest's own is answered by the
+    /// crate all the same.
     pub fn try_set_msr_intercept(&mut self, msr: u32, intercept: bool) -> AxResult {
-        let free = PASSED_THROUGH.iter().any(|own| own.number() == msr);
-        if !intercept && !free && self.is_guests_own(msr) {
+        let speculation = [Msr::IA32_SPEC_CTRL, Msr::IA32_PRED_CMD].iter().any(|own| own.number() == msr);
+        let passable = speculation || PASSED_THROUGH.iter().any(|own| own.number() == msr);
+        if !intercept && !passable && self.is_guests_own(msr) {
             return ax_err!(InvalidInput, "the MSR is the guest's own and must exit");
+        }
+        if passable {
+            self.callers_msr_exits.set(msr, intercept);
+        }
+        if speculation {
+            return self.pass_speculation_control();
         }
         self.msr_bitmap.set_read_intercept(msr, intercept)?;
         self.msr_bitmap.set_write_intercept(msr, intercept)
@@ -92,12 +122,13 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         in_vmcs.chain([Msr::IA32_PRED_CMD]).map(Msr::number).chain(GuestMsrs::<H>::all())
     }
 
-    /// Lets the MSRs that are passed through exit where they belong to a feature that the guest does not have, and only
-    /// there.
+    /// Lets the MSRs that are passed through exit where they belong to a feature that the guest does not have, or the
+    /// caller made them exit, and only there.
     pub(super) fn pass_through_msrs_but(&mut self, absent: &[u32]) -> AxResult {
         for msr in PASSED_THROUGH.map(Msr::number) {
-            self.msr_bitmap.set_read_intercept(msr, absent.contains(&msr))?;
-            self.msr_bitmap.set_write_intercept(msr, absent.contains(&msr))?;
+            let exits = absent.contains(&msr) || self.callers_msr_exits.contains(msr);
+            self.msr_bitmap.set_read_intercept(msr, exits)?;
+            self.msr_bitmap.set_write_intercept(msr, exits)?;
         }
         Ok(())
     }

@@ -10,21 +10,34 @@
 //! [`CpuidPolicy`](crate::CpuidPolicy) that hides them takes the MSRs away too: they come to the caller then. Until the
 //! guest's first write of another value than 0, SPEC_CTRL exits, reads as 0, and the host's value stays in the
 //! register, at no cost. From then on the guest uses the register itself, and each exit stores its value and loads the
-//! host's, as it was when the vCPU was bound, before the host's first instruction ([`super::msr_areas`]). PRED_CMD
+//! host's, as it was when the vCPU was bound, before the host's first instruction ([`super::msr_areas`]). Only where
+//! the guest is not shown all the bits that the processor would take, its writes go on to exit, and are checked. PRED_CMD
 //! holds nothing, so its writes pass through.
 //!
-//! While a guest has not written SPEC_CTRL, an exit leaves the register alone. With enhanced IBRS that protects the host;
-//! a host that relies on the older IBRS has to write it again after each run, as after any change of privilege.
+//! A vCPU does not run on a processor that lacks bits of SPEC_CTRL that its guest was shown.
+//!
+//! # What protects the host
+//!
+//! The guest can train what the host's branches, returns and loads are predicted by. While a guest has not written
+//! SPEC_CTRL, an exit leaves the register alone, and from then on has the host's value there again before the host's first
+//! instruction. So what the host has set there holds for its code behind an exit: enhanced IBRS, and BHI_DIS_S against
+//! branch histories; to set them is the host's part. The older IBRS restricts only what was trained before the last write
+//! of the bit, so it must be written after each exit, and before any indirect branch or return; the switch does so under a
+//! host that had the bit set when VMX was enabled ([`SpeculationPolicy::write_ibrs`]). On a processor with enhanced IBRS
+//! but without BHI_DIS_S the switch makes the processor forget the guest's branches ([`SpeculationPolicy::clear_history`]).
+//! Retpolines, and barriers between a guest and programs of the host, are the host's part too.
 
 use core::arch::x86_64::{__cpuid, __cpuid_count};
 
-use axerrno::AxResult;
+use axerrno::{AxResult, ax_err};
 use axvcpu::AxVCpuHal;
 
 use super::VmxVcpu;
 use super::completion::{GP, Outcome};
+use super::switch::barrier;
 use crate::msr::Msr;
 use crate::vmx::processor::Processor;
+use crate::vmx::vmcs::due;
 
 /// The one command of IA32_PRED_CMD: an indirect-branch prediction barrier.
 const IBPB: u64 = 1;
@@ -40,8 +53,17 @@ pub struct SpeculationPolicy {
     /// IA32_FLUSH_CMD before each entry, which empties the level-1 data cache, on processors with the L1 terminal fault. Costs
     /// a WRMSR and what the guest and host then miss. Ignored on a processor without that MSR.
     pub flush_l1_data_cache: bool,
-    /// The return-stack buffer is filled with harmless entries after each exit, before the first return of the host.
+    /// The return-stack buffer is filled with harmless entries after each exit, before the first return of the host. A host
+    /// with shadow stacks finds its own as it was.
     pub fill_return_stack: bool,
+    /// IA32_SPEC_CTRL is written after each exit, with what the host had there at the bind, before its first indirect branch
+    /// or return: what a host needs that relies on IBRS where that is not the enhanced one. Ignored under a host that had
+    /// IBRS clear when VMX was enabled, or at its last
+    /// [`refresh_host_state`](crate::VmxPerCpuState::refresh_host_state).
+    pub write_ibrs: bool,
+    /// 200 jumps after each exit, so that no branch of the guest is left in the history by which the host's indirect
+    /// branches are predicted.
+    pub clear_history: bool,
 }
 
 impl SpeculationPolicy {
@@ -51,6 +73,8 @@ impl SpeculationPolicy {
         clear_buffers: false,
         flush_l1_data_cache: false,
         fill_return_stack: false,
+        write_ibrs: false,
+        clear_history: false,
     };
 
     /// What the processor that executes this says that it needs.
@@ -63,17 +87,19 @@ impl SpeculationPolicy {
         // Bit 29: IA32_ARCH_CAPABILITIES exists.
         let capabilities = if has(29) { Msr::IA32_ARCH_CAPABILITIES.read() } else { 0 };
         let transactional = __cpuid_count(7, 0).ebx & (1 << 11) != 0;
-        Self::decide(features, transactional, capabilities)
+        let more_features = if __cpuid_count(7, 0).eax >= 2 { __cpuid_count(7, 2).edx } else { 0 };
+        Self::decide(features, more_features, transactional, capabilities)
     }
 
-    /// The decision, of CPUID.07H.0:EDX, CPUID.07H.0:EBX.RTM and IA32_ARCH_CAPABILITIES.
-    fn decide(features: u32, transactional: bool, capabilities: u64) -> Self {
+    /// The decision, of CPUID.07H.0:EDX, CPUID.07H.2:EDX, CPUID.07H.0:EBX.RTM and IA32_ARCH_CAPABILITIES.
+    fn decide(features: u32, more_features: u32, transactional: bool, capabilities: u64) -> Self {
         let (ibrs_ibpb, md_clear, l1d_flush) =
             (features & (1 << 26) != 0, features & (1 << 10) != 0, features & (1 << 28) != 0);
         let says = |bit: u32| capabilities & (1 << bit) != 0;
         let (rdcl_no, ibrs_all, skip_l1d_flush, mds_no, taa_no) = (says(0), says(1), says(3), says(5), says(8));
         let (mmio_no, fb_clear, rfds_no, rfds_clear) = (says(13) && says(14) && says(15), says(17), says(27), says(28));
-        let pbrsb_no = says(24);
+        let (bhi_no, pbrsb_no) = (says(20), says(24));
+        let bhi_dis_s = more_features & (1 << 4) != 0;
         Self {
             barrier_between_guests: ibrs_ibpb,
             clear_buffers: md_clear && (!mds_no || (transactional && !taa_no))
@@ -82,26 +108,48 @@ impl SpeculationPolicy {
             flush_l1_data_cache: l1d_flush && !rdcl_no && !skip_l1d_flush,
             // With enhanced IBRS an exit does it, but for the first entry on processors that are not PBRSB_NO.
             fill_return_stack: ibrs_ibpb && !(ibrs_all && pbrsb_no),
+            write_ibrs: ibrs_ibpb && !ibrs_all,
+            // Without enhanced IBRS it is the training itself that the host keeps out.
+            clear_history: ibrs_ibpb && ibrs_all && !bhi_no && !bhi_dis_s,
         }
     }
 }
 
 impl<H: AxVCpuHal> VmxVcpu<H> {
     /// Says which barriers are raised around this guest, in place of what the processor says that it needs.
-    pub fn set_speculation_policy(&mut self, mut policy: SpeculationPolicy) {
-        const LEAF7_EDX_L1D_FLUSH: u32 = 1 << 28;
-        let has_command = __cpuid(0).eax >= 7 && __cpuid_count(7, 0).edx & LEAF7_EDX_L1D_FLUSH != 0;
-        policy.flush_l1_data_cache &= has_command;
+    pub fn set_speculation_policy(&mut self, policy: SpeculationPolicy) {
         self.speculation = policy;
-        self.context.set_barriers(policy.clear_buffers, policy.fill_return_stack);
+        // As if the host's constants were new, so that the next entry takes it over.
+        self.host_generation = 0;
+        self.vmcs.set_due(due::HOST_STATE);
     }
 
-    /// Lets the guest use the two MSRs without an exit as far as it has them: PRED_CMD, which holds nothing, to be
-    /// written; SPEC_CTRL once it is switched.
+    /// Turns on what the policy wants and this processor has, and makes sure that the guest's SPEC_CTRL can be loaded here.
+    pub(super) fn take_over_speculation_control(&mut self, home: &Processor) -> AxResult {
+        if self.msrs.allowed_spec_ctrl() & !home.spec_ctrl != 0 {
+            return ax_err!(Unsupported, "the guest was shown bits of IA32_SPEC_CTRL that this processor lacks");
+        }
+        let policy = self.speculation;
+        let when = |condition: bool, barrier: u64| if condition { barrier } else { 0 };
+        self.context.set_barriers(
+            when(policy.clear_buffers, barrier::CLEAR_BUFFERS)
+                | when(policy.flush_l1_data_cache && home.has_l1d_flush, barrier::FLUSH_L1D),
+            when(policy.fill_return_stack, barrier::FILL_RETURN_STACK)
+                | when(policy.write_ibrs && home.host.uses_ibrs(), barrier::WRITE_SPEC_CTRL)
+                | when(policy.clear_history, barrier::CLEAR_HISTORY),
+        );
+        self.pass_speculation_control()
+    }
+
+    /// Lets the guest use the two MSRs without an exit as far as it has them and the caller did not make them exit:
+    /// PRED_CMD, which holds nothing, to be written; SPEC_CTRL once it is switched, on a processor that takes no bits there
+    /// but those that the guest is shown.
     pub(super) fn pass_speculation_control(&mut self) -> AxResult {
         let (command, control) = (Msr::IA32_PRED_CMD.number(), Msr::IA32_SPEC_CTRL.number());
-        self.msr_bitmap.set_write_intercept(command, self.is_absent(command))?;
-        let intercept = !self.msrs.switches_spec_ctrl();
+        let intercept = self.is_absent(command) || self.callers_msr_exits.contains(command);
+        self.msr_bitmap.set_write_intercept(command, intercept)?;
+        let hidden = self.vmcs.home().map_or(u64::MAX, |home| home.spec_ctrl) & !self.msrs.allowed_spec_ctrl();
+        let intercept = !self.msrs.switches_spec_ctrl() || hidden != 0 || self.callers_msr_exits.contains(control);
         self.msr_bitmap.set_read_intercept(control, intercept)?;
         self.msr_bitmap.set_write_intercept(control, intercept)
     }
@@ -119,16 +167,6 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         // SAFETY: the guest is shown IBPB only where the processor has it; the write changes nothing but predictors.
         unsafe { Msr::IA32_PRED_CMD.write(value) };
         Outcome::Done
-    }
-
-    /// Right before an entry.
-    #[inline(always)]
-    pub(super) fn flush_l1_data_cache(&self) {
-        const L1D_FLUSH: u64 = 1;
-        if self.speculation.flush_l1_data_cache {
-            // SAFETY: the policy has it only where the processor has the command; it changes nothing but the cache.
-            unsafe { Msr::IA32_FLUSH_CMD.write(L1D_FLUSH) };
-        }
     }
 
     /// Before an entry after another vCPU may have run here: the barrier between two guests.
@@ -150,20 +188,25 @@ mod tests {
         /// A processor that enumerates no mitigation gets none, whatever else it says; one that declares itself immune
         /// is not slowed down.
         #[test]
-        fn needs_follow_the_enumeration(features: u32, rtm: bool, capabilities: u64) {
+        fn needs_follow_the_enumeration(features: u32, more: u32, rtm: bool, capabilities: u64) {
             const FEATURES: u32 = 1 << 26 | 1 << 10 | 1 << 28;
             const FIXED_BY_VERW: u64 = 1 << 17 | 1 << 28;
-            let none = SpeculationPolicy::decide(features & !FEATURES, rtm, capabilities & !FIXED_BY_VERW);
+            let none = SpeculationPolicy::decide(features & !FEATURES, more, rtm, capabilities & !FIXED_BY_VERW);
             prop_assert_eq!(none, SpeculationPolicy::NONE);
-            const IMMUNE: u64 = 0b11 | 1 << 3 | 1 << 5 | 1 << 8 | 0b111 << 13 | 1 << 24 | 1 << 27;
-            let immune = SpeculationPolicy::decide(features, rtm, capabilities | IMMUNE);
+            const IMMUNE: u64 = 0b11 | 1 << 3 | 1 << 5 | 1 << 8 | 0b111 << 13 | 1 << 20 | 1 << 24 | 1 << 27;
+            let immune = SpeculationPolicy::decide(features, more, rtm, capabilities | IMMUNE);
             prop_assert!(!immune.clear_buffers && !immune.fill_return_stack && !immune.flush_l1_data_cache);
-            let old = SpeculationPolicy::decide(features | FEATURES, rtm, 0);
+            prop_assert!(!immune.write_ibrs && !immune.clear_history);
+            let old = SpeculationPolicy::decide(features | FEATURES, more, rtm, 0);
+            prop_assert!(old.write_ibrs && !old.clear_history);
+            // Enhanced IBRS, and then BHI_DIS_S too.
+            prop_assert!(SpeculationPolicy::decide(FEATURES, 0, rtm, 0b10).clear_history);
+            prop_assert!(!SpeculationPolicy::decide(FEATURES, 1 << 4, rtm, 0b10).clear_history);
             prop_assert!(old.clear_buffers && old.fill_return_stack && old.barrier_between_guests);
             prop_assert!(old.flush_l1_data_cache);
             // A processor that is safe from MDS alone still clears for what it is not safe from.
-            let taa = SpeculationPolicy::decide(FEATURES, true, 1 << 5);
-            let mmio = SpeculationPolicy::decide(FEATURES, false, 1 << 5 | 1 << 17);
+            let taa = SpeculationPolicy::decide(FEATURES, more, true, 1 << 5);
+            let mmio = SpeculationPolicy::decide(FEATURES, more, false, 1 << 5 | 1 << 17);
             prop_assert!(taa.clear_buffers && mmio.clear_buffers);
         }
     }

@@ -14,7 +14,8 @@
 //! | SPEC_CTRL | MSR areas | only once the guest has written it | one area entry, and that of the group before it |
 //! | DR0 to DR3 | [`super::debug`] | only while the guest has a breakpoint set | 4 moves each way |
 //! | DR6, CR8, CSTAR | kept in the vCPU: the guest's accesses exit, and the processor needs none of them | never | none |
-//! | branch predictors, buffers, return stack | [`super::speculation`] | only on processors that say so | VERW at entries, 32 calls at exits |
+//! | branch predictors | IBPB by [`super::speculation`], before the first entry after another guest; the rest by the code below, after exits | only on processors that say so | one WRMSR; 32 calls; WRMSR of SPEC_CTRL under a host with old IBRS; 200 jumps |
+//! | buffers and level-1 data cache | the code below, last before an entry | only on processors that say so | VERW; WRMSR of FLUSH_CMD |
 //! | the host's DR7, DEBUGCTL, LDTR and TR limit, which an exit resets | [`super::debug`], [`crate::vmx::host`] | only where the host's differ from what an exit leaves | none otherwise |
 //!
 //! # Shape
@@ -32,6 +33,7 @@
 use core::arch::naked_asm;
 use core::mem::offset_of;
 
+use crate::msr::Msr;
 use crate::regs::GeneralRegisters;
 use crate::vmx::fpu::method;
 use crate::vmx::host::{HostConstants, TableRegister};
@@ -53,15 +55,28 @@ pub(super) struct SwitchContext {
     reload_tables: u64,
     /// Whether LDTR or TR must be loaded again after an exit, by compiled code.
     reload_segments: u64,
-    /// Whether the processor's buffers are overwritten before an entry, and the return-stack buffer filled after an exit.
-    clear_buffers: u64,
-    fill_return_stack: u64,
+    /// The barriers that are raised right before an entry, and right after an exit: bits of [`barrier`].
+    entry_barriers: u64,
+    exit_barriers: u64,
+    /// The host's IA32_SPEC_CTRL, for [`barrier::WRITE_SPEC_CTRL`].
+    host_spec_ctrl: u64,
     /// A selector that VERW can look at: the host's SS.
     verw_selector: u16,
     gdtr: TableRegister,
     idtr: TableRegister,
     /// The extended state, as [`super::xstate`] wants it switched here.
     pub(super) xstate: XStateSwitch,
+}
+
+/// The barriers of [`super::speculation`] that the code below raises.
+pub(super) mod barrier {
+    /// Before an entry: VERW, and IA32_FLUSH_CMD.
+    pub(in super::super) const CLEAR_BUFFERS: u64 = 1 << 0;
+    pub(in super::super) const FLUSH_L1D: u64 = 1 << 1;
+    /// After an exit: the host's SPEC_CTRL, return stack and branch history.
+    pub(in super::super) const WRITE_SPEC_CTRL: u64 = 1 << 0;
+    pub(in super::super) const FILL_RETURN_STACK: u64 = 1 << 1;
+    pub(in super::super) const CLEAR_HISTORY: u64 = 1 << 2;
 }
 
 /// How the code below switches the extended state.
@@ -89,10 +104,16 @@ impl SwitchContext {
         (self.gdtr, self.idtr) = (gdtr, idtr);
     }
 
-    /// Turns the barriers on or off that are raised here.
-    pub(super) fn set_barriers(&mut self, clear_buffers: bool, fill_return_stack: bool) {
-        self.clear_buffers = u64::from(clear_buffers);
-        self.fill_return_stack = u64::from(fill_return_stack);
+    /// Says which barriers are raised here: bits of [`barrier`].
+    pub(super) fn set_barriers(&mut self, at_entry: u64, at_exit: u64) {
+        (self.entry_barriers, self.exit_barriers) = (at_entry, at_exit);
+    }
+
+    /// Reads the host's IA32_SPEC_CTRL, where that is to be written after each exit.
+    pub(super) fn take_over_spec_ctrl(&mut self) {
+        if self.exit_barriers & barrier::WRITE_SPEC_CTRL != 0 {
+            self.host_spec_ctrl = Msr::IA32_SPEC_CTRL.read();
+        }
     }
 
     /// Whether an exit leaves LDTR or TR different from the host's.
@@ -157,10 +178,10 @@ unsafe extern "C" fn vmx_exit() {
         "mov [rdi + {r13}], r13",
         "mov [rdi + {r14}], r14",
         "mov [rdi + {r15}], r15",
-        // The host's first return must not go where the guest's calls would have it go.
-        "cmp qword ptr [rdi + {fill_return_stack}], 0",
+        // The host's first return must not go where the guest's calls would have it go, nor any branch where it trained it.
+        "cmp qword ptr [rdi + {exit_barriers}], 0",
         "je 2f",
-        fill_return_stack!(),
+        raise_exit_barriers!(),
         "2:",
         // The limits of the descriptor tables are FFFFH now.
         "cmp qword ptr [rdi + {reload_tables}], 0",
@@ -190,7 +211,12 @@ unsafe extern "C" fn vmx_exit() {
         rbp = const register(5), rsi = const register(6), rdi = const register(7), r8 = const register(8),
         r9 = const register(9), r10 = const register(10), r11 = const register(11), r12 = const register(12),
         r13 = const register(13), r14 = const register(14), r15 = const register(15),
-        fill_return_stack = const offset_of!(SwitchContext, fill_return_stack),
+        exit_barriers = const offset_of!(SwitchContext, exit_barriers),
+        host_spec_ctrl = const offset_of!(SwitchContext, host_spec_ctrl),
+        spec_ctrl = const Msr::IA32_SPEC_CTRL.number(),
+        write_spec_ctrl = const barrier::WRITE_SPEC_CTRL,
+        fill_return_stack = const barrier::FILL_RETURN_STACK,
+        clear_history = const barrier::CLEAR_HISTORY,
         reload_tables = const offset_of!(SwitchContext, reload_tables),
         gdtr = const offset_of!(SwitchContext, gdtr),
         idtr = const offset_of!(SwitchContext, idtr),
@@ -233,9 +259,10 @@ macro_rules! enter {
             "mov cr2, rcx",
             "2:",
             switch_xstate!("host", "guest"),
-            "cmp qword ptr [rdi + {clear_buffers}], 0",
+            // Behind all that touches the host's memory: what comes is the guest's own.
+            "cmp qword ptr [rdi + {entry_barriers}], 0",
             "je 2f",
-            "verw [rdi + {verw_selector}]",
+            raise_entry_barriers!(),
             "2:",
             "mov rax, [rdi + {rax}]",
             "mov rcx, [rdi + {rcx}]",
@@ -273,7 +300,10 @@ macro_rules! enter {
             rbp = const register(5), rsi = const register(6), rdi = const register(7), r8 = const register(8),
             r9 = const register(9), r10 = const register(10), r11 = const register(11), r12 = const register(12),
             r13 = const register(13), r14 = const register(14), r15 = const register(15),
-            clear_buffers = const offset_of!(SwitchContext, clear_buffers),
+            entry_barriers = const offset_of!(SwitchContext, entry_barriers),
+            clear_buffers = const barrier::CLEAR_BUFFERS,
+            flush_l1d = const barrier::FLUSH_L1D,
+            flush_cmd = const Msr::IA32_FLUSH_CMD.number(),
             verw_selector = const offset_of!(SwitchContext, verw_selector),
             host_rsp = const offset_of!(SwitchContext, host_rsp),
             host_rsp_encoding = const VmcsHostNW::RSP.encoding(),
@@ -351,13 +381,69 @@ macro_rules! switch_xstate {
 }
 use switch_xstate;
 
-/// Fills the 32 entries of the return-stack buffer: 32 calls to the instruction behind a trap that nobody executes.
-macro_rules! fill_return_stack {
+/// The barriers before an entry. RDI is the context; RAX, RCX and RDX are lost.
+macro_rules! raise_entry_barriers {
     () => {
-        concat!(".rept 32\n", "call 22f\n", "int3\n", "22:\n", ".endr\n", "add rsp, 256\n", "lfence")
+        concat!(
+            "test byte ptr [rdi + {entry_barriers}], {flush_l1d}\n",
+            "jz 3f\n",
+            "mov ecx, {flush_cmd}\n",
+            "mov eax, 1\n",
+            "xor edx, edx\n",
+            "wrmsr\n",
+            "3:\n",
+            "test byte ptr [rdi + {entry_barriers}], {clear_buffers}\n",
+            "jz 3f\n",
+            "verw [rdi + {verw_selector}]\n",
+            "3:",
+        )
     };
 }
-use fill_return_stack;
+use raise_entry_barriers;
+
+/// The barriers after an exit, with no return and no indirect branch before the last of them. RDI is the context; RAX, RCX
+/// and RDX are lost.
+///
+/// Under a host's shadow stack the calls that fill the return-stack buffer go there too, and are taken off again; without
+/// one RDSSP does nothing. The history of branches is over once the processor has seen as many taken ones as it keeps: 194
+/// on those that keep most (Golden Cove), which have BHI_DIS_S, fewer on all others.
+macro_rules! raise_exit_barriers {
+    () => {
+        concat!(
+            "test byte ptr [rdi + {exit_barriers}], {write_spec_ctrl}\n",
+            "jz 3f\n",
+            "mov ecx, {spec_ctrl}\n",
+            "mov eax, [rdi + {host_spec_ctrl}]\n",
+            "mov edx, [rdi + {host_spec_ctrl} + 4]\n",
+            "wrmsr\n",
+            "3:\n",
+            "test byte ptr [rdi + {exit_barriers}], {fill_return_stack}\n",
+            "jz 3f\n",
+            ".rept 32\n",
+            "call 22f\n",
+            "int3\n",
+            "22:\n",
+            ".endr\n",
+            "add rsp, 256\n",
+            "xor eax, eax\n",
+            "rdsspq rax\n",
+            "test rax, rax\n",
+            "jz 3f\n",
+            "mov eax, 32\n",
+            "incsspq rax\n",
+            "3:\n",
+            "test byte ptr [rdi + {exit_barriers}], {clear_history}\n",
+            "jz 3f\n",
+            "mov ecx, 100\n",
+            "4: jmp 5f\n",
+            "5: dec ecx\n",
+            "jnz 4b\n",
+            "3:\n",
+            "lfence",
+        )
+    };
+}
+use raise_exit_barriers;
 
 /// Offset of a general register, by its number, in the context.
 const fn register(index: usize) -> usize {

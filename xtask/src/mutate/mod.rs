@@ -30,13 +30,16 @@ const BOOT_LIMIT: Duration = Duration::from_secs(300);
 /// A mutation may make the host hang: this many times as long as without it, a boot is given.
 const PATIENCE: u32 = 5;
 const PATIENCE_MIN: Duration = Duration::from_secs(20);
+/// What is run when all the cases that a mutation names stay green.
+const WHOLE: &str = "cases/tigerlake/1/";
 
 /// True if every mutation was caught that can be.
 pub fn run(options: &MutateOptions) -> Result<bool> {
     tree::check(paths::root(), table())?;
-    let wanted = options.name.as_deref().unwrap_or_default();
-    let chosen: Vec<&Mutation> = table().filter(|mutation| mutation.name.contains(wanted)).collect();
-    ensure!(!chosen.is_empty(), "no mutation has {wanted:?} in its name");
+    let names = &options.names;
+    let is_wanted = |mutation: &&Mutation| names.is_empty() || names.iter().any(|name| mutation.name.contains(name));
+    let chosen: Vec<&Mutation> = table().filter(is_wanted).collect();
+    ensure!(!chosen.is_empty(), "no mutation has {} in its name", names.join(" or "));
     install::install_missing(install::BOCHS)?;
     let tree = Tree::copy(paths::root(), &paths::mutations().join("tree"))?;
     let limits = ensure_green(&tree, &chosen)?;
@@ -74,6 +77,8 @@ enum Found {
     Caught(Vec<String>),
     /// Something is red, but not what the mutation breaks.
     CaughtByOthers(Vec<String>),
+    /// None of the cases that the table names is red, but others of [`WHOLE`], which were perhaps red before.
+    CaughtElsewhere(Vec<String>),
     /// Nothing is red, and a boot did not end.
     TimedOut(&'static str),
     Survived,
@@ -88,6 +93,7 @@ impl Found {
             (Self::CaughtByOthers(by), _) => {
                 format!("caught by {}, and NOT BY {:?}", by.join(", "), mutation.expect.unwrap_or_default())
             }
+            (Self::CaughtElsewhere(by), _) => format!("caught by {}, and NOT BY THE CASES NAMED", by.join(", ")),
             (Self::TimedOut(run), _) => format!("TIMED OUT in {run}"),
             (Self::Survived, None) => "SURVIVED".to_owned(),
             (Self::Survived, Some(why)) => format!("survives: {why}"),
@@ -99,7 +105,7 @@ impl Found {
         match self {
             Self::Caught(_) => mutation.survives.is_some(),
             Self::Survived => mutation.survives.is_none(),
-            Self::CaughtByOthers(_) | Self::TimedOut(_) | Self::DoesNotBuild(_) => true,
+            Self::CaughtByOthers(_) | Self::CaughtElsewhere(_) | Self::TimedOut(_) | Self::DoesNotBuild(_) => true,
         }
     }
 }
@@ -145,6 +151,14 @@ fn hunt(tree: &Tree, mutation: &Mutation, limits: &Limits) -> Result<Found> {
             found = Found::CaughtByOthers(red);
         } else if timed_out && matches!(found, Found::Survived) {
             found = Found::TimedOut(run);
+        }
+    }
+    if matches!(found, Found::Survived) && mutation.survives.is_none() {
+        // Not what the table says, so all that could have caught it is of interest.
+        let (boot, filter) = boot_of(WHOLE)?;
+        let Reds { red, .. } = red_cases(&boot, &filter, hosts.get(tree, boot.host)?, BOOT_LIMIT)?;
+        if !red.is_empty() {
+            found = Found::CaughtElsewhere(red);
         }
     }
     Ok(found)

@@ -28,6 +28,8 @@ const ALL_BARRIERS: SpeculationPolicy = SpeculationPolicy {
     clear_buffers: true,
     flush_l1_data_cache: false,
     fill_return_stack: true,
+    write_ibrs: true,
+    clear_history: true,
 };
 
 fn on() -> CaseResult {

@@ -23,6 +23,8 @@ pub const CASES: &[Case] = &[
     Case::new("world.spec_ctrl_without_an_exit", without_an_exit).needs(NEEDS),
     Case::new("world.spec_ctrl_is_reset", is_reset).needs(NEEDS),
     Case::new("world.spec_ctrl_refuses_other_bits", refuses_other_bits).needs(NEEDS),
+    Case::new("world.spec_ctrl_hides_bits", hides_bits).needs(NEEDS),
+    Case::new("world.spec_ctrl_exits_for_the_caller", exits_for_the_caller).needs(NEEDS),
     Case::new("world.pred_cmd", pred_cmd).needs(NEEDS),
     Case::new("world.pred_cmd_without_an_exit", pred_cmd_without_an_exit).needs(NEEDS),
     Case::new("world.speculation_control_hidden", hidden).needs(NEEDS),
@@ -163,6 +165,47 @@ fn refuses_other_bits() -> CaseResult {
     same("a bit that does not exist", access(&mut guest, SPEC_CTRL, 1 << 16)?, (0, 0, 1))?;
     access(&mut guest, SPEC_CTRL, SSBD)?;
     same("the same once it is used", access(&mut guest, SPEC_CTRL, 1 << 16)?, (SSBD, SSBD, 1))
+}
+
+/// A guest that is not shown SSBD cannot set it, also once it uses the register.
+fn hides_bits() -> CaseResult {
+    let mut guest = accessor()?;
+    let mut policy = guest.vcpu.cpuid_policy()?;
+    policy.hide(CpuidFeature::SSBD);
+    guest.vcpu.set_cpuid_policy(policy)?;
+    guest.restart(Mode::Long)?;
+    same("a bit that CPUID hides", access(&mut guest, SPEC_CTRL, SSBD)?, (0, 0, 1))?;
+    same("one that it shows", access(&mut guest, SPEC_CTRL, STIBP)?, (0, STIBP, 0))?;
+    same("a bit that CPUID hides, once the register is used", access(&mut guest, SPEC_CTRL, SSBD)?, (STIBP, STIBP, 1))?;
+    same("one that it shows again", access(&mut guest, SPEC_CTRL, IBRS)?, (STIBP, IBRS, 0))
+}
+
+/// The caller's word holds behind the guest's first write, which would let the register be passed through, and behind a
+/// reset; until the caller takes it back.
+fn exits_for_the_caller() -> CaseResult {
+    let mut guest = Guest::long(many_writes())?;
+    guest.vcpu.try_set_msr_intercept(SPEC_CTRL as u32, true)?;
+    for _ in 0..2 {
+        guest.expect_out(0x99)?;
+        let exit = guest.run_once()?;
+        if !matches!(exit, Exit::Nothing) {
+            return fail("an exit for SPEC_CTRL, as the caller wants it", guest.describe(&exit));
+        }
+        guest.restart(Mode::Long)?;
+    }
+    guest.expect_out(0x99)?;
+    guest.vcpu.try_set_msr_intercept(SPEC_CTRL as u32, false)?;
+    let exit = guest.run_once()?;
+    if !matches!(exit, Exit::Halt) {
+        return fail("HLT, once the caller wants no exits", guest.describe(&exit));
+    }
+    let mut guest = Guest::long(command())?;
+    guest.vcpu.try_set_msr_intercept(PRED_CMD as u32, true)?;
+    guest.restart(Mode::Long)?;
+    match guest.run_once()? {
+        Exit::Nothing => Ok(()),
+        exit => fail("an exit for PRED_CMD, as the caller wants it", guest.describe(&exit)),
+    }
 }
 
 /// IBPB is a command: reads are #GP, and so is any other.

@@ -260,12 +260,56 @@ pub const TABLE: &[Mutation] = &[
     Mutation::replace(
         "barriers: return-stack fill",
         SWITCH,
-        r#"concat!(".rept 32\n", "call 22f\n", "int3\n", "22:\n", ".endr\n", "add rsp, 256\n", "lfence")"#,
-        r#""lfence""#,
+        r#"            ".rept 32\n",
+            "call 22f\n",
+            "int3\n",
+            "22:\n",
+            ".endr\n",
+            "add rsp, 256\n",
+"#,
+        "",
     )
     .run(BARRIERS)
     .survives(NO_PREDICTORS),
-    Mutation::replace("barriers: VERW", SWITCH, r#""verw [rdi + {verw_selector}]","#, r#""/* {verw_selector} */","#)
+    Mutation::replace(
+        "barriers: shadow stack behind the return-stack fill",
+        SWITCH,
+        r#""incsspq rax\n","#,
+        r#""/* rax */\n","#,
+    )
+    .run(BARRIERS)
+    .survives("the test's host has no shadow stack"),
+    Mutation::replace(
+        "barriers: VERW",
+        SWITCH,
+        r#""verw [rdi + {verw_selector}]\n","#,
+        r#""/* {verw_selector} */\n","#,
+    )
+    .run(BARRIERS)
+    .survives(NO_PREDICTORS),
+    Mutation::replace(
+        "barriers: IBRS is written after an exit",
+        SWITCH,
+        r#""mov edx, [rdi + {host_spec_ctrl} + 4]\n",
+            "wrmsr\n","#,
+        r#""mov edx, [rdi + {host_spec_ctrl} + 4]\n","#,
+    )
+    .run(BARRIERS)
+    .survives("it writes what is there already; what the processor then forgets, Bochs does not have"),
+    Mutation::delete("barriers: the host's SPEC_CTRL", SWITCH, "self.host_spec_ctrl = Msr::IA32_SPEC_CTRL.read();")
+        .run(BARRIERS)
+        .expect("the host's IA32_SPEC_CTRL"),
+    Mutation::replace("barriers: history", SWITCH, r#""jnz 4b\n","#, r#""/* 4 */\n","#)
         .run(BARRIERS)
         .survives(NO_PREDICTORS),
+    Mutation::replace(
+        "barriers: flush of the level-1 data cache",
+        SWITCH,
+        r#""mov eax, 1\n",
+            "xor edx, edx\n",
+            "wrmsr\n","#,
+        r#""mov eax, 1\n","#,
+    )
+    .run(BARRIERS)
+    .survives("no model of Bochs has IA32_FLUSH_CMD"),
 ];
