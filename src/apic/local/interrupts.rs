@@ -3,10 +3,10 @@
 //! SDM Vol. 3A, 11.8.3 "Interrupt, Task, and Processor Priority", 11.8.4 "Interrupt Acceptance for Fixed Interrupts", and
 //! 11.8.5 "Signaling Interrupt Servicing Completion".
 
+use super::LocalApic;
 use super::errors::RECEIVE_ILLEGAL_VECTOR;
 use super::lvt::Entry;
 use super::register::SPURIOUS_NO_BROADCAST;
-use super::{ApicMode, LocalApic};
 use crate::apic::effect::Effect;
 use crate::apic::message::{Delivery, Trigger};
 
@@ -16,7 +16,7 @@ pub(super) const FIRST_VECTOR: u8 = 16;
 impl LocalApic {
     /// The vector of the interrupt that the processor is to take next; `None` while its priority does not allow any.
     pub fn pending(&self) -> Option<u8> {
-        if !self.is_hardware_enabled() {
+        if !self.is_present() {
             return None;
         }
         self.requested.highest().filter(|vector| vector >> 4 > self.processor_priority() >> 4)
@@ -73,9 +73,5 @@ impl LocalApic {
         {
             self.receive_local(delivery);
         }
-    }
-
-    fn is_hardware_enabled(&self) -> bool {
-        self.base.mode() != ApicMode::Disabled
     }
 }

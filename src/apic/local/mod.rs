@@ -133,6 +133,12 @@ impl LocalApic {
         }
     }
 
+    /// Whether it is on at all, by IA32_APIC_BASE. A processor without tells so by CPUID
+    /// ([`VmxVcpu::set_apic_enabled`](crate::VmxVcpu::set_apic_enabled)).
+    pub fn is_present(&self) -> bool {
+        self.base.mode() != ApicMode::Disabled
+    }
+
     /// Where its page of registers is, guest-physical, if it is accessed by one now.
     pub fn page(&self) -> Option<u64> {
         self.base.page()
@@ -188,10 +194,10 @@ impl LocalApic {
 
     /// Whether interrupts of the 8259 controllers reach the processor: by LINT0 as ExtINT, or past an APIC that is disabled.
     pub fn passes_ext_int(&self) -> bool {
-        self.base.mode() == ApicMode::Disabled || self.lvt.delivery(Entry::Lint0) == Some(Delivery::ExtInt)
+        !self.is_present() || self.lvt.delivery(Entry::Lint0) == Some(Delivery::ExtInt)
     }
 
     fn is_enabled(&self) -> bool {
-        self.base.mode() != ApicMode::Disabled && self.spurious & SPURIOUS_ENABLE != 0
+        self.is_present() && self.spurious & SPURIOUS_ENABLE != 0
     }
 }

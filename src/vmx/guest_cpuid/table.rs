@@ -10,6 +10,7 @@ use super::{EAX, EBX, ECX, EDX, Registers};
 use crate::msr::Msr;
 
 const LEAF1_OSXSAVE: u32 = 1 << 27;
+const LEAF1_APIC: u32 = 1 << 9;
 const LEAF7_OSPKE: u32 = 1 << 4;
 const EXTENDED_SYSCALL: u32 = 1 << 11;
 
@@ -39,6 +40,8 @@ pub(crate) struct Dynamic {
     pub(crate) osxsave: bool,
     pub(crate) ospke: bool,
     pub(crate) mode_64: bool,
+    /// IA32_APIC_BASE\[bit 11\] is clear.
+    pub(crate) apic_off: bool,
     pub(crate) xcr0: u64,
 }
 
@@ -71,7 +74,10 @@ impl CpuidTable {
         let leaf = if self.is_in_range(leaf) { leaf } else { self.highest_basic };
         let mut registers = self.lookup(leaf, subleaf);
         match (leaf, subleaf) {
-            (1, _) if dynamic.osxsave => registers[ECX] |= LEAF1_OSXSAVE,
+            (1, _) => {
+                registers[ECX] |= if dynamic.osxsave { LEAF1_OSXSAVE } else { 0 };
+                registers[EDX] &= if dynamic.apic_off { !LEAF1_APIC } else { !0 };
+            }
             (7, 0) if dynamic.ospke => registers[ECX] |= LEAF7_OSPKE,
             (xsave::LEAF, 0) if self.allowed_xcr0 != 0 => registers[EBX] = self.layout.size(dynamic.xcr0, false),
             (xsave::LEAF, 1) if registers[EAX] & COMPACTED != 0 => {

@@ -299,6 +299,21 @@ proptest! {
     }
 }
 
+/// An APIC that is off is none; nothing else of the leaf changes with it, and a guest without one gets none.
+#[test]
+fn an_apic_is_told_of_while_it_is_on() {
+    let mut policy = CpuidPolicy::new(everything, &ALL, 0);
+    for shown in [false, true] {
+        if shown {
+            policy.show(F::APIC).unwrap();
+        }
+        let table = CpuidTable::new(&policy);
+        let [on, off] = [false, true].map(|apic_off| table.answer(1, 0, Dynamic { apic_off, ..settled() }));
+        assert_eq!(on[3] >> 9 & 1, u32::from(shown));
+        assert_eq!(off, [on[0], on[1], on[2], on[3] & !(1 << 9)]);
+    }
+}
+
 /// AVX goes with all that it carries, and a set leaf does the same as the names.
 #[test]
 fn hiding_avx_hides_its_family() {

@@ -40,6 +40,13 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         Ok(())
     }
 
+    /// Says whether the guest's local APIC is on, by bit 11 of IA32_APIC_BASE, an MSR of the caller's: while it is off,
+    /// CPUID.01H:EDX\[bit 9\] is clear (SDM Vol. 3A, 11.4.3 "Enabling or Disabling the Local APIC"). It is on until the
+    /// caller says otherwise.
+    pub fn set_apic_enabled(&mut self, enabled: bool) {
+        self.apic_off = !enabled;
+    }
+
     /// The policy for a setup on this processor.
     pub(super) fn cpuid_policy_for(&self, here: &Processor) -> AxResult<CpuidPolicy> {
         let default = self.default_cpuid_policy(here);
@@ -74,6 +81,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             let cr4 = self.vmcs.get(here, VmcsGuestNW::CR4)? as u64;
             dynamic.osxsave = cr4 & CR4_OSXSAVE != 0;
             dynamic.ospke = cr4 & CR4_PKE != 0;
+            dynamic.apic_off = self.apic_off;
         }
         if leaf == 0x8000_0001 {
             dynamic.mode_64 = self.in_64_bit_mode()?;

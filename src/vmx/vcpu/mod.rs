@@ -126,6 +126,8 @@ pub struct VmxVcpu<H: AxVCpuHal> {
     time_slice: Option<u64>,
     /// CR8, which the guest does not share with the host.
     cr8: u8,
+    /// Its local APIC is disabled.
+    apic_off: bool,
     /// CR4.MCE of the host.
     host_mce: u64,
     /// A number that no other guest has: the vCPU's, from one `setup` to the next.
@@ -189,6 +191,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             paging_support: PagingSupport::of_this_processor(),
             time_slice: None,
             cr8: 0,
+            apic_off: false,
             host_mce: 0,
             guest: new_guest(),
             entry_failure: None,
