@@ -100,9 +100,9 @@ impl<H: AxVCpuHal> VmxPerCpuState<H> {
         Ok(())
     }
 
-    /// Reads the host's constant state again: descriptor tables, segment registers, TR, IA32_PAT, IA32_EFER, IA32_XSS,
-    /// IA32_TSC_AUX, and the SYSENTER MSRs. A host that changes one of them after VMX was enabled calls this before it binds the next vCPU;
-    /// vCPUs that are bound already take it over when they are bound again.
+    /// Reads the host's constant state again: what the table at [the top of the crate](crate#state-of-host-and-guest) says to
+    /// be taken when VMX is enabled. A host that changes something of that calls this before it binds the next vCPU; vCPUs
+    /// that are bound already take it over when they are bound again.
     ///
     /// # Errors
     /// `BadState` if VMX is not enabled, or this is another processor. A host that moves its GDT or its TSS descriptor

@@ -38,8 +38,13 @@ pub enum FpuPolicy {
     /// needs, and the default there. A host's NMI handler can come between the switch and the entry: one that uses the
     /// FPU saves and restores it by FXSAVE, or by XSAVE with XCR0 set for that.
     EveryExit,
-    /// At bind and unbind: between the two the registers hold the guest's state, and the host must not touch them. For
-    /// hosts whose code is compiled without SSE (`x86_64-unknown-none`), and the default there.
+    /// At bind and unbind: from the first run behind a bind to the unbind the registers hold the guest's state, and the host
+    /// must not touch them. For hosts whose code is compiled without SSE (`x86_64-unknown-none`), and the default there.
+    ///
+    /// XCR0 and PKRU are the guest's too, in the host's own code between two runs: XGETBV, XSAVE and CPUID.0DH show what the
+    /// guest has set in XCR0, and under a host with CR4.PKE its accesses to user pages obey the guest's PKRU, which may
+    /// forbid them. (IA32_XSS is the host's after each exit.) A host that reads user memory through user pages with keys, or
+    /// uses XSAVE itself, unbinds the vCPU first, or takes [`EveryExit`](Self::EveryExit).
     WhileBound,
 }
 
