@@ -452,6 +452,12 @@ impl TryFrom<u8> for VmxInterruptionType {
     }
 }
 
+impl From<VmxInterruptionType> for u8 {
+    fn from(kind: VmxInterruptionType) -> Self {
+        kind as u8
+    }
+}
+
 /// Whether an injected event carries an error code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorCode {

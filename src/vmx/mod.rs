@@ -23,7 +23,7 @@ mod vcpu;
 mod vmcs;
 mod vpid;
 
-pub use self::capability::{MissingControl, Unsupported};
+pub use self::capability::{EptVpidCaps, Field as VmxControls, MissingControl, Unsupported};
 pub(crate) use self::definitions::vector;
 pub use self::definitions::{VmxExitReason, VmxInstructionError, VmxInterruptInfo, VmxInterruptionType};
 pub use self::enable::EnableError;

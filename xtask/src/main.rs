@@ -5,6 +5,7 @@
 //! `cargo xtask mutate` breaks the world switch line by line and says which case notices. All work from a clean clone:
 //! what is missing on the machine is installed, or named with the command that installs it.
 
+mod api;
 mod bench;
 mod cli;
 mod emulator;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         Command::Bench(options) => bench::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
         Command::Mutate(options) => mutate::run(&options),
+        Command::ApiList => api::store(),
     });
     if process::interrupted() {
         eprintln!("interrupted");

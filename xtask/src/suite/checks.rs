@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use flate2::read::GzDecoder;
 
 use crate::{
-    mutate, paths,
+    api, mutate, paths,
     process::{Captured, capture, cargo},
 };
 
@@ -32,6 +32,7 @@ pub const ALL: &[Check] = &[
     Check { name: "doc", run: documented },
     Check { name: "unit", run: unit_tests },
     Check { name: "fuzz", run: fuzzed },
+    Check { name: "api", run: api::check },
     Check { name: "mutations", run: mutate::check_table },
     Check { name: "package", run: packaged_files },
     Check { name: "fresh-lock", run: builds_from_a_fresh_lock },
