@@ -1,6 +1,6 @@
 //! How the machine ends.
 
-use std::{fs, hint, io, process};
+use std::{hint, io, process};
 
 use nix::{
     sys::{
@@ -9,6 +9,8 @@ use nix::{
     },
     unistd::sync,
 };
+
+use crate::facts;
 
 /// `selftest=` on the kernel's command line.
 #[derive(Clone, Copy, Debug)]
@@ -24,7 +26,7 @@ pub enum Ending {
 
 impl Ending {
     pub fn wanted() -> Self {
-        let line = fs::read_to_string("/proc/cmdline").unwrap_or_default();
+        let line = facts::command_line();
         match line.split_whitespace().find_map(|word| word.strip_prefix("selftest=")) {
             None | Some("poweroff") => Self::PowerOff,
             Some("reboot") => Self::Reboot,

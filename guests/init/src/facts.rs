@@ -1,15 +1,21 @@
 //! What the machine looks like from inside.
 
-use std::fs;
+use std::{
+    fs::{self, File},
+    io::{BufRead, BufReader},
+    path::Path,
+};
 
 pub fn print() {
     println!("init: kernel: {}", first_line("/proc/version"));
-    println!("init: command line: {}", first_line("/proc/cmdline"));
+    println!("init: command line: {}", command_line());
     let processor = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     println!("init: processors: {}", fields(&processor, "processor").count());
     for name in ["model name", "cpu MHz", "flags", "bugs"] {
         println!("init: {name}: {}", fields(&processor, name).next().unwrap_or("?"));
     }
+    println!("init: kernel text at {}", kernel_text().unwrap_or_else(|| "?".to_owned()));
+    print_vulnerabilities();
     let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     for name in ["MemTotal", "MemFree"] {
         println!("init: {name}: {}", fields(&memory, name).next().unwrap_or("?"));
@@ -20,6 +26,30 @@ pub fn print() {
     println!("init: up for {} s", first_line("/proc/uptime").split(' ').next().unwrap_or("?"));
     println!("init: interrupts:");
     print_interrupts();
+}
+
+/// What the kernel was started with.
+pub fn command_line() -> String {
+    first_line("/proc/cmdline")
+}
+
+/// Where the kernel runs. The list is long, and the line near its beginning.
+fn kernel_text() -> Option<String> {
+    let list = BufReader::new(File::open("/proc/kallsyms").ok()?);
+    let line = list.lines().map_while(Result::ok).find(|line| line.ends_with(" _text"))?;
+    Some(format!("0x{}", line.split(' ').next()?))
+}
+
+/// What the kernel knows of the processor's, and does about it.
+fn print_vulnerabilities() {
+    let folder = Path::new("/sys/devices/system/cpu/vulnerabilities");
+    let mut names: Vec<_> =
+        fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name()).collect();
+    names.sort();
+    for name in names {
+        let name = name.display();
+        println!("init: vulnerability {name}: {}", first_line(&format!("{}/{name}", folder.display())));
+    }
 }
 
 /// Lines of interrupts that have come, without the names of processors.

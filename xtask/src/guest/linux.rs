@@ -13,6 +13,8 @@ const KERNEL: &str = "boot/vmlinuz-";
 const COMMAND_LINE: &str = "console=ttyS0,115200 earlyprintk=serial,ttyS0,115200 panic=-1 nosmp cryptomgr.notests";
 /// Without what makes addresses differ from boot to boot and exits dearer.
 pub const QUICK: &str = "nokaslr mitigations=off tsc=reliable";
+/// As Debian boots it: the image moves itself to a random address, and the kernel defends itself against its processor.
+const DEFENDED: &str = "tsc=reliable";
 
 pub const MEMORY_MIB: u32 = 256;
 /// The model on which Linux boots soonest, and the rate at which it does: delays are counted in the emulator's time.
@@ -35,6 +37,9 @@ pub const BY_PVH: Trial = Trial {
     name: "linux-pvh",
     fetch: || fetch(Entry::Pvh, QUICK),
     goal: GOAL,
+    shows: &[NOT_MOVED, "init: vulnerability meltdown: Vulnerable"],
+    hides: &[],
+    panic: None,
     ending: Ending::ByItself("powered off"),
     memory_mib: MEMORY_MIB,
     models: &[MODEL],
@@ -42,7 +47,66 @@ pub const BY_PVH: Trial = Trial {
     axvm: false,
 };
 
-pub const BY_BZIMAGE: Trial = Trial { name: "linux-bzimage", fetch: || fetch(Entry::Bzimage, QUICK), ..BY_PVH };
+pub const BY_BZIMAGE: Trial = Trial {
+    name: "linux-bzimage",
+    fetch: || fetch(Entry::Bzimage, DEFENDED),
+    shows: &[
+        "init: kernel text at 0xffffffff",
+        "init: vulnerability meltdown: Mitigation: PTI",
+        "init: vulnerability spectre_v1: Mitigation:",
+        "init: vulnerability spectre_v2: Mitigation:",
+    ],
+    hides: &[NOT_MOVED],
+    ..BY_PVH
+};
+
+/// Where the kernel is linked to run.
+const NOT_MOVED: &str = "init: kernel text at 0xffffffff81000000";
+
+/// The other ways out, each as soon as the first process runs.
+pub const REBOOT: Trial = Trial {
+    name: "linux-reboot",
+    fetch: || fetch_to_end("selftest=reboot"),
+    goal: "init: ending: Reboot",
+    shows: &["reboot: Restarting system"],
+    ending: Ending::ByItself("reset"),
+    ..BY_PVH
+};
+
+pub const HALT: Trial = Trial {
+    name: "linux-halt",
+    fetch: || fetch_to_end("selftest=halt"),
+    goal: "init: ending: Halt",
+    shows: &["reboot: System halted"],
+    ending: Ending::ByItself("halted"),
+    ..BY_PVH
+};
+
+pub const PANIC: Trial = Trial {
+    name: "linux-panic",
+    fetch: || fetch_to_end("selftest=panic"),
+    goal: "init: ending: Panic",
+    shows: &[],
+    panic: Some("Attempted to kill init! exitcode=0x00000100"),
+    ending: Ending::ByItself("reset"),
+    ..BY_PVH
+};
+
+/// Told not to restart, the kernel stays in its panic for ever: nothing runs but its interrupts, and it cannot be asked
+/// to end. Its registers must be there when it is stopped.
+pub const HANG: Trial = Trial {
+    name: "linux-hang",
+    fetch: || fetch_to_end("selftest=panic panic=0"),
+    goal: "end Kernel panic",
+    shows: &["[host] VmxVcpu {", "mode: Mode64"],
+    ending: Ending::WhenStopped,
+    ..PANIC
+};
+
+/// With nothing tested and nothing printed on the way.
+fn fetch_to_end(how: &str) -> Result<Guest> {
+    fetch(Entry::Pvh, &format!("{QUICK} quiet tests=none {how}"))
+}
 
 /// The kernel as this entry needs it, its initial file system, and a command line that `more` is added to.
 pub fn fetch(entry: Entry, more: &str) -> Result<Guest> {

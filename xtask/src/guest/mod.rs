@@ -15,8 +15,19 @@ use anyhow::{Context, Result};
 use flate2::read::MultiGzDecoder;
 
 /// The guests that are tests: one for each kind of image that the host loads.
-pub static TRIALS: [Trial; 7] =
-    [linux::BY_BZIMAGE, linux::BY_PVH, gnumach::ON_AXVM, gnumach::TRIAL, memtest::TRIAL, tiny::FLAT, tiny::PVH];
+pub static TRIALS: [Trial; 11] = [
+    linux::BY_BZIMAGE,
+    linux::BY_PVH,
+    linux::REBOOT,
+    linux::HALT,
+    linux::PANIC,
+    linux::HANG,
+    gnumach::ON_AXVM,
+    gnumach::TRIAL,
+    memtest::TRIAL,
+    tiny::FLAT,
+    tiny::PVH,
+];
 
 /// A guest, and what must come of it.
 #[derive(Debug)]
@@ -25,6 +36,12 @@ pub struct Trial {
     pub fetch: fn() -> Result<Guest>,
     /// A text that its console must show.
     pub goal: &'static str,
+    /// Texts that it must show too.
+    pub shows: &'static [&'static str],
+    /// Texts that it must not show.
+    pub hides: &'static [&'static str],
+    /// The reason for which a kernel of Linux must give up.
+    pub panic: Option<&'static str>,
     pub ending: Ending,
     pub memory_mib: u32,
     /// Models on which it is tried; none named: all.

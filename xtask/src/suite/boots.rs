@@ -15,7 +15,7 @@ use crate::{
     cli::LogLevel,
     emulator::Machine,
     fuzz,
-    guest::{Ending, Guest, Trial},
+    guest::{Ending, Guest, Trial, linux},
     host_build::HostImage,
     image::{self, Mode, Programs, RunConf},
     process,
@@ -111,6 +111,14 @@ fn run_guest(boot: &Boot, trial: &Trial, supplies: &Supplies) -> Result<String> 
 fn judge_guest(boot: &Boot, trial: &Trial, outcome: &Outcome) -> Result<String> {
     let goal = trial.goal;
     ensure!(outcome.console.contains(goal), "{goal:?} did not appear; {}", outcome.end_in_words());
+    for text in trial.shows {
+        ensure!(outcome.console.contains(text), "{text:?} did not appear");
+    }
+    for text in trial.hides {
+        ensure!(!outcome.console.contains(text), "{text:?} appeared");
+    }
+    let panic = linux::panic(&outcome.console);
+    ensure!(panic == trial.panic, "the kernel's panic: {panic:?}");
     let good = match (trial.ending, &outcome.verdict) {
         (Ending::WhenStopped, Some(Verdict::Timeout)) => true,
         (Ending::ByItself(expected), Some(Verdict::GuestEnded(reason))) => reason == expected,
