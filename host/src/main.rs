@@ -24,6 +24,7 @@ mod mem;
 mod native;
 mod on_axvm;
 mod output;
+mod readme;
 mod smp;
 mod vm;
 mod vmx;

@@ -33,6 +33,7 @@ mod mmio;
 mod msr;
 mod msr_policy;
 mod paging;
+mod readme;
 mod registers;
 mod reset;
 mod selected;
@@ -82,6 +83,7 @@ const THEMES: &[&[Case]] = &[
     lifecycle::CASES,
     enable::CASES,
     host::CASES,
+    readme::CASES,
     corners::CASES,
     axvm::CASES,
     cost::CASES,
