@@ -74,11 +74,12 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// crate all the same.
     pub fn try_set_msr_intercept(&mut self, msr: u32, intercept: bool) -> AxResult {
         let speculation = [Msr::IA32_SPEC_CTRL, Msr::IA32_PRED_CMD].iter().any(|own| own.number() == msr);
-        let passable = speculation || PASSED_THROUGH.iter().any(|own| own.number() == msr);
-        if !intercept && !passable && self.is_guests_own(msr) {
+        let of_itself = speculation || PASSED_THROUGH.iter().any(|own| own.number() == msr);
+        let free = !speculation && of_itself || self.callers_msr_exits.contains(msr);
+        if !intercept && !free && self.is_guests_own(msr) {
             return ax_err!(InvalidInput, "the MSR is the guest's own and must exit");
         }
-        if passable {
+        if of_itself {
             self.callers_msr_exits.set(msr, intercept);
         }
         if speculation {
