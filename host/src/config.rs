@@ -15,6 +15,7 @@ pub struct Config {
     /// Cases whose names contain this.
     pub filter: String,
     pub guest: GuestConfig,
+    pub bench: BenchConfig,
     pub fuzz: FuzzConfig,
 }
 
@@ -24,6 +25,18 @@ pub enum Mode {
     Cases,
     Bench,
     Fuzz,
+}
+
+/// How the bench measures.
+pub struct BenchConfig {
+    /// Whether to measure assembly by hand in the crate's place.
+    pub floor: bool,
+    /// How often a guest does what is measured.
+    pub rounds: u32,
+    /// Ticks of the time stamp counter that show a guest that it was away.
+    pub gap: u32,
+    /// Ticks until the preemption timer ends a run, in the row that is about it.
+    pub slice: u64,
 }
 
 /// Which random programs to run.
@@ -91,6 +104,12 @@ impl Config {
                 kernel: files.get("kernel").copied(),
                 append: values.text("append"),
                 modules: modules(&values, files)?,
+            },
+            bench: BenchConfig {
+                floor: values.value("floor", false)?,
+                rounds: values.value("rounds", 16)?,
+                gap: values.value("gap", 0)?,
+                slice: values.value("slice", 0)?,
             },
             fuzz: FuzzConfig {
                 seed: values.value("seed", 0)?,

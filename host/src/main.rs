@@ -16,10 +16,12 @@ mod cases;
 mod config;
 mod devices;
 mod entry;
+mod floor;
 mod fuzz;
 mod guest;
 mod hal;
 mod loader;
+mod measured;
 mod mem;
 mod native;
 mod on_axvm;
@@ -56,7 +58,8 @@ extern "C" fn host_main(boot_info: &'static BootInfo) -> ! {
     match config.mode {
         Mode::Guest => guest::run(&config.guest),
         Mode::Cases => cases::run(&config.filter),
-        Mode::Bench => bench::run(),
+        Mode::Bench if config.bench.floor => floor::run(&config.bench),
+        Mode::Bench => bench::run(&config.bench),
         Mode::Fuzz => fuzz::run(&config.fuzz),
     }
 }

@@ -125,6 +125,14 @@ pub struct BenchOptions {
     #[arg(value_enum, default_value_t = Subject::Exits)]
     pub subject: Subject,
 
+    /// Where cycles are measured, beside the counts, which always come from Bochs: `kvm`, on a machine with nested VMX
+    #[arg(long, value_enum, default_value_t = Backend::Bochs)]
+    pub backend: Backend,
+
+    /// Write the results into docs/bench.md, docs/bench.svg and the README, and the counts that the tests compare
+    #[arg(long)]
+    pub write: bool,
+
     /// Print the counts as JSON
     #[arg(long)]
     pub json: bool,

@@ -28,6 +28,8 @@ pub enum HostKind {
 /// What it is built for: named in the host's own cargo configuration, see there why.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
+const REGISTRY: &str = "registry";
+
 impl HostKind {
     /// A folder name for what belongs to it.
     pub const fn name(self) -> &'static str {
@@ -53,6 +55,11 @@ impl HostKind {
         cargo
     }
 
+    /// The command that builds the bench's second host, with the registry's crate.
+    pub fn registry_command(self) -> Command {
+        self.command_in(&paths::registry_host(), &paths::check_target(REGISTRY))
+    }
+
     /// Reads what the command built.
     pub fn load(self) -> Result<HostImage> {
         Self::load_from(&self.folder())
@@ -71,6 +78,11 @@ impl HostKind {
             Self::NoSse => paths::check_target(self.name()),
         }
     }
+}
+
+/// What [`HostKind::registry_command`] built.
+pub fn load_registry() -> Result<Vec<u8>> {
+    read(&paths::check_target(REGISTRY).join(TARGET).join("release"), "host")
 }
 
 fn read(folder: &Path, program: &str) -> Result<Vec<u8>> {

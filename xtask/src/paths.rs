@@ -13,6 +13,11 @@ pub fn host() -> PathBuf {
     root().join("host")
 }
 
+/// The bench's second host, a workspace of its own.
+pub fn registry_host() -> PathBuf {
+    host().join("registry")
+}
+
 /// The first process of the Linux guest, a workspace of its own.
 pub fn init() -> PathBuf {
     root().join("guests/init")

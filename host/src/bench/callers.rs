@@ -2,75 +2,146 @@
 //!
 //! Exits are looked at where `run` put them: `?` would move each one first.
 
-use alloc::format;
+use core::cell::Cell;
 
+use axerrno::AxResult;
 use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
 
-use super::program::END_PORT;
-use crate::cases::{
-    check::{CaseResult, fail},
-    guest::Guest,
-};
+use super::{BenchResult, Failed, guest::Guest, program::END_PORT, ticks::Ticks};
+use crate::{config::BenchConfig, measured};
 
-/// Stays bound, and gives each exit to `answer` until that has none.
-#[inline(always)]
-pub fn bound(code: &[u8], answer: impl FnMut(&mut Guest, &Exit) -> CaseResult<bool>) -> CaseResult {
-    bound_guest(Guest::long(code)?, answer)
+/// How a caller treats the vCPU between two runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Caller {
+    /// Stays bound.
+    Bound,
+    /// Binds before each run and unbinds after it.
+    Rebinding,
+    /// Lets two vCPUs with the same program take turns, one exit each. Both stay bound.
+    TakingTurns,
 }
 
-/// The same with a guest that was prepared.
+pub const CALLERS: [Caller; 3] = [Caller::Bound, Caller::Rebinding, Caller::TakingTurns];
+
+impl Caller {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Bound => "bound",
+            Self::Rebinding => "rebinding",
+            Self::TakingTurns => "taking turns",
+        }
+    }
+
+    /// Runs the program to its end. `prepare` is done once, and `answer` at each exit; it gives false for an exit that it
+    /// has no answer to, as the last one is.
+    #[inline(always)]
+    pub fn run(
+        self,
+        config: &BenchConfig,
+        code: &[u8],
+        prepare: impl Fn(&mut Guest) -> BenchResult,
+        answer: impl Fn(&mut Guest, &Exit) -> AxResult<bool>,
+    ) -> BenchResult<Ticks> {
+        let mut guest = Guest::new(code, config)?;
+        prepare(&mut guest)?;
+        guest.leave_out_marks()?;
+        if exits(&mut guest, &answer)? < config.rounds {
+            return Err(Failed("no exit".into()));
+        }
+        let mut guest = Guest::new(code, config)?;
+        prepare(&mut guest)?;
+        match self {
+            Self::Bound => bound(&mut guest, answer)?,
+            Self::Rebinding => rebinding(&mut guest, answer)?,
+            Self::TakingTurns => {
+                let mut other = Guest::new(code, config)?;
+                prepare(&mut other)?;
+                guest.leave_out_end_mark()?;
+                other.leave_out_end_mark()?;
+                taking_turns(&mut guest, &mut other, answer)?;
+                // The last to begin a round is the second guest, and the first one is behind its own then.
+                return Ticks::between(&other.stamps()?, &guest.stamps()?);
+            }
+        }
+        let stamps = guest.stamps()?;
+        Ticks::between(&stamps, &stamps)
+    }
+}
+
+/// Runs the program to its end for the number of its exits.
+fn exits(guest: &mut Guest, answer: impl Fn(&mut Guest, &Exit) -> AxResult<bool>) -> BenchResult<u32> {
+    let count = Cell::new(0);
+    bound(guest, |guest, exit| {
+        count.set(count.get() + 1);
+        answer(guest, exit)
+    })?;
+    Ok(count.get())
+}
+
 #[inline(always)]
-pub fn bound_guest(mut guest: Guest, mut answer: impl FnMut(&mut Guest, &Exit) -> CaseResult<bool>) -> CaseResult {
+fn bound(guest: &mut Guest, answer: impl Fn(&mut Guest, &Exit) -> AxResult<bool>) -> BenchResult {
+    guest.vcpu.bind()?;
+    guest.start()?;
     loop {
         let exit = &guest.vcpu.run();
-        let Ok(exit) = exit else { return refused(&guest) };
-        if !answer(&mut guest, exit)? {
-            return expect_end(&guest, exit);
+        let Ok(exit) = exit else { return refused() };
+        if !answer(guest, exit)? {
+            expect_end(exit)?;
+            return Ok(guest.vcpu.unbind()?);
         }
     }
 }
 
-/// Binds before each run and unbinds after it.
 #[inline(always)]
-pub fn rebinding(code: &[u8], mut answer: impl FnMut(&mut Guest, &Exit) -> CaseResult<bool>) -> CaseResult {
-    let mut guest = Guest::long(code)?;
+fn rebinding(guest: &mut Guest, answer: impl Fn(&mut Guest, &Exit) -> AxResult<bool>) -> BenchResult {
+    guest.vcpu.bind()?;
+    guest.start()?;
     guest.vcpu.unbind()?;
     loop {
         guest.vcpu.bind()?;
         let exit = &guest.vcpu.run();
-        let Ok(exit) = exit else { return refused(&guest) };
-        guest.vcpu.unbind()?;
-        if !answer(&mut guest, exit)? {
-            guest.vcpu.bind()?;
-            return expect_end(&guest, exit);
+        let Ok(exit) = exit else { return refused() };
+        if !answer(guest, exit)? {
+            expect_end(exit)?;
+            return Ok(guest.vcpu.unbind()?);
         }
+        guest.vcpu.unbind()?;
     }
 }
 
-/// Two guests with the same program take turns on this processor, one exit each. Both stay bound.
 #[inline(always)]
-pub fn taking_turns(code: &[u8], mut answer: impl FnMut(&mut Guest, &Exit) -> CaseResult<bool>) -> CaseResult {
-    let (mut one, mut other) = (Guest::long(code)?, Guest::long(code)?);
-    let (mut next, mut last) = (&mut one, &mut other);
+fn taking_turns(
+    one: &mut Guest,
+    other: &mut Guest,
+    answer: impl Fn(&mut Guest, &Exit) -> AxResult<bool>,
+) -> BenchResult {
+    one.vcpu.bind()?;
+    one.start()?;
+    other.vcpu.bind()?;
+    other.start()?;
+    let (mut next, mut last) = (one, other);
     loop {
+        measured::take_turn(&mut next.vcpu)?;
         let exit = &next.vcpu.run();
-        let Ok(exit) = exit else { return refused(next) };
+        let Ok(exit) = exit else { return refused() };
         if !answer(next, exit)? {
-            return expect_end(next, exit);
+            expect_end(exit)?;
+            next.vcpu.unbind()?;
+            return Ok(last.vcpu.unbind()?);
         }
         core::mem::swap(&mut next, &mut last);
     }
 }
 
 #[cold]
-fn expect_end(guest: &Guest, exit: &Exit) -> CaseResult {
+fn expect_end(exit: &Exit) -> BenchResult {
     match exit {
         Exit::IoWrite { port, .. } if port.0 == END_PORT => Ok(()),
-        other => fail("the program's end", guest.describe(other)),
+        other => Err(Failed::by(other)),
     }
 }
 
 #[cold]
-fn refused(guest: &Guest) -> CaseResult {
-    fail("an entry", format!("{:?}", guest.vcpu.entry_failure()))
+fn refused() -> BenchResult {
+    Err(Failed("an error".into()))
 }

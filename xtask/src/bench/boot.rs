@@ -1,4 +1,4 @@
-//! One boot of the host in its mode `bench`, and what Bochs printed.
+//! One boot of the host in its mode `bench`, and what it printed, with Bochs' trace between the lines.
 
 use std::{
     fs::{self, File},
@@ -9,34 +9,35 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::host::Host;
 use crate::{
     cli::LogLevel,
-    emulator::{self, Machine},
+    emulator::{self, Emulator, Machine},
     host_build::HostImage,
-    image::{self, Mode, RunConf},
+    image::{self, Mode, Rounds, RunConf},
     process::{self, Process},
     session::STDERR_FILE,
 };
 
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(600);
 const TRACE_FILE: &str = "trace.txt";
 /// The host's line behind the last measurement.
 const END: &str = "bench ended";
 
-/// The trace with the host's lines between. It stays in a folder of `keep` if there is one.
-pub fn boot(machine: &Machine, programs: &HostImage, host: &Host, keep: Option<&Path>) -> Result<String> {
+/// The host's lines; Bochs adds its trace. All stays in `folder`, or goes away if there is none.
+pub fn boot(machine: &Machine, programs: &HostImage, rounds: Rounds, folder: Option<&Path>) -> Result<String> {
     let temporary = tempfile::tempdir()?;
-    let folder = keep.map_or_else(|| temporary.path().to_owned(), |keep| keep.join(host.kind.name()));
-    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let folder = folder.unwrap_or(temporary.path());
+    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let folder = folder.canonicalize()?;
     let disk = folder.join("disk.img");
-    let conf = RunConf { mode: Mode::Bench, log: LogLevel::Info, expect_cpus: 1 };
+    let conf = RunConf { mode: Mode::Bench(rounds), log: LogLevel::Error, expect_cpus: 1 };
     fs::write(&disk, image::build(programs, &conf)?)?;
-    // Bochs wants somebody at the other end of COM1, though nothing is said there.
+    // The emulators want somebody at the other end of COM1, though nothing is said there.
     let serial = TcpListener::bind("localhost:0")?;
     let mut command = machine.command(&folder, &disk, serial.local_addr()?.port())?;
-    emulator::trace_between_marks(&folder)?;
+    if matches!(machine.emulator, Emulator::Bochs { .. }) {
+        emulator::trace_between_marks(&folder)?;
+    }
 
     let output = folder.join(TRACE_FILE);
     command.stdout(File::create(&output)?).stderr(File::create(folder.join(STDERR_FILE))?);
@@ -51,7 +52,7 @@ pub fn boot(machine: &Machine, programs: &HostImage, host: &Host, keep: Option<&
         return Ok(text);
     }
     match (text.lines().find(|line| line.starts_with("verdict: ")), ended) {
-        (Some(verdict), _) => bail!("the host {}: {verdict}", host.name),
+        (Some(verdict), _) => bail!("the host: {verdict}"),
         (None, Some(status)) => {
             bail!("the emulator: {}\n{}", process::describe(status), machine.complaints(&folder))
         }

@@ -2,26 +2,77 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::{
-    host_build::{HostImage, HostKind},
+    host_build::{self, HostImage, HostKind},
     process::capture,
 };
 
-const LIMIT: Duration = Duration::from_secs(600);
+const LIMIT: Duration = Duration::from_secs(900);
 
+/// One way to compile a host.
+#[derive(Clone, Copy)]
 pub struct Host {
     pub name: &'static str,
     pub kind: HostKind,
+}
+
+/// What is measured in a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// The crate of this repository.
+    Ours,
+    /// The registry's, in the host of `host/registry`.
+    Registry,
+    /// Assembly by hand.
+    Floor,
 }
 
 impl Host {
     pub const ALL: [Self; 2] =
         [Self { name: "without SSE", kind: HostKind::NoSse }, Self { name: "with SSE", kind: HostKind::Sse }];
 
-    pub fn build(&self) -> Result<HostImage> {
-        capture(self.kind.command().arg("--quiet"), LIMIT)?.success()?;
-        self.kind.load()
+    /// What is compared in it. The registry's crate switches no SSE registers, so it is right in a host without SSE only;
+    /// and the assembly by hand is the same in both.
+    pub fn subjects(&self) -> &'static [Subject] {
+        match self.kind {
+            HostKind::NoSse => &[Subject::Ours, Subject::Registry, Subject::Floor],
+            HostKind::Sse => &[Subject::Ours],
+        }
+    }
+
+    pub fn build(&self, subject: Subject) -> Result<HostImage> {
+        let build = |command: &mut std::process::Command| {
+            capture(command.arg("--quiet"), LIMIT)?
+                .success()
+                .with_context(|| format!("cannot build the host {} for {}", self.name, subject.name()))
+        };
+        build(&mut self.kind.command())?;
+        let image = self.kind.load()?;
+        if subject != Subject::Registry {
+            return Ok(image);
+        }
+        build(&mut self.kind.registry_command())?;
+        Ok(HostImage { host: host_build::load_registry()?, boot: image.boot })
+    }
+}
+
+impl Subject {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ours => "x86_vcpu, this repository's",
+            Self::Registry => "x86_vcpu 0.2.2 of the registry",
+            Self::Floor => "the floor",
+        }
+    }
+
+    /// For the table's lines.
+    pub fn short(self) -> &'static str {
+        match self {
+            Self::Ours => "ours",
+            Self::Registry => "0.2.2",
+            Self::Floor => "floor",
+        }
     }
 }

@@ -3,9 +3,12 @@
 use std::fmt;
 
 use anyhow::Result;
-use serde::Serialize;
+use serde::{Serialize, Serializer, ser::SerializeMap};
 
-use super::count::Counts;
+use super::{count::Counts, host::Subject, trace::Ticks};
+
+/// What the host says of a row in whose rounds nothing exits: it costs nothing, and has no counts.
+pub const NO_EXIT: &str = "no exit";
 
 #[derive(Serialize)]
 pub struct HostReport {
@@ -18,8 +21,33 @@ pub struct HostReport {
 pub struct RowReport {
     pub caller: String,
     pub exit: String,
+    /// By subject; in words where there is nothing to count.
+    #[serde(serialize_with = "by_subject")]
+    pub measured: Vec<(Subject, Result<Measurement, String>)>,
+}
+
+#[derive(Serialize)]
+pub struct Measurement {
     #[serde(flatten)]
     pub counts: Counts,
+    /// The round trip by the guest's time stamps in Bochs: the instructions of host and guest.
+    pub ticks: Ticks,
+    /// The same on a machine whose time stamp counter is real.
+    pub cycles: Option<Ticks>,
+}
+
+fn by_subject<S: Serializer>(
+    measured: &[(Subject, Result<Measurement, String>)],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let mut map = serializer.serialize_map(Some(measured.len()))?;
+    for (subject, result) in measured {
+        match result {
+            Ok(measurement) => map.serialize_entry(subject.short(), measurement)?,
+            Err(why) => map.serialize_entry(subject.short(), why)?,
+        }
+    }
+    map.end()
 }
 
 pub fn json(reports: &[HostReport]) -> Result<String> {
@@ -29,7 +57,7 @@ pub fn json(reports: &[HostReport]) -> Result<String> {
 type Column = (&'static str, fn(&Counts) -> String);
 
 /// Pairs share a column, so that the table fits a terminal.
-const COLUMNS: [Column; 12] = [
+pub const COLUMNS: [Column; 12] = [
     ("instr", |c| c.instructions.to_string()),
     ("VMREAD", |c| c.vmread.to_string()),
     ("VMWRITE", |c| c.vmwrite.to_string()),
@@ -48,28 +76,66 @@ impl fmt::Display for HostReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "A host compiled {}, on {}:", self.host, self.model)?;
         let label = self.rows.iter().map(|row| row.label().len()).max().unwrap_or(0);
-        write!(f, "{:label$}", "")?;
+        write!(f, "{:label$}       ", "")?;
         for (title, _) in COLUMNS {
             write!(f, "  {title}")?;
         }
-        writeln!(f)?;
+        let has_cycles = self.measurements().any(|measurement| measurement.cycles.is_some());
+        writeln!(f, "{}", if has_cycles { "  cycles: min, median, max" } else { "" })?;
         for row in &self.rows {
-            write!(f, "{:label$}", row.label())?;
-            for (title, value) in COLUMNS {
-                write!(f, "  {:>width$}", value(&row.counts), width = title.len())?;
+            for (index, (subject, result)) in row.measured.iter().enumerate() {
+                let name = if index == 0 { row.label() } else { String::new() };
+                write!(f, "{name:label$}  {:5}", subject.short())?;
+                match result {
+                    Ok(measurement) => writeln!(f, "{measurement}")?,
+                    Err(why) => writeln!(f, "  {}", in_words(why))?,
+                }
             }
-            writeln!(f)?;
         }
-        writeln!(f, "VMCS fields read; written:")?;
+        writeln!(f, "VMCS fields read; written, by this repository's crate:")?;
         for row in &self.rows {
-            let Counts { fields_read, fields_written, .. } = &row.counts;
-            writeln!(f, "{:label$}  {}; {}", row.label(), list(fields_read), list(fields_written))?;
+            let Some(Measurement { counts, .. }) = row.of(Subject::Ours) else { continue };
+            writeln!(f, "{:label$}  {}; {}", row.label(), list(&counts.fields_read), list(&counts.fields_written))?;
         }
         Ok(())
     }
 }
 
+impl fmt::Display for Measurement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (title, value) in COLUMNS {
+            write!(f, "  {:>width$}", value(&self.counts), width = title.len())?;
+        }
+        match self.cycles {
+            Some(Ticks { min, median, max, .. }) => write!(f, "  {min:>11} {median:>7} {max:>4}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Why there are no counts.
+pub fn in_words(why: &str) -> String {
+    match why {
+        NO_EXIT => "does not exit".to_owned(),
+        why => format!("cannot: {why}"),
+    }
+}
+
+impl HostReport {
+    fn measurements(&self) -> impl Iterator<Item = &Measurement> {
+        self.rows.iter().flat_map(|row| &row.measured).filter_map(|(_, result)| result.as_ref().ok())
+    }
+}
+
 impl RowReport {
+    pub fn of(&self, subject: Subject) -> Option<&Measurement> {
+        self.result_of(subject)?.as_ref().ok()
+    }
+
+    pub fn result_of(&self, subject: Subject) -> Option<&Result<Measurement, String>> {
+        self.measured.iter().find(|(other, _)| *other == subject).map(|(_, result)| result)
+    }
+
     fn label(&self) -> String {
         format!("{}: {}", self.caller, self.exit)
     }
@@ -90,14 +156,19 @@ mod tests {
 
     #[test]
     fn every_line_of_the_table_has_the_width_of_its_head() {
+        let ticks = Ticks { min: 1, median: 1, max: 1, rounds: 1 };
+        let measured = |instructions| {
+            let counts = Counts { instructions, ..Counts::default() };
+            Ok(Measurement { counts, ticks, cycles: None })
+        };
         let row = |exit: &str, instructions| RowReport {
             caller: "bound".to_owned(),
             exit: exit.to_owned(),
-            counts: Counts { instructions, ..Counts::default() },
+            measured: vec![(Subject::Ours, measured(instructions)), (Subject::Floor, measured(1))],
         };
         let report = HostReport { host: "with SSE", model: "any", rows: vec![row("A", 5), row("longer", 12_345)] };
         let text = report.to_string();
-        let lines: Vec<_> = text.lines().skip(1).take(3).map(str::len).collect();
-        assert_eq!(lines, [lines[0]; 3], "{text}");
+        let lines: Vec<_> = text.lines().skip(1).take(5).map(str::len).collect();
+        assert_eq!(lines, [lines[0]; 5], "{text}");
     }
 }

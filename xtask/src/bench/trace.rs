@@ -4,6 +4,7 @@
 //! an instruction that exits are followed by the exit's: guest state written, host state read, MSR areas.
 
 use anyhow::{Context, Result, bail, ensure};
+use serde::Serialize;
 
 use super::vmcs::FieldNames;
 
@@ -21,6 +22,17 @@ pub struct Row {
     pub caller: String,
     pub exit: String,
     pub steps: Vec<Step>,
+    /// What the guest's own time stamps said, or why there is nothing to measure.
+    pub result: Option<Result<Ticks, String>>,
+}
+
+/// Ticks of the time stamp counter that a round took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Ticks {
+    pub min: u64,
+    pub median: u64,
+    pub max: u64,
+    pub rounds: u64,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -55,7 +67,13 @@ impl Trace {
         let mut tracing = false;
         for line in output.lines() {
             if let Some(name) = line.strip_prefix("bench ").and_then(|rest| rest.split_once(": ")) {
-                trace.rows.push(Row { caller: name.0.to_owned(), exit: name.1.to_owned(), steps: Vec::new() });
+                let (caller, exit) = (name.0.to_owned(), name.1.to_owned());
+                trace.rows.push(Row { caller, exit, steps: Vec::new(), result: None });
+            } else if let Some(numbers) = line.strip_prefix("ticks ") {
+                let row = trace.rows.last_mut().context("ticks before the first row")?;
+                row.result = Some(Ok(Ticks::parse(numbers).with_context(|| format!("not ticks: {line}"))?));
+            } else if let Some(why) = line.strip_prefix("failed ") {
+                trace.rows.last_mut().context("a failure before the first row")?.result = Some(Err(why.to_owned()));
             } else if let Some((encoding, name)) = line.strip_prefix("field 0x").and_then(|rest| rest.split_once(' ')) {
                 trace.fields.insert(u32::from_str_radix(encoding, 16)?, name.to_owned());
             } else if line.starts_with("Tracing enabled") {
@@ -69,8 +87,8 @@ impl Trace {
             }
         }
         ensure!(!tracing, "the trace has no end");
-        if let Some(row) = trace.rows.iter().find(|row| row.steps.is_empty()) {
-            bail!("{}: {} has no marks", row.caller, row.exit);
+        if let Some(row) = trace.rows.iter().find(|row| row.result.is_none()) {
+            bail!("{}: {} has no result", row.caller, row.exit);
         }
         Ok(trace)
     }
@@ -86,6 +104,14 @@ impl Row {
         }
         // The rest is the debugger's talk about marks and its own commands.
         Ok(())
+    }
+}
+
+impl Ticks {
+    fn parse(numbers: &str) -> Option<Self> {
+        let numbers: Vec<u64> = numbers.split(' ').map(|number| number.parse().ok()).collect::<Option<_>>()?;
+        let [min, median, max, rounds] = numbers.try_into().ok()?;
+        Some(Self { min, median, max, rounds })
     }
 }
 
@@ -139,6 +165,7 @@ mod tests {
         let trace = sample();
         let [row] = trace.rows.as_slice() else { panic!("{:?}", trace.rows) };
         assert_eq!((row.caller.as_str(), row.exit.as_str()), ("bound", "CPUID"));
+        assert_eq!(row.result, Some(Ok(Ticks { min: 700, median: 705, max: 800, rounds: 12 })));
         let host: Vec<_> = row.steps.iter().filter(|step| step.by_host).map(|step| step.mnemonic.as_str()).collect();
         assert_eq!(host, ["push", "mov", "xsaveopt", "vmread", "cmp", "vmwrite", "vmresume"]);
         let guest: Vec<_> = row.steps.iter().filter(|step| !step.by_host).map(|step| step.mnemonic.as_str()).collect();
@@ -155,10 +182,11 @@ mod tests {
     }
 
     #[test]
-    fn a_row_without_both_marks_is_an_error() {
+    fn a_row_without_an_end_or_a_result_is_an_error() {
         let cut = SAMPLE.split("Tracing disabled").next().expect("a beginning");
         assert!(Trace::parse(cut).is_err());
         assert!(Trace::parse("bench bound: CPUID\n").is_err());
+        assert!(Trace::parse("bench bound: CPUID\nfailed no exit\n").is_ok());
     }
 
     #[test]

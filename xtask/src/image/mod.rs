@@ -6,4 +6,4 @@ mod flat;
 mod run_conf;
 
 pub use disk::{CYLINDER, HEADS, SECTORS_PER_TRACK, build};
-pub use run_conf::{Mode, Programs, RunConf};
+pub use run_conf::{Mode, Programs, Rounds, RunConf};

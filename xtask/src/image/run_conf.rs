@@ -12,9 +12,21 @@ pub enum Mode<'a> {
     /// Run the host's own cases, those whose name holds the text.
     Cases { filter: &'a str },
     /// Run guests that mark what is to be measured.
-    Bench,
+    Bench(Rounds),
     /// Run random programs.
     Fuzz(Programs),
+}
+
+/// How the bench's guests measure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rounds {
+    /// Of the assembly by hand, not of the crate.
+    pub floor: bool,
+    pub count: u32,
+    /// Ticks of the time stamp counter that show a guest that it was away.
+    pub gap: u32,
+    /// Ticks until the preemption timer ends a run, in the row that is about it.
+    pub slice: u64,
 }
 
 /// Random programs, by what generates them.
@@ -43,7 +55,7 @@ impl RunConf<'_> {
     pub fn memory_mib(&self) -> u32 {
         match self.mode {
             Mode::Guest { memory_mib, .. } => memory_mib,
-            Mode::Cases { .. } | Mode::Bench | Mode::Fuzz(_) => CASES_MEMORY_MIB,
+            Mode::Cases { .. } | Mode::Bench(_) | Mode::Fuzz(_) => CASES_MEMORY_MIB,
         }
     }
 
@@ -72,7 +84,13 @@ impl RunConf<'_> {
                 pairs.push(("mode".to_owned(), "cases".to_owned()));
                 pairs.push(("filter".to_owned(), (*filter).to_owned()));
             }
-            Mode::Bench => pairs.push(("mode".to_owned(), "bench".to_owned())),
+            Mode::Bench(Rounds { floor, count, gap, slice }) => {
+                pairs.push(("mode".to_owned(), "bench".to_owned()));
+                pairs.push(("floor".to_owned(), floor.to_string()));
+                pairs.push(("rounds".to_owned(), count.to_string()));
+                pairs.push(("gap".to_owned(), gap.to_string()));
+                pairs.push(("slice".to_owned(), slice.to_string()));
+            }
             Mode::Fuzz(Programs { seed, first, count, verbose }) => {
                 pairs.push(("mode".to_owned(), "fuzz".to_owned()));
                 pairs.push(("seed".to_owned(), seed.to_string()));

@@ -11,7 +11,9 @@ use anyhow::{Context, Result, bail, ensure};
 use flate2::read::GzDecoder;
 
 use crate::{
-    api, mutate, paths,
+    api,
+    bench::guard,
+    mutate, paths,
     process::{Captured, capture, cargo},
 };
 
@@ -37,10 +39,11 @@ pub const ALL: &[Check] = &[
     Check { name: "package", run: packaged_files },
     Check { name: "fresh-lock", run: builds_from_a_fresh_lock },
     Check { name: "axvm-drop-in", run: drops_into_axvm },
+    Check { name: "bench", run: guard::check },
 ];
 
 fn formatted() -> Result<Option<String>> {
-    for folder in [paths::root().to_owned(), paths::host(), paths::init(), axvm()] {
+    for folder in [paths::root().to_owned(), paths::host(), paths::registry_host(), paths::init(), axvm()] {
         run(cargo().args(["fmt", "--all", "--check", "--", "--color", "never"]).current_dir(folder))?;
     }
     Ok(None)

@@ -1,0 +1,55 @@
+//! The bench on the registry's `x86_vcpu` 0.2.2, so that both crates are measured by the same guests and callers, on the
+//! same machine, with the same compiler flags. Everything but what concerns that crate is the other host's.
+
+#![no_std]
+#![no_main]
+// The modules shared with the other host offer it more than this one uses.
+#![allow(dead_code)]
+
+extern crate alloc;
+
+#[path = "../../src/arch/mod.rs"]
+mod arch;
+#[path = "../../src/archive.rs"]
+mod archive;
+mod axvisor;
+#[path = "../../src/bench/mod.rs"]
+mod bench;
+#[path = "../../src/boot_info.rs"]
+mod boot_info;
+#[path = "../../src/cases"]
+mod cases {
+    pub mod code;
+}
+#[path = "../../src/config.rs"]
+mod config;
+#[path = "../../src/entry.rs"]
+mod entry;
+mod measured;
+#[path = "../../src/mem/mod.rs"]
+mod mem;
+#[path = "../../src/output/mod.rs"]
+mod output;
+#[path = "../../src/vm"]
+mod vm {
+    pub mod ept;
+    pub mod memory;
+}
+
+use boot_info::BootInfo;
+use config::Config;
+
+/// Called by [`entry`] on the first processor, on its own stack, with SSE enabled and interrupts off.
+#[unsafe(no_mangle)]
+extern "C" fn host_main(boot_info: &'static BootInfo) -> ! {
+    output::console::init();
+    output::logger::init();
+    mem::init(boot_info);
+    let config = match archive::files(boot_info).and_then(|files| Config::read(&files)) {
+        Ok(config) => config,
+        Err(text) => panic!("{text}"),
+    };
+    output::logger::set_level(config.log_level());
+    arch::init_first_processor();
+    bench::run(&config.bench)
+}

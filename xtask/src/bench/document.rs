@@ -1,0 +1,132 @@
+//! The results where a reader finds them: all of them in `docs/bench.md`, the plot beside it, the most asked for in the
+//! README.
+
+use std::{fmt::Write, fs};
+
+use anyhow::{Context, Result};
+
+use super::{
+    host::Subject,
+    plot,
+    report::{COLUMNS, HostReport, RowReport, in_words},
+};
+use crate::paths;
+
+const DOCUMENT: &str = "docs/bench.md";
+const PLOT: &str = "docs/bench.svg";
+const README: &str = "README.md";
+const BEGIN: &str = "<!-- what `cargo xtask bench --write` measured last -->\n";
+const END: &str = "<!-- the end of it -->\n";
+/// The caller whose rows the README has, with the plot.
+const BOUND: &str = "bound";
+/// And the one whose costs 0.2.2's users have.
+const REBINDING: &str = "rebinding";
+
+pub fn write(reports: &[HostReport]) -> Result<()> {
+    store(DOCUMENT, &document(reports))?;
+    if let Some(first) = reports.first() {
+        store(PLOT, &plot::svg(first, BOUND)?)?;
+        let readme = fs::read_to_string(paths::root().join(README))?;
+        store(README, &with_section(&readme, &section(first))?)?;
+    }
+    Ok(())
+}
+
+fn store(name: &str, text: &str) -> Result<()> {
+    fs::write(paths::root().join(name), text).with_context(|| format!("cannot write {name}"))
+}
+
+fn document(reports: &[HostReport]) -> String {
+    let mut text = "# What an exit costs\n\n\
+        Written by `cargo xtask bench --write`: exact counts of what the host executes for one warm round trip, from the \
+        first instruction after the VM exit to the VM entry, that one included, with the caller's loop. Bochs prints \
+        every instruction and every access to memory; the host is compiled with opt-level 3, lto and one codegen unit.\n\n\
+        - *bound*: the caller stays bound. *rebinding*: it binds before each run and unbinds after it. *taking turns*: two \
+        vCPUs on one processor, one exit each; from the exit of one to the entry of the other.\n\
+        - *ours* is this repository's crate; *0.2.2* the registry's `x86_vcpu`, with the same guests and callers; *floor* the \
+        shortest loop in assembly that saves the general registers and handles this one exit.\n\
+        - *MSR area*: entries of the VMCS's lists that the exit and the entry went through. *bytes*: written to memory by \
+        instructions.\n\n\
+        ![Instructions of each exit](bench.svg)\n"
+        .to_owned();
+    for report in reports {
+        let _ = write!(text, "\n## A host compiled {}, on {}\n\n| | |", report.host, report.model);
+        COLUMNS.iter().for_each(|(title, _)| _ = write!(text, " {title} |"));
+        let _ = write!(text, "\n|---|---|{}\n", "--:|".repeat(COLUMNS.len()));
+        for row in &report.rows {
+            for (index, (subject, result)) in row.measured.iter().enumerate() {
+                let label = if index == 0 { format!("{}: {}", row.caller, row.exit) } else { String::new() };
+                let _ = write!(text, "| {label} | {} |", subject.short());
+                match result {
+                    Ok(measurement) => {
+                        COLUMNS.iter().for_each(|(_, value)| _ = write!(text, " {} |", value(&measurement.counts)));
+                    }
+                    Err(why) => {
+                        let _ = write!(text, " {} |{}", in_words(why), " |".repeat(COLUMNS.len() - 1));
+                    }
+                }
+                text.push('\n');
+            }
+        }
+    }
+    text
+}
+
+/// Instructions, and VMREADs and VMWRITEs, of the subjects side by side.
+fn section(report: &HostReport) -> String {
+    let mut text = format!(
+        "\n| instructions (VMREAD, VMWRITE) | this crate | 0.2.2 | floor |\n|---|--:|--:|--:|\n{}{}\n\
+         ![Instructions of each exit]({PLOT})\n\n",
+        lines(report, BOUND, ""),
+        lines(report, REBINDING, ", binding and unbinding"),
+    );
+    let _ = writeln!(
+        text,
+        "Bochs, {}, a host compiled {}. All columns, and the other host: `{DOCUMENT}`.\n",
+        report.model, report.host
+    );
+    text
+}
+
+fn lines(report: &HostReport, caller: &str, suffix: &str) -> String {
+    let mut text = String::new();
+    for row in report.rows.iter().filter(|row| row.caller == caller) {
+        // Rebinding adds the same to every exit; these are where axvm does it.
+        if caller == REBINDING && !["CPUID", "VMCALL"].contains(&row.exit.as_str()) {
+            continue;
+        }
+        let [ours, registry, floor] =
+            [Subject::Ours, Subject::Registry, Subject::Floor].map(|subject| cell(row, subject));
+        let _ = writeln!(text, "| {}{suffix} | {ours} | {registry} | {floor} |", row.exit);
+    }
+    text
+}
+
+fn cell(row: &RowReport, subject: Subject) -> String {
+    match row.result_of(subject) {
+        Some(Ok(measurement)) => {
+            let counts = &measurement.counts;
+            format!("{} ({}, {})", counts.instructions, counts.vmread, counts.vmwrite)
+        }
+        Some(Err(why)) => in_words(why),
+        None => String::new(),
+    }
+}
+
+fn with_section(readme: &str, section: &str) -> Result<String> {
+    let (before, rest) = readme.split_once(BEGIN).context("the README has no place for the bench")?;
+    let (_, behind) = rest.split_once(END).context("the README's place for the bench has no end")?;
+    Ok([before, BEGIN, section, END, behind].concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_marked_part_of_the_readme_changes() {
+        let readme = format!("before\n{BEGIN}old\n{END}behind\n");
+        assert_eq!(with_section(&readme, "new\n").expect("a place"), format!("before\n{BEGIN}new\n{END}behind\n"));
+        assert!(with_section("nothing", "new").is_err());
+    }
+}
