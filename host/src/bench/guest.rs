@@ -1,6 +1,6 @@
 //! A guest of the bench: RAM, a program, and the tables that it needs in 64-bit mode.
 
-use alloc::vec::Vec;
+use alloc::{vec, vec::Vec};
 
 use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
 
@@ -19,6 +19,8 @@ use crate::{
 /// The first byte that is not RAM.
 pub const RAM_END: u64 = 2 << 20;
 
+const BUFFER_SIZE: usize = 4096;
+
 const GDT_POINTER: u64 = 0x500;
 const IDT_POINTER: u64 = 0x510;
 const GDT: u64 = 0x520;
@@ -32,6 +34,8 @@ pub struct Guest {
     // Dropped before the memory that its tables are in.
     pub vcpu: Vcpu,
     pub memory: Memory,
+    /// The caller's, for what a string instruction moves.
+    pub buffer: Vec<u8>,
     rounds: u32,
 }
 
@@ -42,7 +46,7 @@ impl Guest {
         memory.write(ORIGIN, code)?;
         write_tables(&mut memory)?;
         let vcpu = measured::vcpu(memory.ept.root(), ORIGIN)?;
-        let mut guest = Self { vcpu, memory, rounds: config.rounds };
+        let mut guest = Self { vcpu, memory, buffer: vec![0; BUFFER_SIZE], rounds: config.rounds };
         guest.tell(ROUNDS, config.rounds)?;
         guest.tell(MARKED, 1)?;
         guest.tell(MARKS_END, 1)?;

@@ -135,16 +135,12 @@ fn read_port(guest: &mut Guest, exit: &Exit) -> AxResult<bool> {
 
 program!(send_string, [], ["mov esi, 0x20000", "mov ecx, 4096", "mov edx, 0x80", "rep outsb"]);
 
-/// All of it at once, into a buffer of the caller.
+/// All of it at once, into the caller's buffer.
 fn written_string(guest: &mut Guest, exit: &Exit) -> AxResult<bool> {
     match exit {
         Exit::IoWrite { port, .. } if port.0 != END_PORT => {
-            // Not initialized at each exit, which would be counted.
-            static mut BUFFER: [u8; 4096] = [0; 4096];
-            // SAFETY: only here, on one processor, and not kept.
-            let buffer = unsafe { &mut *(&raw mut BUFFER) };
-            let taken = measured::take_string_output(&mut guest.vcpu, buffer)?;
-            if taken == buffer.len() { Ok(true) } else { Err(AxError::BadState) }
+            let taken = measured::take_string_output(&mut guest.vcpu, &mut guest.buffer)?;
+            if taken == guest.buffer.len() { Ok(true) } else { Err(AxError::BadState) }
         }
         _ => Ok(false),
     }

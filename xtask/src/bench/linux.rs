@@ -2,6 +2,11 @@
 //!
 //! The machine's time stamp counter is the clock: Bochs counts one for each instruction, so the numbers are the same in
 //! every run. Both ways, the host loads the kernel; natively it is gone then.
+//!
+//! What the guest takes longer, divided by its exits, is what the host spends on an exit: the world switch, the crate, the
+//! caller and its devices. A guest cannot count its own instructions apart from the host's, so this difference is the only
+//! whole measure; it has in it that the guest waits for other devices than the kernel has natively. A run of its own counts
+//! the exits, for counting takes time.
 
 use std::time::Duration;
 
@@ -17,7 +22,7 @@ use crate::{
     host_build::{HostImage, HostKind},
     image::{self, Mode, RunConf},
     process,
-    run::machine_memory,
+    run::{exit_counts, machine_memory},
     session::Session,
 };
 
@@ -31,24 +36,59 @@ pub fn run(options: &BenchOptions) -> Result<bool> {
     process::show(&mut HostKind::Sse.command()).context("cannot build the host")?;
     let host = HostKind::Sse.load()?;
     let guest = linux::fetch(Entry::Pvh, linux::QUICK)?;
-    let native = ticks(&host, &guest, true, options)?;
-    let virtual_ = ticks(&host, &guest, false, options)?;
+    let native = ticks(&boot(&host, &guest, Way::Native, options)?)?;
+    let virtual_ = ticks(&boot(&host, &guest, Way::Guest, options)?)?;
+    let counted = boot(&host, &guest, Way::Counted, options)?;
+    let (exits, by_kind) = exits(&counted)?;
     let ratio = virtual_ as f64 / native as f64;
+    let each = virtual_.saturating_sub(native) / exits.max(1);
     match options.json {
-        true => println!("{}", serde_json::json!({ "native": native, "guest": virtual_, "ratio": ratio })),
+        true => {
+            let numbers = serde_json::json!({
+                "native": native, "guest": virtual_, "ratio": ratio, "exits": exits, "host_per_exit": each
+            });
+            println!("{numbers}");
+        }
         false => println!(
             "Linux from its PVH entry to its first process, in ticks of the time stamp counter (Bochs, {}):\n\
-             natively {native:>13}\nas a guest {virtual_:>11}\nratio {ratio:>16.2}",
+             natively {native:>13}\nas a guest {virtual_:>11}\nratio {ratio:>16.2}\n\
+             exits {exits:>16}\nhost, an exit {each:>8}\n\n{by_kind}",
             linux::MODEL
         ),
     }
     Ok(true)
 }
 
-fn ticks(host: &HostImage, guest: &Guest, native: bool, options: &BenchOptions) -> Result<u64> {
-    let name = if native { "native" } else { "guest" };
+/// How the kernel runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Native,
+    Guest,
+    /// As a guest whose exits are counted.
+    Counted,
+}
+
+fn ticks(console: &str) -> Result<u64> {
+    let time = |text| time_stamp(console, text).with_context(|| format!("no line {text:?}\n{console}"));
+    time(INIT)?.checked_sub(time(ENTRY)?).context("the time stamp counter went back")
+}
+
+/// How many exits there were, and the lines that say of which kinds.
+fn exits(console: &str) -> Result<(u64, &str)> {
+    let counts = exit_counts(console).context("no counts of exits")?;
+    let count = counts.split_whitespace().nth(1).context("no count of exits")?;
+    Ok((count.parse().with_context(|| format!("{count:?} exits"))?, counts))
+}
+
+/// What stands on the console when the first process has spoken.
+fn boot(host: &HostImage, guest: &Guest, way: Way, options: &BenchOptions) -> Result<String> {
+    let (name, native, stats) = match way {
+        Way::Native => ("native", true, false),
+        Way::Guest => ("guest", false, false),
+        Way::Counted => ("counted", false, true),
+    };
     let memory_mib = linux::MEMORY_MIB;
-    let mode = Mode::Guest { guest, memory_mib, cpus: 1, stats: false, axvm: false, native };
+    let mode = Mode::Guest { guest, memory_mib, cpus: 1, stats, axvm: false, native };
     let conf = RunConf { mode, log: LogLevel::Info, expect_cpus: 1 };
     let disk = image::build(host, &conf)?;
     let machine = Machine {
@@ -72,8 +112,7 @@ fn ticks(host: &HostImage, guest: &Guest, native: bool, options: &BenchOptions) 
         outcome.console,
         outcome.complaints
     );
-    let time = |text| time_stamp(&outcome.console, text).with_context(|| format!("{name}: no line {text:?}"));
-    time(INIT)?.checked_sub(time(ENTRY)?).with_context(|| format!("{name}: the time stamp counter went back"))
+    Ok(outcome.console)
 }
 
 fn time_stamp(console: &str, behind: &str) -> Option<u64> {
@@ -92,5 +131,12 @@ mod tests {
         assert_eq!(time_stamp("[host] entry at time stamp 0x0000000000FF1200\nx", ENTRY), Some(0xFF_1200));
         assert_eq!(time_stamp("entry at time stamp 12", ENTRY), None);
         assert_eq!(time_stamp("nothing", ENTRY), None);
+    }
+
+    #[test]
+    fn exits_are_the_number_before_the_word() {
+        let (count, _) = exits("x\n[host] 12 exits; time stamp ticks\n[host]   7  each\n").expect("a count");
+        assert_eq!(count, 12);
+        assert!(exits("nothing").is_err());
     }
 }
