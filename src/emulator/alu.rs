@@ -3,15 +3,18 @@
 //! cleared.
 
 use super::registers::{mask, sign_extend};
+use crate::regs::rflags;
 
 /// Flags of RFLAGS.
 pub(super) mod flag {
+    use super::rflags;
+
     pub(in super::super) const CF: u64 = 1 << 0;
     pub(in super::super) const PF: u64 = 1 << 2;
     pub(in super::super) const AF: u64 = 1 << 4;
     pub(in super::super) const ZF: u64 = 1 << 6;
     pub(in super::super) const SF: u64 = 1 << 7;
-    pub(in super::super) const DF: u64 = 1 << 10;
+    pub(in super::super) const DF: u64 = rflags::DF as u64;
     pub(in super::super) const OF: u64 = 1 << 11;
     pub(in super::super) const STATUS: u64 = CF | PF | AF | ZF | SF | OF;
 }

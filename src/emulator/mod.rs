@@ -27,6 +27,7 @@ use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, Mnemonic, OpK
 use crate::guest_memory::{
     AccessError, AccessKind, AddressSize, GuestException, GuestMemory, GuestView, Pieces, SegmentRegister, Unreachable,
 };
+use crate::regs::rflags;
 pub(crate) use registers::Registers;
 use registers::{General, mask};
 pub(crate) use shape::CodeSize;
@@ -35,8 +36,6 @@ pub(crate) use vector::{VectorRegisters, VectorWrite};
 
 /// The longest instruction.
 pub(crate) const LONGEST: usize = 15;
-/// RFLAGS.RF, which the end of an instruction clears.
-const RFLAGS_RF: u64 = 1 << 16;
 
 /// An instruction of which not everything is done yet.
 #[derive(Clone, Copy, Debug)]
@@ -300,7 +299,7 @@ impl Emulation {
         vectors: &mut impl VectorRegisters,
     ) -> Result<Progress, Refusal> {
         if self.over {
-            registers.rflags &= !RFLAGS_RF;
+            registers.rflags &= !(rflags::RF as u64);
             return Ok(Progress::Done { length: self.instruction.len() as u32 });
         }
         if self.asked && self.phase == Phase::Writing {
@@ -342,7 +341,7 @@ impl Emulation {
         if effect.repeats {
             return Progress::Done { length: 0 };
         }
-        registers.rflags &= !RFLAGS_RF;
+        registers.rflags &= !(rflags::RF as u64);
         Progress::Done { length: self.instruction.len() as u32 }
     }
 

@@ -23,6 +23,8 @@ pub(crate) use paging::PagingSupport;
 pub use paging::{Access, AccessKind, Paging, PagingMode, Privilege, Translation};
 pub use view::{GuestView, Pieces};
 
+pub(crate) const PAGE_SIZE: u64 = memory_addr::PAGE_SIZE_4K as u64;
+
 /// Guest-physical memory, as the host reaches it. Nothing is assumed of how the pages of a guest lie in the host.
 ///
 /// Each of these is called with a range inside one page of 4 KiB. The guest may change memory at any time.

@@ -9,7 +9,7 @@ use axaddrspace::GuestPhysAddr;
 use axerrno::{AxResult, ax_err};
 use core::arch::x86_64::__cpuid;
 
-use super::{AccessError, GuestException, GuestMemory, Unreachable};
+use super::{AccessError, GuestException, GuestMemory, PAGE_SIZE, Unreachable};
 use crate::ept::GuestPageWalkInfo;
 use crate::vmx::vector;
 
@@ -385,8 +385,6 @@ impl Paging {
         GuestException { vector: vector::PF, error_code: Some(error_code), cr2: Some(linear) }
     }
 }
-
-const PAGE_SIZE: u64 = 4096;
 
 fn low_bits(count: u32) -> u64 {
     (1u64 << count.min(63)) - 1

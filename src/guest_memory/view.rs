@@ -3,11 +3,9 @@
 use axaddrspace::GuestPhysAddr;
 
 use super::{
-    Access, AccessError, AccessKind, AddressSize, GuestException, GuestMemory, LinearMode, Paging, Privilege, Segment,
-    SegmentRegister,
+    Access, AccessError, AccessKind, AddressSize, GuestException, GuestMemory, LinearMode, PAGE_SIZE, Paging,
+    Privilege, Segment, SegmentRegister,
 };
-
-const PAGE_SIZE: u64 = 4096;
 
 /// How the guest's code sees memory at a moment: its mode, its paging, its privilege.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! The guest's general-purpose registers, as the world switch stores them and as instructions name them.
 
 mod access;
+pub(crate) mod rflags;
 
 use core::mem::offset_of;
 

@@ -6,6 +6,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use axaddrspace::{AxMmHal, GuestPhysAddr, HostPhysAddr, MappingFlags};
 use axerrno::{AxResult, ax_err_type};
 use axvcpu::AxVCpuHal;
+use memory_addr::PAGE_SIZE_4K;
 
 use super::VmxVcpu;
 use crate::ept::{EptRules, translate};
@@ -13,12 +14,10 @@ use crate::guest_memory::{
     AccessError, AccessKind, AddressSize, GuestException, GuestMemory, GuestView, LinearMode, Paging, PagingMode,
     Segment, SegmentRegister, Unreachable,
 };
+use crate::regs::rflags;
 use crate::vmx::guest_cr::{CR0_PE, CR4_LA57, CR4_PKE, EFER_LMA};
 use crate::vmx::vmcs::{VmcsGuest32, VmcsGuest64, VmcsGuestNW};
 
-const RFLAGS_VM: usize = 1 << 17;
-const RFLAGS_AC: usize = 1 << 18;
-const PAGE_SIZE: usize = 4096;
 /// The EPT memory type of ordinary memory.
 const WRITE_BACK: u8 = 6;
 
@@ -33,7 +32,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         let mut paging = Paging::new(&info, self.paging_support.physical_bits)?;
         paging.gib_pages = self.paging_support.gib_pages;
         paging.pse36 = self.paging_support.pse36;
-        paging.ac = rflags & RFLAGS_AC != 0;
+        paging.ac = rflags & rflags::AC != 0;
         if paging.mode == PagingMode::Pae {
             paging.pdptes = [
                 self.vmcs.read(VmcsGuest64::PDPTE0)?,
@@ -54,7 +53,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             return Ok(LinearMode::Long { bits: if cr4 & CR4_LA57 != 0 { 57 } else { 48 } });
         }
         let long = self.vmcs.read(VmcsGuest64::IA32_EFER)? & EFER_LMA != 0;
-        let protected = self.guest_cr0()? & CR0_PE != 0 && (long || rflags & RFLAGS_VM == 0);
+        let protected = self.guest_cr0()? & CR0_PE != 0 && (long || rflags & rflags::VM == 0);
         Ok(if protected { LinearMode::Protected } else { LinearMode::Real })
     }
 
@@ -183,7 +182,7 @@ impl<H: AxVCpuHal> EptMemory<'_, H> {
     /// Where bytes that lie in one page are in the host, if the EPT allows the access.
     fn find(&self, address: GuestPhysAddr, size: usize, needed: MappingFlags) -> Result<*mut u8, Unreachable> {
         let unreachable = Unreachable { address, write: needed.contains(MappingFlags::WRITE) };
-        if address.as_usize() % PAGE_SIZE + size > PAGE_SIZE {
+        if address.as_usize() % PAGE_SIZE_4K + size > PAGE_SIZE_4K {
             return Err(unreachable);
         }
         let found = translate(self.root, self.rules, address, |entry| Some(read_table_entry::<H>(entry)))

@@ -20,18 +20,14 @@ use super::completion::WaitsFor;
 use super::exits::Handled;
 use super::{Here, VmxVcpu};
 use crate::guest_memory::{
-    AccessError, AccessKind, AddressSize, GuestException, GuestView, SegmentRegister, Unreachable,
+    AccessError, AccessKind, AddressSize, GuestException, GuestView, PAGE_SIZE, SegmentRegister, Unreachable,
 };
+use crate::regs::rflags;
 use crate::vmx::definitions::vector;
 use crate::vmx::exit_info::VmxIoExitInfo;
 use crate::vmx::guest_cr::CR0_AM;
 use crate::vmx::vmcs::{VmcsGuestNW, VmcsReadOnly32};
 
-const RFLAGS_TF: usize = 1 << 8;
-const RFLAGS_DF: usize = 1 << 10;
-const RFLAGS_AC: usize = 1 << 18;
-const RFLAGS_RF: usize = 1 << 16;
-const PAGE_SIZE: u64 = 4096;
 const RCX: u8 = 1;
 const RSI: u8 = 6;
 const RDI: u8 = 7;
@@ -169,7 +165,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         // As at an interrupt between two elements: an instruction breakpoint has been taken (SDM Vol. 3B, 18.3.1.1
         // "Instruction-Breakpoint Exception Condition").
         let rflags = self.vmcs.read(VmcsGuestNW::RFLAGS)?;
-        self.vmcs.write_changed(VmcsGuestNW::RFLAGS, rflags | RFLAGS_RF);
+        self.vmcs.write_changed(VmcsGuestNW::RFLAGS, rflags | rflags::RF);
         Ok(StringEnd::Element)
     }
 
@@ -230,10 +226,10 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
                 width,
                 is_in: io.is_in,
                 remaining,
-                is_backward: rflags & RFLAGS_DF != 0,
+                is_backward: rflags & rflags::DF != 0,
             },
-            is_stepped: rflags & RFLAGS_TF != 0 || self.debug.has_breakpoints(),
-            is_aligned: rflags & RFLAGS_AC != 0 && self.guest_cr0()? & CR0_AM != 0 && self.privilege_level()? == 3,
+            is_stepped: rflags & rflags::TF != 0 || self.debug.has_breakpoints(),
+            is_aligned: rflags & rflags::AC != 0 && self.guest_cr0()? & CR0_AM != 0 && self.privilege_level()? == 3,
             is_repeat: io.is_repeat,
             segment,
             address_size,
