@@ -12,6 +12,7 @@ mod modes;
 mod need;
 mod runner;
 
+mod apic;
 mod axvm;
 mod blocked;
 mod control_registers;
@@ -73,6 +74,7 @@ const THEMES: &[&[Case]] = &[
     double_faults::CASES,
     task_switches::CASES,
     startup::CASES,
+    apic::CASES,
     string_io::CASES,
     walk::CASES,
     mmio::compare::CASES,

@@ -66,6 +66,19 @@ fn trigger_of(vector: u8) -> Trigger {
     if vector & 1 == 0 { Trigger::Edge } else { Trigger::Level }
 }
 
+/// The line of a vector can become one of edges: each post says how it was triggered.
+#[test]
+fn an_interrupt_is_triggered_as_it_was_posted() {
+    let mut apic = enabled(0);
+    let inbox = Inbox::new(&apic);
+    for trigger in [Trigger::Level, Trigger::Edge, Trigger::Level] {
+        let _ = inbox.post(fixed(0x40, trigger));
+        inbox.collect(&mut apic);
+        assert_eq!(apic.acknowledge(), Some(0x40));
+        assert_eq!(write(&mut apic, END, 0).is_some(), trigger == Trigger::Level);
+    }
+}
+
 /// Who posts first tells the owner; the others need not, until it has looked.
 #[test]
 fn one_kick_a_look() {
