@@ -225,8 +225,17 @@ fn taken_and_injected(guest: &mut Guest, exit: &Exit) -> AxResult<bool> {
 program!(
     wait_for_a_gap,
     [],
-    // The time stamp counter jumps where the host has run.
-    ["rdtsc", "4: mov ebx, eax", "rdtsc", "mov ecx, eax", "sub ecx, ebx", "cmp ecx, [0x608]", "jb 4b"]
+    // The time stamp counter jumps where the host has run. The stamp before becomes the last one in front of that.
+    [
+        "rdtsc",
+        "4: mov ebx, eax",
+        "rdtsc",
+        "mov ecx, eax",
+        "sub ecx, ebx",
+        "cmp ecx, [0x608]",
+        "jb 4b",
+        "mov [r15], ebx"
+    ]
 );
 
 fn has_time_slice(guest: &mut Guest, config: &BenchConfig) -> BenchResult {

@@ -65,7 +65,13 @@ impl Stats {
 impl fmt::Display for Stats {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let exits: u64 = self.kinds.values().map(|cost| cost.exits).sum();
-        writeln!(f, "[host] {exits} exits; time stamp ticks in the guest: {}, outside: {}", self.inside, self.outside)?;
+        writeln!(
+            f,
+            "[host] {exits} exits; time stamp ticks in the guest and the vCPU: {}, outside: {}, which is {} for each exit",
+            self.inside,
+            self.outside,
+            self.outside / exits.max(1)
+        )?;
         let mut kinds: Vec<_> = self.kinds.iter().collect();
         kinds.sort_by_key(|(_, cost)| core::cmp::Reverse(cost.exits));
         writeln!(f, "[host]     exits  ticks outside each  kind")?;

@@ -122,8 +122,8 @@ fn measurement(row: &Row, names: &FieldNames) -> Result<Result<Measurement, Stri
     Ok(Ok(Measurement { counts, ticks, cycles: None }))
 }
 
-/// Instructions of the guest between its time stamps, the time slice of one row among them.
-const GUEST_SHARE_MAX: u64 = 400;
+/// Instructions of the guest between its time stamps.
+const GUEST_SHARE_MAX: u64 = 200;
 
 /// Cycles by the time stamp counter of a machine that has a real one.
 fn add_cycles(host: &Host, report: &mut HostReport, emulator: &Emulator, options: &BenchOptions) -> Result<()> {

@@ -85,3 +85,32 @@ impl<B: DrawingBackend> Drawing<'_, B> {
         self.area.draw(&Text::new(text, (x, y), style)).map_err(|error| anyhow!("the plot: {error}"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::{count::Counts, report::Measurement, trace::Ticks};
+
+    #[test]
+    fn every_count_of_the_caller_is_in_the_plot() {
+        let ticks = Ticks { min: 1, median: 1, max: 1, rounds: 1 };
+        let measured = |instructions| {
+            let counts = Counts { instructions, ..Counts::default() };
+            Ok(Measurement { counts, ticks, cycles: None })
+        };
+        let row = |caller: &str, ours, floor| RowReport {
+            caller: caller.to_owned(),
+            exit: "CPUID".to_owned(),
+            measured: vec![
+                (Subject::Ours, measured(ours)),
+                (Subject::Registry, Err("panics".to_owned())),
+                (Subject::Floor, measured(floor)),
+            ],
+        };
+        let rows = vec![row("bound", 12_345, 4), row("rebinding", 777, 66)];
+        let svg = svg(&HostReport { host: "with SSE", model: "any", rows }, "bound").expect("a plot");
+        assert!(svg.starts_with("<svg"), "{svg}");
+        assert!(svg.contains("CPUID") && svg.contains("12345") && svg.contains("\n4\n"), "{svg}");
+        assert!(!svg.contains("777"), "{svg}");
+    }
+}
