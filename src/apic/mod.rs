@@ -57,9 +57,9 @@
 //!
 //! # Why not `x86_vlapic`
 //!
-//! The family's crate of that name is not used: up to 0.5.4 it drops NMI, INIT and start-up IPIs, matches a logical destination
-//! with the sender's own id, panics at lowest-priority delivery, and finds its vCPUs by global functions of the hypervisor
-//! (0.2 by `axvisor_api`), so that it can be neither shared between processors nor tested by itself.
+//! The family's crate of that name is not used: a guest's NMI, INIT, start-up and lowest-priority IPIs panic in it (0.2.1) or
+//! are dropped, and the last still panics (0.5.4); it matches a logical destination with the sender's own id, and finds its
+//! vCPUs by global functions of the hypervisor (0.2.1 by `axvisor_api`), so that it cannot be tested by itself.
 
 mod address;
 mod deliver;
