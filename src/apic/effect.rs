@@ -17,7 +17,8 @@ pub enum Effect {
     },
     /// The page of registers is at another guest-physical address, or is there no more, or again: accesses there must
     /// come to [`LocalApic::read`](super::LocalApic::read) and [`write`](super::LocalApic::write), and those to the old one
-    /// must not.
+    /// must not. Also when the APIC was switched off or on ([`LocalApic::is_present`](super::LocalApic::is_present)), even
+    /// from the mode that has no page, for CPUID to tell it.
     PageMoved {
         /// Where it was.
         from: Option<u64>,

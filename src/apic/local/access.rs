@@ -112,14 +112,15 @@ impl LocalApic {
     }
 
     fn write_base(&mut self, value: u64) -> Result<Option<Effect>, GeneralProtection> {
-        let from = self.page();
+        let (from, was_present) = (self.page(), self.is_present());
         self.base.write(value)?;
         if self.base.mode() == ApicMode::Disabled {
             // SDM Vol. 3A, 11.4.3 "Enabling or Disabling the Local APIC": it may return to its state after power-up.
             self.init();
         }
         let to = self.page();
-        Ok((from != to).then_some(Effect::PageMoved { from, to }))
+        let is_told = from != to || was_present != self.is_present();
+        Ok(is_told.then_some(Effect::PageMoved { from, to }))
     }
 
     /// The register at an offset in the page. What is not one is an error for the guest to be told.

@@ -143,7 +143,8 @@ fn the_page_moves_and_goes() {
     assert_eq!(apic.write_msr(APIC_BASE, 0xFEE0_0900, 0), Ok(None), "where it is");
     assert_eq!(apic.write_msr(APIC_BASE, 0xD000_0900, 0), moved(at(0xFEE0_0000), at(0xD000_0000)));
     assert_eq!(apic.write_msr(APIC_BASE, 0xD000_0D00, 0), moved(at(0xD000_0000), None));
-    assert_eq!(apic.write_msr(APIC_BASE, 0xD000_0100, 0), Ok(None));
+    assert_eq!(apic.write_msr(APIC_BASE, 0xD000_0100, 0), moved(None, None), "off, which CPUID tells");
+    assert!(!apic.is_present());
     assert_eq!(apic.write_msr(APIC_BASE, 0xD000_0900, 0), moved(None, at(0xD000_0000)));
     assert_eq!(read(&mut apic, SPURIOUS), 0xFF, "off and on again is a reset");
 }
