@@ -6,6 +6,7 @@ use crate::{
     config::GuestConfig,
     loader, native, on_axvm,
     output::verdict,
+    smp,
     vm::{Machine, Outcome, memory::Memory},
     vmx,
 };
@@ -15,7 +16,7 @@ pub fn run(config: &GuestConfig) -> ! {
         let Err(error) = native::run(config);
         verdict::end(format_args!("guest ended: no native run: {error}"));
     }
-    if let Err(error) = vmx::enable_here() {
+    if let Err(error) = vmx::enable_everywhere() {
         vmx::refuse(error);
     }
     match run_to_end(config) {
@@ -26,15 +27,16 @@ pub fn run(config: &GuestConfig) -> ! {
 }
 
 fn run_to_end(config: &GuestConfig) -> Result<Outcome, String> {
-    if config.cpus != 1 {
-        return Err(format!("a guest of this host has one processor, not {}", config.cpus));
+    let most = if config.axvm { 1 } else { smp::count() };
+    if !(1..=most).contains(&config.cpus) {
+        return Err(format!("{} vCPUs for {most} processors", config.cpus));
     }
     let mut memory = Memory::new(config.memory_mib).map_err(|error| format!("{error}"))?;
     let start = loader::load(config, &mut memory).map_err(|error| format!("cannot be loaded: {error}"))?;
     if config.axvm {
         return on_axvm::machine::run(&memory, &start).map_err(|error| format!("axvm failed: {error}"));
     }
-    let mut machine = Machine::new(memory, &start).map_err(|error| format!("no vCPU: {error}"))?;
+    let mut machine = Machine::new(memory, &start, config.cpus).map_err(|error| format!("no vCPU: {error}"))?;
     if config.stats {
         machine.count_exits();
     }

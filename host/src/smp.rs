@@ -79,7 +79,11 @@ pub fn run_on_all(work: &(dyn Fn() + Sync)) {
 
 /// Interrupts another processor, with a vector that asks nothing of it.
 pub fn interrupt(processor: usize) {
-    lapic::send_interrupt(workers()[processor - 1].apic_id.load(Ordering::SeqCst), WAKE_VECTOR);
+    let apic_id = match processor.checked_sub(1) {
+        Some(worker) => &workers()[worker].apic_id,
+        None => &FIRST_APIC_ID,
+    };
+    lapic::send_interrupt(apic_id.load(Ordering::SeqCst), WAKE_VECTOR);
 }
 
 fn start_on(processor: usize, work: &(dyn Fn() + Sync)) -> &'static Worker {

@@ -6,7 +6,7 @@ use axvcpu::AxArchPerCpu;
 use spin::Mutex;
 use x86_vcpu::{EnableError, PhysFrameHal, TranslationDrops, VmxArchPerCpuState};
 
-use crate::{arch::processor, hal::HostHal, output::verdict};
+use crate::{arch::processor, hal::HostHal, output::verdict, smp};
 
 /// The state of each processor, by its number. The two HAL types take turns.
 static STATES: Mutex<[Option<State>; MAX_PROCESSORS]> = Mutex::new([const { None }; MAX_PROCESSORS]);
@@ -26,6 +26,16 @@ pub fn enable_here() -> Result<(), EnableError> {
     let mut state = State::new(index);
     state.enable()?;
     STATES.lock()[index] = Some(state);
+    Ok(())
+}
+
+/// The same for every processor.
+pub fn enable_everywhere() -> Result<(), EnableError> {
+    for processor in 0..smp::count() {
+        let result = Mutex::new(Ok(()));
+        smp::run_on(processor, &|| *result.lock() = enable_here());
+        result.into_inner()?;
+    }
     Ok(())
 }
 

@@ -58,13 +58,13 @@ pub struct RunOptions {
     #[arg(long, value_name = "MB", value_parser = value_parser!(u32).range(1..=2048))]
     pub memory: Option<u32>,
 
-    /// Virtual processors of the guest. So far 1: a guest starts others through an APIC, which the host does not give it
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = value_parser!(u32).range(1..=1))]
+    /// Virtual processors of the guest, each on a processor of its own
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = value_parser!(u32).range(1..=8))]
     pub cpus: u32,
 
-    /// Processors of the machine that the host runs on
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = value_parser!(u32).range(1..=8))]
-    pub host_cpus: u32,
+    /// Processors of the machine that the host runs on: as many as the guest has, or more
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=8))]
+    pub host_cpus: Option<u32>,
 
     /// Processor that Bochs models, such as tigerlake, haswell or arrandale: tigerlake, or what suits Linux
     #[arg(long, value_name = "NAME")]
@@ -78,8 +78,9 @@ pub struct RunOptions {
     #[arg(long, value_name = "SECS", default_value_t = 300, value_parser = value_parser!(u64).range(1..=86_400))]
     pub timeout: u64,
 
-    /// Run the guest by way of axvm, the registry's virtual machine manager, on this crate
-    #[arg(long)]
+    /// Run the guest by way of axvm, the registry's virtual machine manager, on this crate. With one processor, without
+    /// APICs
+    #[arg(long, conflicts_with = "cpus")]
     pub axvm: bool,
 
     /// Count the guest's exits by reason, port and MSR, and print them at its end
@@ -96,6 +97,10 @@ pub struct RunOptions {
 }
 
 impl RunOptions {
+    pub fn host_cpus(&self) -> u32 {
+        self.host_cpus.unwrap_or(1).max(self.cpus)
+    }
+
     pub fn time_limit(&self) -> Duration {
         Duration::from_secs(self.timeout)
     }

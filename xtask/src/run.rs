@@ -48,12 +48,12 @@ pub fn run(options: &RunOptions) -> Result<bool> {
             native: false,
         },
         log: options.log,
-        expect_cpus: options.host_cpus,
+        expect_cpus: options.host_cpus(),
     };
     let disk = image::build(&HostKind::Sse.load()?, &conf)?;
     let machine = Machine {
         emulator,
-        cpus: options.host_cpus,
+        cpus: options.host_cpus(),
         memory_mib: machine_memory(choice.memory_mib, disk.len()),
         instructions_per_second: choice.instructions_per_second,
         tolerates_unknown_msrs: false,

@@ -1,15 +1,24 @@
-//! The local APIC: interrupts between processors. Through its page, or through MSRs where firmware chose x2APIC.
+//! The local APIC: interrupts between processors, and a timer. Through its page, or through MSRs where firmware chose x2APIC.
+
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use bit_field::BitField;
 use x86_64::{instructions::interrupts::without_interrupts, registers::model_specific::Msr};
 
-use super::interrupts::SPURIOUS_VECTOR;
+use super::{
+    interrupts::{SPURIOUS_VECTOR, TIMER_VECTOR},
+    time::{self, Rate},
+};
 
 const ID: u32 = 0x02;
 const END_OF_INTERRUPT: u32 = 0x0B;
 const SPURIOUS: u32 = 0x0F;
 const COMMAND_LOW: u32 = 0x30;
 const COMMAND_HIGH: u32 = 0x31;
+const TIMER: u32 = 0x32;
+const INITIAL_COUNT: u32 = 0x38;
+const CURRENT_COUNT: u32 = 0x39;
+const DIVIDE: u32 = 0x3E;
 
 const DELIVER_NMI: u32 = 0x0_0400;
 const DELIVER_INIT: u32 = 0x0_0500;
@@ -22,6 +31,39 @@ const TO_ALL_OTHERS: u32 = 0xC_0000;
 pub fn enable() {
     const SOFTWARE_ENABLE: u32 = 1 << 8;
     write(SPURIOUS, SOFTWARE_ENABLE | u32::from(SPURIOUS_VECTOR));
+}
+
+/// From nanoseconds to counts of the timer.
+static TIMER_RATE: AtomicU64 = AtomicU64::new(0);
+const DIVIDE_BY_1: u32 = 0b1011;
+const MASKED: u32 = 1 << 16;
+
+/// Interrupts this processor in so many nanoseconds, and not at the time that was set before.
+pub fn start_timer(nanos: u64) {
+    let rate = Rate::from_raw(TIMER_RATE.load(Ordering::Relaxed));
+    let count = u32::try_from(rate.convert(nanos)).unwrap_or(u32::MAX);
+    write(DIVIDE, DIVIDE_BY_1);
+    write(TIMER, u32::from(TIMER_VECTOR));
+    // A count of 0 would not start it.
+    write(INITIAL_COUNT, count.max(1));
+}
+
+pub fn stop_timer() {
+    write(INITIAL_COUNT, 0);
+}
+
+/// Measures the timer's rate, which is that of all processors, by the time that is known already.
+pub fn calibrate_timer() {
+    const NANOS: u64 = 1_000_000;
+    write(DIVIDE, DIVIDE_BY_1);
+    write(TIMER, MASKED);
+    write(INITIAL_COUNT, u32::MAX);
+    let start = time::now();
+    time::wait(NANOS);
+    let counted = u32::MAX - read(CURRENT_COUNT);
+    let passed = time::now() - start;
+    stop_timer();
+    TIMER_RATE.store(Rate::between(passed, counted.into()).to_raw(), Ordering::Relaxed);
 }
 
 pub fn id() -> u32 {

@@ -14,6 +14,7 @@ pub fn init_first_processor() {
     interrupts::mask_legacy_controllers();
     init_this_processor(0);
     time::calibrate();
+    lapic::calibrate_timer();
 }
 
 /// Descriptor tables, features and the local APIC of the processor that runs this.

@@ -6,7 +6,9 @@ use core::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use x86_64::instructions::port::Port;
+use x86_64::instructions::{interrupts, port::Port};
+
+use super::lapic;
 
 /// Rate of the 8254's input on every PC.
 pub const PIT_HZ: u64 = 1_193_182;
@@ -29,6 +31,14 @@ impl Rate {
         Self((((to_hz as u128) << Self::POINT) / from_hz as u128) as u64)
     }
 
+    pub const fn from_raw(raw: u64) -> Self {
+        Self(raw)
+    }
+
+    pub const fn to_raw(self) -> u64 {
+        self.0
+    }
+
     pub const fn convert(self, ticks: u64) -> u64 {
         ((ticks as u128 * self.0 as u128) >> Self::POINT) as u64
     }
@@ -45,7 +55,12 @@ pub fn tsc_khz() -> u64 {
 
 /// Nanoseconds since the counter was zero.
 pub fn now() -> u64 {
-    Rate(TSC_TO_NANOS.load(Ordering::Relaxed)).convert(tsc())
+    nanos(tsc())
+}
+
+/// Ticks of the time stamp counter as nanoseconds.
+pub fn nanos(ticks: u64) -> u64 {
+    Rate(TSC_TO_NANOS.load(Ordering::Relaxed)).convert(ticks)
 }
 
 /// Nanoseconds as ticks of the time stamp counter.
@@ -58,6 +73,15 @@ pub fn wait(nanos: u64) {
     while now() < end {
         core::hint::spin_loop();
     }
+}
+
+/// Halts this processor until an interrupt, or for so long. Interrupts are off before and after it; one that has come
+/// by then ends it at once.
+pub fn sleep(nanos: u64) {
+    lapic::start_timer(nanos);
+    interrupts::enable_and_hlt();
+    interrupts::disable();
+    lapic::stop_timer();
 }
 
 /// Counts time stamp ticks while channel 2 of the timer chip counts down 20 ms.

@@ -3,7 +3,6 @@
 use alloc::{format, string::String, vec::Vec};
 
 use spin::Mutex;
-use x86_vcpu::EnableError;
 
 use super::{Case, Place, THEMES, check::Failure};
 use crate::{
@@ -13,7 +12,7 @@ use crate::{
 };
 
 pub fn run(filter: &str) -> ! {
-    if let Err(error) = enable_everywhere() {
+    if let Err(error) = vmx::enable_everywhere() {
         vmx::refuse(error);
     }
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
@@ -85,14 +84,4 @@ fn print_notes() {
     for note in NOTES.lock().drain(..) {
         console::line(format_args!("    note: {note}"));
     }
-}
-
-/// Turns VMX on, on every processor.
-fn enable_everywhere() -> Result<(), EnableError> {
-    for processor in 0..smp::count() {
-        let result = Mutex::new(Ok(()));
-        smp::run_on(processor, &|| *result.lock() = vmx::enable_here());
-        result.into_inner()?;
-    }
-    Ok(())
 }

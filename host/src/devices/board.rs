@@ -1,12 +1,28 @@
-//! The bus between the processor and its devices, and the interrupt lines between those and the controllers.
+//! The bus between processors and devices, and the interrupt lines between those and the controllers.
+//!
+//! As on a PC, each line goes to the 8259 controllers and to the I/O APIC. The guest masks one or the other.
+
+use axaddrspace::device::AccessWidth;
+use x86_vcpu::apic::{IoApic, Message};
 
 use super::{
     Device, End, Signal, Time, clock::Clock, keyboard::Keyboard, pci::Pci, pic::Pic, pit::Pit, power::Power,
     power_management::PowerManagement, uart::Uart,
 };
+use crate::mem::frames;
+
+/// Guest-physical address of the I/O APIC's page.
+pub const IO_APIC: u64 = 0xFEC0_0000;
+pub const IO_APIC_ID: u8 = 15;
+/// The I/O APIC's line of the timer: on PCs the 8259 controllers, which have no other use for it, have its place.
+pub const TIMER_PIN: u8 = 2;
+const TIMER_LINE: u8 = 0;
 
 pub struct Board {
     pic: Pic,
+    io_apic: IoApic,
+    /// The I/O APIC may have interrupts that it has not sent.
+    unsent: bool,
     pit: Pit,
     uart: Uart,
     clock: Clock,
@@ -24,6 +40,8 @@ impl Board {
     pub fn new(memory: u64, now: Time) -> Self {
         Self {
             pic: Pic::new(),
+            io_apic: IoApic::new(IO_APIC_ID),
+            unsent: false,
             pit: Pit::new(now),
             uart: Uart::new(),
             clock: Clock::new(memory, now),
@@ -81,6 +99,36 @@ impl Board {
         self.pic.acknowledge()
     }
 
+    /// A read of memory that is not RAM. Where no device is, all ones.
+    pub fn read_memory(&mut self, address: u64, width: AccessWidth) -> u64 {
+        match io_apic_offset(address) {
+            Some(offset) => self.io_apic.read(offset, width),
+            None => u64::MAX,
+        }
+    }
+
+    pub fn write_memory(&mut self, address: u64, width: AccessWidth, value: u64) {
+        if let Some(offset) = io_apic_offset(address) {
+            self.io_apic.write(offset, width, value, later(&mut self.unsent));
+        }
+    }
+
+    /// A local APIC has ended an interrupt by level.
+    pub fn end_of_interrupt(&mut self, vector: u8) {
+        self.io_apic.end_of_interrupt(vector, later(&mut self.unsent));
+    }
+
+    /// Sends what the I/O APIC has to send. What nobody takes stays.
+    pub fn send_interrupts(&mut self, mut send: impl FnMut(&Message) -> bool) {
+        if core::mem::take(&mut self.unsent) {
+            self.io_apic.service(|message| {
+                let taken = send(message);
+                self.unsent |= !taken;
+                taken
+            });
+        }
+    }
+
     /// A byte of input for the guest's console.
     pub fn console_input(&mut self, byte: u8) {
         self.uart.receive(byte);
@@ -109,6 +157,11 @@ impl Board {
     fn carry(&mut self, interrupts: impl IntoIterator<Item = Option<(u8, Signal)>>) {
         for (line, signal) in interrupts.into_iter().flatten() {
             self.pic.signal(line, signal);
+            let pin = if line == TIMER_LINE { TIMER_PIN } else { line };
+            if signal == Signal::Rise {
+                self.io_apic.set_line(pin, false, later(&mut self.unsent));
+            }
+            self.io_apic.set_line(pin, signal != Signal::Low, later(&mut self.unsent));
         }
     }
 
@@ -137,6 +190,18 @@ impl Board {
         let step = self.device(port).map_or(width, |device| device.width().min(width));
         (0..width / step).map(move |part| (port.wrapping_add(u16::from(part * step)), step, u32::from(part * step) * 8))
     }
+}
+
+/// Notes that there is something to send, and leaves it where it is.
+fn later(unsent: &mut bool) -> impl FnMut(&Message) -> bool {
+    |_| {
+        *unsent = true;
+        false
+    }
+}
+
+fn io_apic_offset(address: u64) -> Option<u64> {
+    address.checked_sub(IO_APIC).filter(|offset| *offset < frames::SIZE)
 }
 
 fn ones(width: u8) -> u32 {

@@ -1,6 +1,5 @@
-//! The firmware's tables that tell where ACPI's fixed hardware is, and that the machine can be switched off by it.
-//!
-//! There is no table of interrupt controllers: the two of the old PC are what a guest without one takes.
+//! The firmware's tables that tell where ACPI's fixed hardware is, that the machine can be switched off by it, which
+//! processors there are, and which interrupt controllers.
 
 use acpi_tables::{
     Aml,
@@ -8,6 +7,7 @@ use acpi_tables::{
     facs::FACS,
     fadt::{FADTBuilder, Flags, PmProfile},
     gas::{AccessSize, AddressSpace, GAS},
+    madt::{EnabledStatus, IoApic, ProcessorLocalApic},
     rsdp::Rsdp,
     sdt::Sdt,
     xsdt::XSDT,
@@ -16,8 +16,9 @@ use alloc::{vec, vec::Vec};
 
 use super::{Error, image::Builder};
 use crate::{
-    devices::{power, power_management as pm},
-    vm::memory::Memory,
+    config::GuestConfig,
+    devices::{board, power, power_management as pm},
+    vm::{self, memory::Memory},
 };
 
 const OEM: [u8; 6] = *b"HOST  ";
@@ -33,12 +34,16 @@ const TABLES: u32 = ROOT + 0x80;
 const INTERRUPT_LINE: u16 = 9;
 
 /// Writes the tables; gives the address of the root pointer.
-pub fn write(memory: &mut Memory) -> Result<u32, Error> {
+pub fn write(config: &GuestConfig, memory: &mut Memory) -> Result<u32, Error> {
     let mut tables = Builder::at(TABLES);
     let description = tables.push(&bytes(&description()));
     let hardware = tables.push(&bytes(&hardware(description)));
     let mut list = XSDT::new(OEM, TABLE, REVISION);
     list.add_entry(hardware.into());
+    // Without it a guest takes the two controllers of the old PC: all that there is by way of axvm.
+    if !config.axvm {
+        list.add_entry(tables.push(&bytes(&controllers(config.cpus))).into());
+    }
     let list = tables.push(&bytes(&list));
     memory.write(TABLES.into(), tables.bytes())?;
     memory.write(FACS_PLACE.into(), &bytes(&FACS::new()))?;
@@ -86,6 +91,40 @@ fn hardware(description: u32) -> impl Aml {
     table.reset_reg = GAS::new(AddressSpace::SystemIo, 8, 0, AccessSize::ByteAccess, power::RESET.into());
     table.reset_value = power::RESET_NOW;
     table.finalize()
+}
+
+/// Processors and interrupt controllers: the Multiple APIC Description Table.
+fn controllers(cpus: usize) -> Sdt {
+    const HEADER: u32 = 44;
+    const LOCAL_ADDRESS: usize = 36;
+    const FLAGS: usize = 40;
+    /// The two controllers of the old PC are there too.
+    const HAS_LEGACY_CONTROLLERS: u32 = 1 << 0;
+    let mut table = Sdt::new(*b"APIC", HEADER, 3, OEM, TABLE, REVISION);
+    table.write_u32(LOCAL_ADDRESS, vm::LOCAL_APIC as u32);
+    table.write_u32(FLAGS, HAS_LEGACY_CONTROLLERS);
+    for cpu in 0..cpus as u8 {
+        table.append_slice(&bytes(&ProcessorLocalApic::new(cpu, cpu, EnabledStatus::Enabled)));
+    }
+    table.append_slice(&bytes(&IoApic::new(board::IO_APIC_ID, board::IO_APIC as u32, 0)));
+    table.append_slice(&timer_override());
+    table.append_slice(&non_maskable());
+    table
+}
+
+/// Interrupt source override: line 0 of the ISA bus, the timer's, is another of the I/O APIC. All others are the same.
+fn timer_override() -> [u8; 10] {
+    const AS_ON_THE_BUS: u16 = 0;
+    let mut entry = [2, 10, 0, 0, 0, 0, 0, 0, 0, 0];
+    entry[4..8].copy_from_slice(&u32::from(board::TIMER_PIN).to_le_bytes());
+    entry[8..].copy_from_slice(&AS_ON_THE_BUS.to_le_bytes());
+    entry
+}
+
+/// Local APIC NMI: pin LINT1 of all processors.
+fn non_maskable() -> [u8; 6] {
+    const ALL: u8 = 0xFF;
+    [4, 6, ALL, 0, 0, 1]
 }
 
 fn bytes(table: &dyn Aml) -> Vec<u8> {

@@ -82,7 +82,7 @@ pub fn load(image: &[u8], config: &GuestConfig, memory: &mut Memory) -> Result<S
         parameters.set_u32(RAMDISK_SIZE, length);
     }
     if version >= 0x020E {
-        parameters.set_u32(ACPI_ROOT, acpi::write(memory)?);
+        parameters.set_u32(ACPI_ROOT, acpi::write(config, memory)?);
     }
     parameters.set_map(memory);
     memory.write(PARAMETERS.into(), &parameters.0)?;

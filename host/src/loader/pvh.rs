@@ -29,7 +29,7 @@ pub fn load(image: &[u8], config: &GuestConfig, memory: &mut Memory) -> Result<S
     let loaded = kernel.load(memory)?;
     let modules = map::place_modules(&config.modules, loaded.end.max(map::HIGH_MEMORY), memory)?;
     // The machine has tables of its own, which the kernel finds.
-    let firmware = if config.native { 0 } else { acpi::write(memory)? };
+    let firmware = if config.native { 0 } else { acpi::write(config, memory)? };
     let information = write_information(config, &modules, firmware, memory)?;
     Ok(Start { state: StartState::Protected32 { entry }, eax: 0, ebx: information, esi: 0 })
 }

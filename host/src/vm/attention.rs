@@ -12,9 +12,9 @@ use crate::{
 };
 
 /// Longest time in the guest without a look at the runner's orders: 10 ms.
-const LONGEST_SLICE: Time = 10_000_000;
+pub const LONGEST_SLICE: Time = 10_000_000;
 /// A shorter one would not pay for its exit: 20 µs.
-const SHORTEST_SLICE: Time = 20_000;
+pub const SHORTEST_SLICE: Time = 20_000;
 /// Sends the guest's registers to the console and ends the run.
 const STOP_BYTE: u8 = 0x18;
 
@@ -42,10 +42,15 @@ impl Attention {
         until_deadline.clamp(SHORTEST_SLICE, LONGEST_SLICE)
     }
 
+    /// Whether some time has passed since it last listened to the runner.
+    pub fn is_time_to_listen(&self, now: Time) -> bool {
+        now >= self.next_poll
+    }
+
     /// Reads the runner's input: orders for the host, the rest for the guest.
     pub fn stop_ordered(&mut self, board: &mut Board, now: Time) -> bool {
         const POLL_INTERVAL: Time = 1_000_000;
-        if now < self.next_poll {
+        if !self.is_time_to_listen(now) {
             return false;
         }
         self.next_poll = now + POLL_INTERVAL;

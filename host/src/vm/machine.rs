@@ -1,39 +1,31 @@
-//! The run loop: enter the guest, and answer what it came back with.
+//! A machine: memory, devices, and vCPUs, each of which a processor of the host runs.
 
-use alloc::{format, string::String};
+use alloc::{string::String, vec::Vec};
 use core::fmt;
 
-use axerrno::{AxError, AxResult};
-use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
-use x86_vcpu::{VmxArchVCpu, VmxExitReason};
+use axerrno::AxResult;
+use spin::{Mutex, MutexGuard};
 
-use super::{attention::Attention, io, memory::Memory, msrs, stats::Stats};
+use super::{bus::Bus, memory::Memory, processor::Processor, stats::Stats};
 use crate::{
-    arch::{interrupts, time},
-    devices::{Board, End},
-    hal::HostHal,
+    arch::{processor, time},
+    devices::{Board, End, Time},
     loader::Start,
     output::console,
+    smp,
 };
 
-const GENERAL_PROTECTION: u8 = 13;
-/// What is written here is for a display of digits that nobody has: guests write to it for the time that it takes.
-const DELAY_PORT: u32 = 0x80;
-
 pub struct Machine {
-    memory: Memory,
-    board: Board,
-    vcpu: VmxArchVCpu<HostHal>,
-    attention: Attention,
-    /// Counted only where somebody asked: it costs time itself.
-    stats: Option<Stats>,
+    bus: Bus,
+    /// Each is run by the processor of its number.
+    processors: Vec<Mutex<Processor>>,
 }
 
 /// How a guest ended.
 #[derive(Debug)]
 pub enum Outcome {
     Device(End),
-    /// HLT with interrupts off: nothing can wake it.
+    /// HLT with interrupts off on all processors: nothing can wake them.
     Halted,
     TripleFault,
     /// The runner's order.
@@ -43,161 +35,53 @@ pub enum Outcome {
 }
 
 impl Machine {
-    /// A machine whose vCPU will start as the loader says.
-    pub fn new(memory: Memory, start: &Start) -> AxResult<Self> {
-        let mut vcpu = VmxArchVCpu::<HostHal>::new(0, 0)?;
-        vcpu.set_start_state(start.state)?;
-        vcpu.setup((memory.ept.root() as usize).into(), 0.into())?;
-        vcpu.set_io_intercept_of_range(0, 0x1_0000, true);
-        vcpu.set_io_intercept_of_range(DELAY_PORT, 1, false);
-        let registers = vcpu.regs_mut();
-        registers.rax = start.eax.into();
-        registers.rbx = start.ebx.into();
-        registers.rsi = start.esi.into();
+    /// A machine with so many vCPUs, of which the first will start as the loader says. VMX is on where it is called.
+    pub fn new(memory: Memory, start: &Start, cpus: usize) -> AxResult<Self> {
+        let root = memory.ept.root();
+        let processors =
+            (0..cpus).map(|place| Processor::new(place, cpus, root, start)).collect::<AxResult<Vec<_>>>()?;
+        let apics: Vec<_> = processors.iter().map(|processor| processor.apic().clone()).collect();
         let board = Board::new(memory.size(), time::now());
-        Ok(Self { memory, board, vcpu, attention: Attention::default(), stats: None })
+        Ok(Self { bus: Bus::new(memory, board, &apics), processors: processors.into_iter().map(Mutex::new).collect() })
     }
 
     pub fn count_exits(&mut self) {
-        self.stats = Some(Stats::default());
+        self.processors.iter_mut().for_each(|processor| processor.get_mut().stats = Some(Stats::default()));
     }
 
-    /// Runs the guest on this processor to its end.
-    pub fn run(&mut self) -> AxResult<Outcome> {
-        self.vcpu.bind()?;
-        log::info!("entry at time stamp {:#X}", time::tsc());
-        let outcome = loop {
-            if let Some(outcome) = self.step()? {
-                break outcome;
-            }
-        };
-        if !matches!(outcome, Outcome::Device(_)) {
-            console::line(format_args!("[host] {:?}", self.vcpu));
+    /// Lets vCPUs run and sleep so many nanoseconds at most, if nothing comes that they have to look after.
+    pub fn set_longest_slice(&mut self, nanos: Time) {
+        self.processors.iter_mut().for_each(|processor| processor.get_mut().set_longest_slice(nanos));
+    }
+
+    /// The stack with which the first vCPU starts.
+    pub fn set_stack_pointer(&mut self, address: usize) {
+        if let Some(first) = self.processors.first_mut() {
+            first.get_mut().set_stack_pointer(address);
         }
-        if let Some(stats) = &self.stats {
+    }
+
+    pub fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.bus.memory.lock()
+    }
+
+    /// Runs the guest to its end, on as many processors as it has vCPUs. VMX is on in all of them.
+    pub fn run(&mut self) -> AxResult<Outcome> {
+        let result = Mutex::new(Ok(()));
+        smp::run_on_all(&|| {
+            let Some(mine) = self.processors.get(processor::index()) else { return };
+            let mut mine = mine.lock();
+            if let Err(error) = mine.run(&self.bus) {
+                *result.lock() = Err(error);
+                self.bus.end(Outcome::Stopped);
+            }
+        });
+        result.into_inner()?;
+        let stats = self.processors.iter_mut().filter_map(|processor| processor.get_mut().stats.take());
+        if let Some(stats) = stats.reduce(Stats::with) {
             console::line(format_args!("{stats}"));
         }
-        self.vcpu.unbind()?;
-        Ok(outcome)
-    }
-
-    /// One entry and one exit.
-    fn step(&mut self) -> AxResult<Option<Outcome>> {
-        let now = time::now();
-        self.board.advance(now);
-        if self.attention.stop_ordered(&mut self.board, now) {
-            return Ok(Some(Outcome::Stopped));
-        }
-        self.attention.offer_interrupt(&mut self.board, &mut self.vcpu)?;
-        let slice = time::ticks(Attention::slice(&self.board, now));
-        self.vcpu.set_time_slice(Some(slice))?;
-        let entered = self.note_entry();
-        match self.vcpu.run() {
-            Ok(exit) => {
-                self.note_exit(&exit, entered)?;
-                self.handle(exit)
-            }
-            Err(error) => Ok(Some(Outcome::EntryFailed(self.entry_failure(error)))),
-        }
-    }
-
-    fn note_entry(&mut self) -> u64 {
-        let Some(stats) = &mut self.stats else { return 0 };
-        let now = time::tsc();
-        stats.enter(now);
-        now
-    }
-
-    fn note_exit(&mut self, exit: &Exit, entered: u64) -> AxResult {
-        if let Some(stats) = &mut self.stats {
-            let now = time::tsc();
-            stats.exit(exit, self.vcpu.exit_info()?.exit_reason, entered, now);
-        }
-        Ok(())
-    }
-
-    fn handle(&mut self, exit: Exit) -> AxResult<Option<Outcome>> {
-        match exit {
-            Exit::IoRead { port, width } => {
-                let value = self.board.read(port.0, io::bytes(width), time::now());
-                self.vcpu.complete_read(value.into())?;
-            }
-            Exit::IoWrite { port, width, data } => {
-                self.board.write(port.0, io::bytes(width), data as u32, time::now());
-            }
-            Exit::SysRegRead { addr, .. } => match msrs::read(addr.0) {
-                Some(value) => self.vcpu.complete_read(value)?,
-                None => self.refuse_msr("RDMSR", addr.0)?,
-            },
-            Exit::SysRegWrite { addr, value } => {
-                if !msrs::write(addr.0, value) {
-                    self.refuse_msr("WRMSR", addr.0)?;
-                }
-            }
-            // No hypercall is known here.
-            Exit::Hypercall { .. } => self.vcpu.set_return_value(usize::MAX),
-            Exit::ExternalInterrupt { vector } => interrupts::dispatch(vector as u8),
-            Exit::NestedPageFault { addr, access_flags } => return Ok(self.float(addr.as_usize() as u64, access_flags)),
-            Exit::Halt => return self.wait(),
-            Exit::SystemDown => return Ok(Some(self.system_down())),
-            Exit::Nothing => {}
-            Exit::FailEntry { .. } if self.vcpu.entry_failure().is_some() => {
-                return Ok(Some(Outcome::EntryFailed(self.entry_failure(AxError::BadState))));
-            }
-            other => return Ok(Some(Outcome::Unhandled(self.describe(&other)))),
-        }
-        Ok(self.board.end().map(Outcome::Device))
-    }
-
-    /// A triple fault, or the word at the power-off port that the library knows itself.
-    fn system_down(&self) -> Outcome {
-        match self.vcpu.exit_info() {
-            Ok(info) if info.exit_reason == VmxExitReason::IO_INSTRUCTION => Outcome::Device(End::PowerOff),
-            _ => Outcome::TripleFault,
-        }
-    }
-
-    fn refuse_msr(&mut self, instruction: &str, msr: usize) -> AxResult {
-        log::debug!("{instruction} of {msr:#x}, which the guest's processor does not have");
-        self.vcpu.complete_fault(GENERAL_PROTECTION, Some(0))
-    }
-
-    /// The guest sleeps until an interrupt.
-    fn wait(&mut self) -> AxResult<Option<Outcome>> {
-        if !self.vcpu.ready_for_interrupt()? {
-            return Ok(Some(Outcome::Halted));
-        }
-        if self.attention.wait_for_interrupt(&mut self.board) {
-            return Ok(Some(Outcome::Stopped));
-        }
-        Ok(None)
-    }
-
-    /// Where no memory and no device is, reads give all ones and writes do nothing.
-    fn float(&mut self, address: u64, access: impl fmt::Debug) -> Option<Outcome> {
-        const MOST_PAGES: usize = 1024;
-        log::debug!("nothing at {address:#x}, accessed by {access:?}");
-        if address < self.memory.size() || self.memory.extra_pages() == MOST_PAGES {
-            return Some(Outcome::Unhandled(format!("a nested page fault at {address:#x} ({access:?})")));
-        }
-        self.memory.float(address).err().map(|error| Outcome::Unhandled(format!("{error}")))
-    }
-
-    fn entry_failure(&self, error: AxError) -> String {
-        match self.vcpu.entry_failure() {
-            Some(failure) => format!("{failure}"),
-            None => format!("{error}"),
-        }
-    }
-
-    fn describe(&self, exit: &Exit) -> String {
-        match (self.vcpu.exit_info(), self.vcpu.exit_qualification()) {
-            (Ok(info), Ok(qualification)) => format!(
-                "{exit:?}, reason {:?}, qualification {qualification:#x}, at {:#x}",
-                info.exit_reason, info.guest_rip
-            ),
-            _ => format!("{exit:?}"),
-        }
+        Ok(self.bus.take_outcome().unwrap_or(Outcome::Stopped))
     }
 }
 

@@ -1,6 +1,6 @@
 //! The guest's memory: RAM from 0 up to its size, in blocks of 2 MiB, and the tables that map it.
 
-use alloc::{vec, vec::Vec};
+use alloc::{collections::BTreeSet, vec, vec::Vec};
 use core::fmt;
 
 use super::ept::{Access, Ept};
@@ -11,6 +11,15 @@ pub struct Memory {
     blocks: Vec<u64>,
     /// Frames mapped one by one, beyond RAM.
     pages: Vec<u64>,
+    /// The guest's pages among them that float.
+    floating: BTreeSet<u64>,
+}
+
+/// Why there is nothing to put where the guest has accessed.
+pub enum FloatError {
+    OutOfMemory(OutOfMemory),
+    /// It is RAM, or too many such places were accessed.
+    Refused,
 }
 
 #[derive(Debug)]
@@ -27,7 +36,7 @@ impl Memory {
     /// Zeroed RAM. The hole below 1 MiB is RAM too: no device of ours is there, and guests that look for firmware
     /// tables find zeros.
     pub fn new(mib: usize) -> Result<Self, OutOfMemory> {
-        let mut memory = Self { ept: Ept::new()?, blocks: Vec::new(), pages: Vec::new() };
+        let mut memory = Self { ept: Ept::new()?, blocks: Vec::new(), pages: Vec::new(), floating: BTreeSet::new() };
         for guest in (0..(mib as u64) << 20).step_by(BLOCK_SIZE as usize) {
             let block = frames::alloc_block().ok_or(OutOfMemory)?;
             memory.blocks.push(block);
@@ -78,9 +87,19 @@ impl Memory {
     }
 
     /// Puts memory where the guest expects a device that is not there: all ones, as from a bus that floats. Writes stay
-    /// without effect on anything else.
-    pub fn float(&mut self, address: u64) -> Result<(), OutOfMemory> {
-        self.add_page(address, Access::READ | Access::WRITE, |page| page.fill(0xFF))
+    /// without effect on anything else. Two vCPUs may come for the same place.
+    pub fn float(&mut self, address: u64) -> Result<(), FloatError> {
+        const MOST_PAGES: usize = 1024;
+        let page = address & !(frames::SIZE - 1);
+        if self.floating.contains(&page) {
+            return Ok(());
+        }
+        if address < self.size() || self.floating.len() == MOST_PAGES {
+            return Err(FloatError::Refused);
+        }
+        self.add_page(page, Access::READ | Access::WRITE, |page| page.fill(0xFF)).map_err(FloatError::OutOfMemory)?;
+        self.floating.insert(page);
+        Ok(())
     }
 
     /// Maps a page of its own beyond RAM, or in place of a page of RAM.
@@ -94,10 +113,6 @@ impl Memory {
         };
         fill(page);
         self.ept.map_page(address, frame, access)
-    }
-
-    pub fn extra_pages(&self) -> usize {
-        self.pages.len()
     }
 
     /// The parts of a range that lie together in host memory: where, and how long.

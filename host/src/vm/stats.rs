@@ -46,6 +46,18 @@ impl Stats {
         }
     }
 
+    /// Those of two vCPUs together.
+    pub fn with(mut self, other: Self) -> Self {
+        for (kind, cost) in other.kinds {
+            let sum = self.kinds.entry(kind).or_default();
+            sum.exits += cost.exits;
+            sum.ticks += cost.ticks;
+        }
+        self.inside += other.inside;
+        self.outside += other.outside;
+        self
+    }
+
     /// The entry at `since` has led to this exit.
     pub fn exit(&mut self, exit: &Exit, reason: VmxExitReason, since: u64, now: u64) {
         let kind = match *exit {
