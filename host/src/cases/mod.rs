@@ -30,6 +30,7 @@ mod events;
 mod exits;
 mod host;
 mod lifecycle;
+mod machines;
 mod mmio;
 mod msr;
 mod msr_policy;
@@ -75,6 +76,7 @@ const THEMES: &[&[Case]] = &[
     task_switches::CASES,
     startup::CASES,
     apic::CASES,
+    machines::CASES,
     string_io::CASES,
     walk::CASES,
     mmio::compare::CASES,

@@ -201,6 +201,11 @@ const LINES: &[Line] = &[
         expected: "VMX is turned on once and off again, with nothing left behind",
         cases: &["enable.*", "world.vmx_off_and_on", "owners.vmx_off_*", "ept.drops_of_vmx_off_and_on"],
     },
+    Line {
+        id: "Machines",
+        expected: "vCPUs on several processors interrupt and start each other; timers and lines are on time",
+        cases: &["machines.*"],
+    },
     Line { id: "Lifecycle 3", expected: "VMCS fields and regions as the processor has them", cases: &["vmcs.*"] },
 ];
 
