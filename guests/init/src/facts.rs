@@ -10,7 +10,7 @@ pub fn print() {
     println!("init: kernel: {}", first_line("/proc/version"));
     println!("init: command line: {}", command_line());
     let processor = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    println!("init: processors: {}", fields(&processor, "processor").count());
+    println!("init: processors: {}", processors());
     for name in ["model name", "cpu MHz", "flags", "bugs"] {
         println!("init: {name}: {}", fields(&processor, name).next().unwrap_or("?"));
     }
@@ -52,12 +52,29 @@ fn print_vulnerabilities() {
     }
 }
 
+/// How many processors run.
+pub fn processors() -> usize {
+    let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    fields(&text, "processor").count().max(1)
+}
+
+/// How many interrupts processors have sent each other: to schedule again, and to call functions.
+pub fn interrupts_between_processors() -> u64 {
+    let text = fs::read_to_string("/proc/interrupts").unwrap_or_default();
+    let of = |name| fields(&text, name).map(count).sum::<u64>();
+    of("RES") + of("CAL")
+}
+
+/// The sum of the numbers at the beginning of a line: one for each processor.
+fn count(line: &str) -> u64 {
+    line.split_whitespace().map_while(|word| word.parse::<u64>().ok()).sum()
+}
+
 /// Lines of interrupts that have come, without the names of processors.
 pub fn print_interrupts() {
     let text = fs::read_to_string("/proc/interrupts").unwrap_or_default();
     for line in text.lines().skip(1) {
-        let came = line.split_whitespace().skip(1).map_while(|word| word.parse::<u64>().ok()).sum::<u64>();
-        if came > 0 {
+        if line.split_once(':').is_some_and(|(_, counts)| count(counts) > 0) {
             println!("init:   {}", line.split_whitespace().collect::<Vec<_>>().join(" "));
         }
     }

@@ -10,7 +10,7 @@ const PACKAGE: debian::Pattern = debian::Pattern { prefix: "linux-image-6.1.0-",
 const KERNEL: &str = "boot/vmlinuz-";
 
 /// Console and pace. A panic ends the machine at once instead of never; the tests of ciphers take half the boot.
-const COMMAND_LINE: &str = "console=ttyS0,115200 earlyprintk=serial,ttyS0,115200 panic=-1 nosmp cryptomgr.notests";
+const COMMAND_LINE: &str = "console=ttyS0,115200 earlyprintk=serial,ttyS0,115200 panic=-1 cryptomgr.notests";
 /// Without what makes addresses differ from boot to boot and exits dearer.
 pub const QUICK: &str = "nokaslr mitigations=off tsc=reliable";
 /// As Debian boots it: the image moves itself to a random address, and the kernel defends itself against its processor.
@@ -42,6 +42,7 @@ pub const BY_PVH: Trial = Trial {
     panic: None,
     ending: Ending::ByItself("powered off"),
     memory_mib: MEMORY_MIB,
+    cpus: 1,
     models: &[MODEL],
     instructions_per_second: INSTRUCTIONS_PER_SECOND,
     axvm: false,
@@ -107,6 +108,16 @@ pub const HANG: Trial = Trial {
 fn fetch_to_end(how: &str) -> Result<Guest> {
     fetch(Entry::Pvh, &format!("{QUICK} quiet tests=none {how}"))
 }
+
+/// On two processors of the host's. What the kernel says on its way is in the others' consoles.
+pub const ON_TWO: Trial = Trial {
+    name: "linux-smp",
+    fetch: || fetch(Entry::Pvh, &format!("{QUICK} quiet")),
+    goal: "init: self-test: 7 of 7 passed, processors: 2",
+    shows: &[],
+    cpus: 2,
+    ..BY_PVH
+};
 
 /// The kernel as this entry needs it, its initial file system, and a command line that `more` is added to.
 pub fn fetch(entry: Entry, more: &str) -> Result<Guest> {

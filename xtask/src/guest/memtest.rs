@@ -18,6 +18,7 @@ pub const TRIAL: Trial = Trial {
     panic: None,
     ending: Ending::WhenStopped,
     memory_mib: 32,
+    cpus: 1,
     models: &[],
     instructions_per_second: INSTRUCTIONS_PER_SECOND,
     axvm: false,

@@ -15,7 +15,8 @@ use anyhow::{Context, Result};
 use flate2::read::MultiGzDecoder;
 
 /// The guests that are tests: one for each kind of image that the host loads.
-pub static TRIALS: [Trial; 11] = [
+pub static TRIALS: [Trial; 12] = [
+    linux::ON_TWO,
     linux::BY_BZIMAGE,
     linux::BY_PVH,
     linux::REBOOT,
@@ -44,6 +45,8 @@ pub struct Trial {
     pub panic: Option<&'static str>,
     pub ending: Ending,
     pub memory_mib: u32,
+    /// Virtual processors.
+    pub cpus: u32,
     /// Models on which it is tried; none named: all.
     pub models: &'static [&'static str],
     pub instructions_per_second: u32,

@@ -21,6 +21,7 @@ pub const FLAT: Trial = Trial {
     panic: None,
     ending: Ending::ByItself("powered off"),
     memory_mib: 16,
+    cpus: 1,
     models: &[],
     instructions_per_second: INSTRUCTIONS_PER_SECOND,
     axvm: false,

@@ -100,8 +100,14 @@ fn run_guest(boot: &Boot, trial: &Trial, supplies: &Supplies) -> Result<String> 
         Some(Err(error)) => bail!("{error}"),
         None => bail!("{} was not fetched", trial.name),
     };
-    let mode =
-        Mode::Guest { guest, memory_mib: trial.memory_mib, cpus: 1, stats: false, axvm: trial.axvm, native: false };
+    let mode = Mode::Guest {
+        guest,
+        memory_mib: trial.memory_mib,
+        cpus: trial.cpus,
+        stats: false,
+        axvm: trial.axvm,
+        native: false,
+    };
     let stop_at = (trial.ending == Ending::WhenStopped).then_some(trial.goal);
     let outcome = session(boot, mode, supplies.host, GUEST_LIMIT, stop_at, |_| {})?;
     judge_guest(boot, trial, &outcome).with_context(|| evidence(&outcome))

@@ -129,7 +129,7 @@ pub fn boots() -> Vec<Boot> {
             name: format!("guest/{}/{short}", trial.name),
             emulator: bochs(model),
             host: HostKind::Sse,
-            cpus: 1,
+            cpus: trial.cpus,
             kind: BootKind::Guest(trial),
         })
     });

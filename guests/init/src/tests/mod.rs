@@ -10,6 +10,8 @@ mod vectors;
 
 use std::error::Error;
 
+use crate::facts;
+
 /// What went well, or what did not.
 type Outcome = Result<String, Box<dyn Error>>;
 
@@ -36,7 +38,9 @@ pub fn run_all() {
             Err(error) => println!("init: test {name} ... FAILED: {error}"),
         }
     }
-    println!("init: self-test: {passed} of {} passed", ALL.len());
+    println!("init: interrupts after the tests:");
+    facts::print_interrupts();
+    println!("init: self-test: {passed} of {} passed, processors: {}", ALL.len(), facts::processors());
 }
 
 /// An error in words unless the condition holds.
