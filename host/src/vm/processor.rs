@@ -180,6 +180,7 @@ impl Processor {
     #[cold]
     fn receive(&mut self, signals: Signals) -> AxResult {
         if signals.init {
+            self.asked_for_vector = false;
             let bootstrap = self.apic.is_bootstrap();
             self.vcpu.receive_init(bootstrap)?;
             self.activity = if bootstrap { Activity::Running } else { Activity::WaitsForStartup };
@@ -340,6 +341,7 @@ impl Processor {
 
     /// What a write to the local APIC means for the rest of the machine.
     fn follow(&mut self, bus: &Bus, effect: Option<Effect>) -> AxResult {
+        // The guest may have written the task priority, which is CR8 too.
         self.vcpu.set_cr8(self.apic.cr8());
         match effect {
             None => {}
