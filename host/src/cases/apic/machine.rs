@@ -97,6 +97,7 @@ impl Machine<'_> {
                 deliver(&message, Some(self.place), self.inboxes, |place| (self.kick)(place));
             }
             Some(Effect::PageMoved { from, to }) => {
+                self.vcpu.set_apic_enabled(self.apic.is_present());
                 for (page, is_device) in [(from, false), (to, true)] {
                     if let Some(page) = page {
                         self.vcpu.set_mmio_range((page as usize).into(), PAGE_SIZE, is_device)?;

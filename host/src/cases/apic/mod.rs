@@ -9,7 +9,7 @@ use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
 use spin::Mutex;
 use x86_64::instructions::interrupts;
 use x86_vcpu::{
-    StartState, VmxArchVCpu,
+    CpuidFeature, StartState, VmxArchVCpu,
     apic::{Inbox, LocalApic, LocalApicConfig},
 };
 
@@ -18,7 +18,7 @@ use super::{
     Case,
     check::{CaseResult, fail, is_true, same},
     code::guest_code,
-    guest::Guest,
+    guest::{Guest, Mode},
     need::Need,
 };
 use crate::{
@@ -31,6 +31,7 @@ pub const CASES: &[Case] = &[
     Case::new("apic.timer_of_the_x2apic", || periodic_timer(timer_by_msrs(), ends_by_msr())),
     Case::new("apic.timer_of_a_page_that_moved", || periodic_timer(timer_by_page(), ends_by_page())),
     Case::new("apic.task_priority_is_cr8", task_priority_is_cr8),
+    Case::new("apic.cpuid_tells_whether_it_is_on", cpuid_follows),
     Case::new("apic.faults_where_the_processor_faults", faults),
     Case::new("apic.vcpus_start_and_interrupt_each_other", two_vcpus).needs(&[Need::Processors(2)]).on_first(),
 ];
@@ -212,6 +213,49 @@ fn task_priority_is_cr8() -> CaseResult {
     same("the order", guest.memory.read(RESULTS, 4)?.as_ref(), &[0x60, 1, 0x50, 0][..])?;
     same("TPR after a write of CR8", guest.read_u32(RESULTS + 0x100)?, 0x50)?;
     same("CR8 after a write of TPR", guest.read_u32(RESULTS + 0x104)?, 7)
+}
+
+guest_code!(
+    switches_off_and_on,
+    "code64",
+    "mov edi, 0x20000",
+    "mov ecx, 0x1B",
+    "rdmsr",
+    "or eax, 0xC00",
+    "wrmsr",
+    "mov eax, 1",
+    "cpuid",
+    "mov [rdi], edx",
+    "add edi, 4",
+    "mov ecx, 0x1B",
+    "mov eax, 0xFEE00100",
+    "xor edx, edx",
+    "wrmsr",
+    "mov eax, 1",
+    "cpuid",
+    "mov [rdi], edx",
+    "mov ecx, 0x1B",
+    "mov eax, 0xFEE00900",
+    "xor edx, edx",
+    "wrmsr",
+    "mov eax, 1",
+    "cpuid",
+    "mov [rdi + 4], edx",
+    "hlt",
+);
+
+/// Off, even out of the x2APIC's mode, it is none; on again, it is one.
+fn cpuid_follows() -> CaseResult {
+    let mut guest = Guest::long(switches_off_and_on())?;
+    let mut policy = guest.vcpu.cpuid_policy()?;
+    policy.show(CpuidFeature::APIC)?;
+    guest.vcpu.set_cpuid_policy(policy)?;
+    guest.restart(Mode::Long)?;
+    run(&mut guest)?;
+    for (place, is_on) in [(0, true), (4, false), (8, true)] {
+        same("EDX, bit 9", guest.read_u32(RESULTS + place)? >> 9 & 1 != 0, is_on)?;
+    }
+    Ok(())
 }
 
 guest_code!(
