@@ -2,8 +2,10 @@
 //!
 //! A line that can be deleted while every case stays green is either not tested or not needed. [`mod@table`] has an entry
 //! for each line that moves a register between host and guest. The tree is copied, and each mutation is made in the
-//! copy, built, and booted with the cases that are to catch it.
+//! copy and booted with the cases that are to catch it. Most stand in one host that is built once ([`mod@switch`]), so that
+//! each costs a boot.
 
+mod switch;
 mod table;
 mod tree;
 
@@ -38,24 +40,42 @@ pub fn run(options: &MutateOptions) -> Result<bool> {
     tree::check(paths::root(), table())?;
     let names = &options.names;
     let is_wanted = |mutation: &&Mutation| names.is_empty() || names.iter().any(|name| mutation.name.contains(name));
-    let chosen: Vec<&Mutation> = table().filter(is_wanted).collect();
+    let chosen: Vec<&'static Mutation> = table().filter(is_wanted).collect();
     ensure!(!chosen.is_empty(), "no mutation has {} in its name", names.join(" or "));
     install::install_missing(install::BOCHS)?;
     let tree = Tree::copy(paths::root(), &paths::mutations().join("tree"))?;
-    let limits = ensure_green(&tree, &chosen)?;
     let mut surprises = Vec::new();
-    for mutation in &chosen {
-        if process::interrupted() {
-            return Ok(false);
-        }
-        let original = tree.apply(mutation)?;
-        let found = hunt(&tree, mutation, &limits);
-        tree.write(mutation.file, &original)?;
-        let found = found.with_context(|| mutation.name)?;
+    let mut report = |mutation: &Mutation, found: Found| {
         println!("{}: {}", mutation.name, found.in_words(mutation));
         if found.is_surprise(mutation) {
             surprises.push(mutation.name);
         }
+    };
+    let numbered: Vec<(u32, &'static Mutation)> = (1..).zip(chosen.iter().copied()).collect();
+    let switched = tree.switch(&numbered)?;
+    let mut hosts = Hosts::default();
+    let mut limits = Limits::new();
+    let (together, alone): (Vec<_>, Vec<_>) = numbered.into_iter().partition(|(number, _)| switched.contains(number));
+    for (number, mutation) in together {
+        if process::interrupted() {
+            return Ok(false);
+        }
+        hosts.select(number)?;
+        report(mutation, hunt(&mut hosts, &tree, mutation, &mut limits).with_context(|| mutation.name)?);
+    }
+    for (_, mutation) in &alone {
+        mutation.run.iter().try_for_each(|run| ensure_green(&mut hosts, &tree, run, &mut limits))?;
+    }
+    let tree = Tree::copy(paths::root(), &paths::mutations().join("tree"))?;
+    tree::check(paths::root(), alone.iter().map(|(_, mutation)| *mutation))?;
+    for (_, mutation) in alone {
+        if process::interrupted() {
+            return Ok(false);
+        }
+        let original = tree.apply(mutation)?;
+        let found = hunt(&mut Hosts::default(), &tree, mutation, &mut limits);
+        tree.write(mutation.file, &original)?;
+        report(mutation, found.with_context(|| mutation.name)?);
     }
     println!("\n{} mutations, {} not as expected", chosen.len(), surprises.len());
     for name in &surprises {
@@ -79,8 +99,8 @@ enum Found {
     CaughtByOthers(Vec<String>),
     /// None of the cases that the table names is red, but others of [`WHOLE`], which were perhaps red before.
     CaughtElsewhere(Vec<String>),
-    /// Nothing is red, and a boot did not end.
-    TimedOut(&'static str),
+    /// A boot did not end, in several times the time that it takes without the mutation.
+    Hangs(&'static str),
     Survived,
     DoesNotBuild(String),
 }
@@ -88,13 +108,13 @@ enum Found {
 impl Found {
     fn in_words(&self, mutation: &Mutation) -> String {
         match (self, mutation.survives) {
-            (Self::Caught(by), None) => format!("caught by {}", by.join(", ")),
-            (Self::Caught(by), Some(_)) => format!("caught by {}, and was expected to survive", by.join(", ")),
+            (Self::Caught(by), None) => format!("caught by {}", first_of(by)),
+            (Self::Caught(by), Some(_)) => format!("caught by {}, and was expected to survive", first_of(by)),
             (Self::CaughtByOthers(by), _) => {
                 format!("caught by {}, and NOT BY {:?}", by.join(", "), mutation.expect.unwrap_or_default())
             }
             (Self::CaughtElsewhere(by), _) => format!("caught by {}, and NOT BY THE CASES NAMED", by.join(", ")),
-            (Self::TimedOut(run), _) => format!("TIMED OUT in {run}"),
+            (Self::Hangs(run), _) => format!("caught by {run} (the host hangs)"),
             (Self::Survived, None) => "SURVIVED".to_owned(),
             (Self::Survived, Some(why)) => format!("survives: {why}"),
             (Self::DoesNotBuild(why), _) => format!("does not build\n{why}"),
@@ -103,10 +123,18 @@ impl Found {
 
     fn is_surprise(&self, mutation: &Mutation) -> bool {
         match self {
-            Self::Caught(_) => mutation.survives.is_some(),
+            Self::Caught(_) | Self::Hangs(_) => mutation.survives.is_some(),
             Self::Survived => mutation.survives.is_none(),
-            Self::CaughtByOthers(_) | Self::CaughtElsewhere(_) | Self::TimedOut(_) | Self::DoesNotBuild(_) => true,
+            Self::CaughtByOthers(_) | Self::CaughtElsewhere(_) | Self::DoesNotBuild(_) => true,
         }
+    }
+}
+
+fn first_of(red: &[String]) -> String {
+    match red {
+        [] => String::new(),
+        [one] => one.clone(),
+        [first, others @ ..] => format!("{first} and {} more", others.len()),
     }
 }
 
@@ -114,30 +142,31 @@ impl Found {
 type Limits = BTreeMap<&'static str, Duration>;
 
 /// Without this, a case that is red anyway would catch everything, and a slow machine would look like a host that hangs.
-fn ensure_green(tree: &Tree, chosen: &[&Mutation]) -> Result<Limits> {
-    let mut hosts = Hosts::default();
-    let mut limits = Limits::new();
-    let mut runs: Vec<&'static str> = chosen.iter().flat_map(|mutation| mutation.run.iter().copied()).collect();
-    runs.sort_unstable();
-    runs.dedup();
-    for run in runs {
-        let (boot, filter) = boot_of(run)?;
-        let host = hosts.get(tree, boot.host)?;
-        let started = Instant::now();
-        let Reds { red, timed_out } = red_cases(&boot, &filter, host, BOOT_LIMIT)?;
-        ensure!(!timed_out, "{run} passes its time limit without a mutation");
-        ensure!(red.is_empty(), "{run} is red without a mutation: {}", red.join(", "));
-        limits.insert(run, (started.elapsed() * PATIENCE).max(PATIENCE_MIN));
+/// Asked once of what is about to be run, of hosts that have all mutations in them and make none.
+fn ensure_green(hosts: &mut Hosts, tree: &Tree, run: &'static str, limits: &mut Limits) -> Result<()> {
+    if limits.contains_key(run) {
+        return Ok(());
     }
-    Ok(limits)
+    let number = hosts.number.unwrap_or(0);
+    hosts.select(0)?;
+    let (boot, filter) = boot_of(run)?;
+    let host = hosts.get(tree, boot.host)?;
+    let started = Instant::now();
+    let Reds { red, timed_out } = red_cases(&boot, &filter, host, BOOT_LIMIT)?;
+    ensure!(!timed_out, "{run} passes its time limit without a mutation");
+    ensure!(red.is_empty(), "{run} is red without a mutation: {}", red.join(", "));
+    limits.insert(run, (started.elapsed() * PATIENCE).max(PATIENCE_MIN));
+    hosts.select(number)
 }
 
 /// Boots what the mutation names, one after the other, until what it breaks is red.
-fn hunt(tree: &Tree, mutation: &Mutation, limits: &Limits) -> Result<Found> {
-    let mut hosts = Hosts::default();
+fn hunt(hosts: &mut Hosts, tree: &Tree, mutation: &Mutation, limits: &mut Limits) -> Result<Found> {
     let mut found = Found::Survived;
     for run in mutation.run {
         let (boot, filter) = boot_of(run)?;
+        if hosts.number.is_some() {
+            ensure_green(hosts, tree, run, limits)?;
+        }
         let host = match hosts.get(tree, boot.host) {
             Ok(host) => host,
             Err(error) => return Ok(Found::DoesNotBuild(format!("{error:#}"))),
@@ -145,12 +174,16 @@ fn hunt(tree: &Tree, mutation: &Mutation, limits: &Limits) -> Result<Found> {
         let limit = limits.get(run).copied().unwrap_or(BOOT_LIMIT);
         let Reds { red, timed_out } = red_cases(&boot, &filter, host, limit)?;
         if mutation.is_named_by(&red) {
-            return Ok(Found::Caught(red));
+            let (mut named, others): (Vec<_>, Vec<_>) =
+                red.into_iter().partition(|failure| mutation.is_named_by(std::slice::from_ref(failure)));
+            named.extend(others);
+            return Ok(Found::Caught(named));
+        }
+        if timed_out {
+            return Ok(Found::Hangs(run));
         }
         if !red.is_empty() {
             found = Found::CaughtByOthers(red);
-        } else if timed_out && matches!(found, Found::Survived) {
-            found = Found::TimedOut(run);
         }
     }
     if matches!(found, Found::Survived) && mutation.survives.is_none() {
@@ -164,28 +197,43 @@ fn hunt(tree: &Tree, mutation: &Mutation, limits: &Limits) -> Result<Found> {
     Ok(found)
 }
 
-/// The hosts built from the tree as it is now.
+/// The hosts built from the tree as it is now, and the number of the mutation that is made in them.
 #[derive(Default)]
-struct Hosts(BTreeMap<&'static str, HostImage>);
+struct Hosts {
+    images: BTreeMap<&'static str, HostImage>,
+    number: Option<u32>,
+}
 
 impl Hosts {
+    /// Makes the mutation of this number in all of them.
+    fn select(&mut self, number: u32) -> Result<()> {
+        self.number = Some(number);
+        self.images.values_mut().try_for_each(|image| switch::select(&mut image.host, number))
+    }
+
     fn get(&mut self, tree: &Tree, kind: HostKind) -> Result<&HostImage> {
-        if !self.0.contains_key(kind.name()) {
+        if !self.images.contains_key(kind.name()) {
             let target = paths::mutations().join(kind.name());
             let mut build = kind.command_in(&tree.host(), &target);
             build.arg("--quiet");
-            if kind == HostKind::Sse {
-                // The cases run in seconds however the host is compiled; to build it is what takes long. Without SSE it builds
-                // only as it is: at a lower level, code that is optimised out asks for SSE registers.
-                let quick = [("LTO", "off"), ("CODEGEN_UNITS", "16"), ("OPT_LEVEL", "1"), ("INCREMENTAL", "true")];
-                for (name, value) in quick {
-                    build.env(format!("CARGO_PROFILE_RELEASE_{name}"), value);
-                }
+            // The cases run in seconds however the host is compiled; to build it is what takes long. Without SSE the linker has
+            // to leave out what is not used before it is compiled, because some of that asks for SSE registers.
+            let lto = if kind == HostKind::Sse {
+                [("LTO", "off"), ("INCREMENTAL", "true")]
+            } else {
+                [("LTO", "thin"), ("INCREMENTAL", "false")]
+            };
+            for (name, value) in lto.into_iter().chain([("CODEGEN_UNITS", "16"), ("OPT_LEVEL", "1")]) {
+                build.env(format!("CARGO_PROFILE_RELEASE_{name}"), value);
             }
             capture(&mut build, BUILD_LIMIT)?.success()?;
-            self.0.insert(kind.name(), HostKind::load_from(&target)?);
+            let mut image = HostKind::load_from(&target)?;
+            if let Some(number) = self.number {
+                switch::select(&mut image.host, number)?;
+            }
+            self.images.insert(kind.name(), image);
         }
-        self.0.get(kind.name()).context("a host that was just built")
+        self.images.get(kind.name()).context("a host that was just built")
     }
 }
 

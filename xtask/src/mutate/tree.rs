@@ -1,17 +1,18 @@
 //! The copy in which mutations are made.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, ensure};
 
-use super::table::Mutation;
+use super::{switch, table::Mutation};
 
 /// Folders that no build reads.
 const LEFT_OUT: [&str; 2] = ["target", ".git"];
+const LIBRARY: &str = "src/lib.rs";
 
 /// A copy of the repository's sources.
 pub struct Tree {
@@ -28,6 +29,24 @@ impl Tree {
 
     pub fn host(&self) -> PathBuf {
         self.root.join("host")
+    }
+
+    /// Puts all mutations into the copy that can be chosen between when it runs, and gives their numbers. None is made.
+    pub fn switch(&self, mutations: &[(u32, &'static Mutation)]) -> Result<Vec<u32>> {
+        let read = |file: &str| {
+            let path = self.root.join(file);
+            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+        };
+        let mut files = BTreeMap::new();
+        for (_, mutation) in mutations {
+            files.insert(mutation.file, read(mutation.file)?);
+        }
+        let switch::Switched { numbers, texts } = switch::switch(&files, mutations);
+        for (file, text) in texts {
+            self.write(file, &text)?;
+        }
+        self.write(LIBRARY, &(read(LIBRARY)? + switch::SUPPORT))?;
+        Ok(numbers)
     }
 
     /// Makes the mutation, and gives the text that the file had.
@@ -108,8 +127,16 @@ pub fn check<'a>(root: &Path, table: impl IntoIterator<Item = &'a Mutation>) -> 
 mod tests {
     use super::*;
 
-    const MUTATION: Mutation =
-        Mutation { name: "one", file: "a.rs", find: "x();", replace: "", run: &[], expect: None, survives: None };
+    const MUTATION: Mutation = Mutation {
+        name: "one",
+        file: "a.rs",
+        find: "x();",
+        replace: "",
+        run: &[],
+        expect: None,
+        built_alone: false,
+        survives: None,
+    };
 
     fn verdict(text: &str, table: &[Mutation]) -> Result<()> {
         let folder = tempfile::tempdir()?;

@@ -255,23 +255,29 @@ pub const TABLE: &[Mutation] = &[
     .run(ENABLE)
     .survives("nothing here makes VMXON fail behind the checks before it"),
     Mutation::delete("exit control: SAVE_DEBUG_CONTROLS", CAPABILITY, ".union(ExitControls::SAVE_DEBUG_CONTROLS)")
+        .built_alone()
         .run(WORLD)
         .survives(WRITTEN_BY_EXITS),
     Mutation::delete("exit control: SAVE_PAT", CAPABILITY, ".union(ExitControls::SAVE_PAT)")
+        .built_alone()
         .run(WORLD)
         .survives(WRITTEN_BY_EXITS),
-    Mutation::delete("exit control: LOAD_PAT", CAPABILITY, ".union(ExitControls::LOAD_PAT)").run(WORLD),
+    Mutation::delete("exit control: LOAD_PAT", CAPABILITY, ".union(ExitControls::LOAD_PAT)").built_alone().run(WORLD),
     Mutation::delete("exit control: SAVE_EFER", CAPABILITY, ".union(ExitControls::SAVE_EFER)")
+        .built_alone()
         .run(WORLD)
         .survives(WRITTEN_BY_EXITS),
-    Mutation::delete("exit control: LOAD_EFER", CAPABILITY, ".union(ExitControls::LOAD_EFER)").run(WORLD),
+    Mutation::delete("exit control: LOAD_EFER", CAPABILITY, ".union(ExitControls::LOAD_EFER)").built_alone().run(WORLD),
     Mutation::replace(
         "entry control: LOAD_DEBUG_CONTROLS",
         CAPABILITY,
         "EntryControls::LOAD_DEBUG_CONTROLS.union(EntryControls::LOAD_PAT)",
         "EntryControls::LOAD_PAT",
     )
+    .built_alone()
     .run(WORLD),
-    Mutation::delete("entry control: LOAD_PAT", CAPABILITY, ".union(EntryControls::LOAD_PAT)").run(WORLD),
-    Mutation::delete("entry control: LOAD_EFER", CAPABILITY, ".union(EntryControls::LOAD_EFER)").run(WORLD),
+    Mutation::delete("entry control: LOAD_PAT", CAPABILITY, ".union(EntryControls::LOAD_PAT)").built_alone().run(WORLD),
+    Mutation::delete("entry control: LOAD_EFER", CAPABILITY, ".union(EntryControls::LOAD_EFER)")
+        .built_alone()
+        .run(WORLD),
 ];

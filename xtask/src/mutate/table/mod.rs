@@ -20,13 +20,15 @@ pub struct Mutation {
     pub run: &'static [&'static str],
     /// What one of the failures must say: a mutation that breaks something else on the way is caught for the wrong reason.
     pub expect: Option<&'static str>,
+    /// It needs a host built for it alone: a constant, or part of an expression.
+    pub built_alone: bool,
     /// For a line that no case here can miss: why.
     pub survives: Option<&'static str>,
 }
 
 impl Mutation {
     const fn replace(name: &'static str, file: &'static str, find: &'static str, replace: &'static str) -> Self {
-        Self { name, file, find, replace, run: ALONE, expect: None, survives: None }
+        Self { name, file, find, replace, run: ALONE, expect: None, built_alone: false, survives: None }
     }
 
     const fn delete(name: &'static str, file: &'static str, find: &'static str) -> Self {
@@ -35,6 +37,11 @@ impl Mutation {
 
     const fn run(mut self, run: &'static [&'static str]) -> Self {
         self.run = run;
+        self
+    }
+
+    const fn built_alone(mut self) -> Self {
+        self.built_alone = true;
         self
     }
 

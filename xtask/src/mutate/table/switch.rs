@@ -299,9 +299,15 @@ pub const TABLE: &[Mutation] = &[
     Mutation::delete("barriers: the host's SPEC_CTRL", SWITCH, "self.host_spec_ctrl = Msr::IA32_SPEC_CTRL.read();")
         .run(BARRIERS)
         .expect("the host's IA32_SPEC_CTRL"),
-    Mutation::replace("barriers: history", SWITCH, r#""jnz 4b\n","#, r#""/* 4 */\n","#)
-        .run(BARRIERS)
-        .survives(NO_PREDICTORS),
+    Mutation::replace(
+        "barriers: history",
+        SWITCH,
+        r#""5: dec ecx\n",
+            "jnz 4b\n","#,
+        r#""5:\n","#,
+    )
+    .run(BARRIERS)
+    .survives(NO_PREDICTORS),
     Mutation::replace(
         "barriers: flush of the level-1 data cache",
         SWITCH,

@@ -1,0 +1,233 @@
+//! All mutations in one host: each stands beside what it replaces, and a number in the image says which is made.
+//!
+//! So the host is built once, and a mutation costs a boot. What cannot be written so (constants, patterns, parts of an
+//! expression) is built for itself.
+
+use std::{collections::BTreeMap, ops::Range};
+
+use anyhow::{Context, Result, ensure};
+
+use super::table::Mutation;
+
+/// Stands behind the number in the image.
+const MARK: &[u8; 16] = b"x86_vcpu mutant\0";
+
+/// What is added to the crate: the number, and how its code asks for it. Assembly reads it by its name.
+pub const SUPPORT: &str = r#"
+#[repr(C)]
+struct Mutant(core::sync::atomic::AtomicU32, [u8; 16]);
+#[unsafe(no_mangle)]
+#[used]
+static X86_VCPU_MUTANT: Mutant = Mutant(core::sync::atomic::AtomicU32::new(0), *b"x86_vcpu mutant\0");
+#[inline(never)]
+fn mutant(number: u32) -> bool {
+    X86_VCPU_MUTANT.0.load(core::sync::atomic::Ordering::Relaxed) == number
+}
+"#;
+
+/// Writes the number into the image.
+pub fn select(host: &mut [u8], number: u32) -> Result<()> {
+    let mut places = host.windows(MARK.len()).enumerate().filter(|(_, bytes)| bytes == MARK);
+    let place = places.next().and_then(|(at, _)| at.checked_sub(4)).context("the host has no number of a mutation")?;
+    ensure!(places.next().is_none(), "the host has two numbers of a mutation");
+    host[place..place + 4].copy_from_slice(&number.to_le_bytes());
+    Ok(())
+}
+
+/// Which mutations can be in one host, by number, and the text of a file with all of its.
+pub struct Switched {
+    pub numbers: Vec<u32>,
+    pub texts: BTreeMap<&'static str, String>,
+}
+
+/// A place of a file, and what may stand there by number.
+struct Place {
+    range: Range<usize>,
+    choices: Vec<(u32, String)>,
+}
+
+/// Puts into `files`, the texts as they are, all of the mutations (with their numbers) that can be.
+pub fn switch(files: &BTreeMap<&'static str, String>, mutations: &[(u32, &'static Mutation)]) -> Switched {
+    let mut places: BTreeMap<&'static str, Vec<Place>> = BTreeMap::new();
+    let mut numbers = Vec::new();
+    for (number, mutation) in mutations.iter().filter(|(_, mutation)| !mutation.built_alone) {
+        let Some(text) = files.get(mutation.file) else { continue };
+        let Some((range, replacement)) = widen(text, mutation) else { continue };
+        let places = places.entry(mutation.file).or_default();
+        if let Some(place) = places.iter_mut().find(|place| place.range == range) {
+            place.choices.push((*number, replacement));
+        } else if places.iter().all(|place| place.range.end <= range.start || range.end <= place.range.start) {
+            places.push(Place { range, choices: vec![(*number, replacement)] });
+        } else {
+            continue;
+        }
+        numbers.push(*number);
+    }
+    let texts = places.into_iter().map(|(file, places)| (file, rewrite(&files[file], places))).collect();
+    Switched { numbers, texts }
+}
+
+fn rewrite(text: &str, mut places: Vec<Place>) -> String {
+    places.sort_by_key(|place| std::cmp::Reverse(place.range.start));
+    let mut text = text.to_owned();
+    for Place { range, choices } in places {
+        let original = &text[range.clone()];
+        let choice = if is_assembly(original) { in_assembly(original, &choices) } else { in_rust(original, &choices) };
+        text.replace_range(range, &choice);
+    }
+    text
+}
+
+fn is_assembly(text: &str) -> bool {
+    let text = text.trim_start();
+    text.starts_with('"') || text.starts_with("switch_xstate!") || text.starts_with("raise_")
+}
+
+/// The instructions between two labels; the flags mean nothing where a mutation is.
+fn in_assembly(original: &str, choices: &[(u32, String)]) -> String {
+    let end = if original.contains("\\n\"") { "\\n" } else { "" };
+    let first = choices[0].0;
+    let (mut tests, mut replacements) = (String::new(), String::new());
+    for (number, replacement) in choices {
+        let label = 10_000 + number;
+        tests += &format!("\"cmp dword ptr [rip + X86_VCPU_MUTANT], {number}{end}\", \"je {label}f{end}\",\n");
+        replacements += &format!("\"{label}:{end}\", {replacement}\n\"jmp {}f{end}\",\n", 20_000 + first);
+    }
+    let last = 20_000 + first;
+    format!("{tests}{original}\n\"jmp {last}f{end}\",\n{replacements}\"{last}:{end}\",")
+}
+
+fn in_rust(original: &str, choices: &[(u32, String)]) -> String {
+    let expression = |text: &str| {
+        let (_, value) = text.split_once('=').unwrap_or_default();
+        value.trim().trim_end_matches(';').to_owned()
+    };
+    if let Some((pattern, _)) = original.trim_start().strip_prefix("let ").and_then(|rest| rest.split_once('=')) {
+        let mut all = format!("let {pattern}= ");
+        for (number, replacement) in choices {
+            all += &format!("if crate::mutant({number}) {{ {} }} else ", expression(replacement));
+        }
+        return format!("{all}{{ {} }};", expression(original));
+    }
+    let mut all = String::new();
+    for (number, replacement) in choices {
+        all += &format!("if crate::mutant({number}) {{\n{replacement}\n}} else ");
+    }
+    format!("{all}{{\n{original}\n}}\n")
+}
+
+/// The whole lines that a mutation is in, without those that it leaves alone, if they can be chosen between at run time.
+fn widen(text: &str, mutation: &Mutation) -> Option<(Range<usize>, String)> {
+    let found = text.find(mutation.find)?;
+    let start = text[..found].rfind('\n').map_or(0, |at| at + 1);
+    let found_end = found + mutation.find.len();
+    let end = if text[..found_end].ends_with('\n') { found_end } else { found_end + text[found_end..].find('\n')? + 1 };
+    let original = &text[start..end];
+    let replaced = original.replacen(mutation.find, mutation.replace, 1);
+    let (old, new): (Vec<&str>, Vec<&str>) =
+        (original.split_inclusive('\n').collect(), replaced.split_inclusive('\n').collect());
+    let before = old.iter().zip(&new).take_while(|(a, b)| a == b).count();
+    let shorter = old.len().min(new.len()) - before;
+    let after = old.iter().rev().zip(new.iter().rev()).take(shorter).take_while(|(a, b)| a == b).count();
+    let start = start + old[..before].iter().map(|line| line.len()).sum::<usize>();
+    let (old, new) = (old[before..old.len() - after].concat(), new[before..new.len() - after].concat());
+    (can_be_chosen(&old) && (new.trim().is_empty() || is_assembly(&old) || can_be_chosen(&new)))
+        .then(|| (start..start + old.len(), new))
+}
+
+/// Whole statements, or lines of assembly.
+fn can_be_chosen(text: &str) -> bool {
+    let trimmed = text.trim();
+    if is_assembly(text) {
+        // A jump would go by the flags of the test for the number.
+        return trimmed.ends_with(',') && !trimmed.starts_with("\"j");
+    }
+    let lines = || trimmed.lines().filter(|line| !line.trim_start().starts_with("//"));
+    let mut depth = 0i32;
+    for byte in lines().flat_map(str::bytes) {
+        depth += match byte {
+            b'{' | b'(' | b'[' => 1,
+            b'}' | b')' | b']' => -1,
+            _ => 0,
+        };
+        if depth < 0 {
+            return false;
+        }
+    }
+    let is_item = ["const ", "fn ", "pub", "static ", "else", "."].iter().any(|word| trimmed.starts_with(word));
+    let binds = trimmed.starts_with("let ") && trimmed.matches(';').count() > 1;
+    depth == 0 && !is_item && !binds && trimmed.ends_with([';', '}'])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DELETE: Mutation = Mutation {
+        name: "one",
+        file: "a.rs",
+        find: "b();",
+        replace: "",
+        run: &[],
+        expect: None,
+        built_alone: false,
+        survives: None,
+    };
+
+    fn switched(text: &str, mutations: &'static [Mutation]) -> (Vec<u32>, Option<String>) {
+        let files = BTreeMap::from([("a.rs", text.to_owned())]);
+        let numbered: Vec<(u32, &'static Mutation)> = (1..).zip(mutations).collect();
+        let mut switched = switch(&files, &numbered);
+        (switched.numbers, switched.texts.remove("a.rs"))
+    }
+
+    fn words(text: &str) -> Vec<&str> {
+        text.split_whitespace().collect()
+    }
+
+    #[test]
+    fn a_statement_stands_beside_what_replaces_it() {
+        const TWO: &[Mutation] = &[DELETE, Mutation { find: "b(", replace: "c(", ..DELETE }];
+        let (numbers, text) = switched("a();\nb();\nd();\n", TWO);
+        assert_eq!(numbers, [1, 2]);
+        let expected = "a(); if crate::mutant(1) { } else if crate::mutant(2) { c(); } else { b(); } d();";
+        assert_eq!(words(&text.unwrap()), words(expected));
+    }
+
+    #[test]
+    fn a_binding_is_chosen_by_its_value() {
+        const ONE: &[Mutation] = &[Mutation { find: "1 + 1", replace: "3", ..DELETE }];
+        let (_, text) = switched("let two = 1 + 1;\n", ONE);
+        assert_eq!(words(&text.unwrap()), words("let two = if crate::mutant(1) { 3 } else { 1 + 1 };"));
+    }
+
+    /// The jump in front depends on flags that the test of the number would overwrite.
+    #[test]
+    fn assembly_is_jumped_over_behind_what_stays() {
+        const ONE: &[Mutation] = &[Mutation { find: "\"je 2f\",\n\"mov cr2, rcx\",", replace: "\"je 2f\",", ..DELETE }];
+        let (_, text) = switched("\"je 2f\",\n\"mov cr2, rcx\",\n\"2:\",\n", ONE);
+        let text = text.unwrap();
+        assert!(text.starts_with("\"je 2f\",\n\"cmp dword ptr [rip + X86_VCPU_MUTANT], 1\", \"je 10001f\","), "{text}");
+        assert!(text.ends_with("\"2:\",\n"), "{text}");
+    }
+
+    #[test]
+    fn what_cannot_be_chosen_is_left_alone() {
+        const PARTS: &[Mutation] = &[
+            Mutation { find: "if a {", replace: "if true {", ..DELETE },
+            Mutation { find: "const C: u8 = 1", replace: "const C: u8 = 2", ..DELETE },
+            Mutation { find: ".map(f)", replace: "", ..DELETE },
+        ];
+        let (numbers, text) = switched("if a {\n}\nconst C: u8 = 1;\nx\n    .map(f)\n    .unwrap();\n", PARTS);
+        assert_eq!((numbers, text), (vec![], None));
+    }
+
+    #[test]
+    fn the_number_is_written_once() {
+        let mut image = [&[0; 8][..], MARK, &[1]].concat();
+        select(&mut image, 0x0102_0304).unwrap();
+        assert_eq!(image[4..8], [4, 3, 2, 1]);
+        assert!(select(&mut [0; 64], 1).is_err());
+        assert!(select(&mut [&[0; 4][..], MARK, MARK].concat(), 1).is_err());
+    }
+}
