@@ -105,7 +105,7 @@ impl Bus {
     }
 
     /// The vCPU is about to sleep, and only other vCPUs can wake it. If they all do, that is the end.
-    pub fn is_deaf(&self, place: usize) {
+    pub fn goes_deaf(&self, place: usize) {
         let mut deaf = self.deaf.lock();
         deaf[place] = true;
         let hears = |(deaf, inbox): (&bool, &Inbox)| !deaf || inbox.wants_attention();

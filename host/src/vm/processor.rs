@@ -237,7 +237,7 @@ impl Processor {
     fn sleep(&self, bus: &Bus, limit: u64) {
         let is_deaf = self.activity != Activity::Halted;
         if is_deaf {
-            bus.is_deaf(self.place);
+            bus.goes_deaf(self.place);
         }
         // The others are told of the machine's end, but not who brings it about.
         if !bus.is_over() {
