@@ -85,7 +85,7 @@ pub(crate) enum Progress {
     /// The device is to be written; going on means that it was.
     Write { address: GuestPhysAddr, width: AccessWidth, value: u64 },
     /// All is done. RIP moves by so many bytes; none while a string instruction has elements left.
-    Done { length: u32 },
+    Done { length: u8 },
 }
 
 /// What a read of a device is for.
@@ -300,7 +300,7 @@ impl Emulation {
     ) -> Result<Progress, Refusal> {
         if self.over {
             registers.rflags &= !(rflags::RF as u64);
-            return Ok(Progress::Done { length: self.instruction.len() as u32 });
+            return Ok(Progress::Done { length: self.instruction.len() as u8 });
         }
         if self.asked && self.phase == Phase::Writing {
             let size = self.transfer().map_or(0, |transfer| transfer.size);
@@ -342,7 +342,7 @@ impl Emulation {
             return Progress::Done { length: 0 };
         }
         registers.rflags &= !(rflags::RF as u64);
-        Progress::Done { length: self.instruction.len() as u32 }
+        Progress::Done { length: self.instruction.len() as u8 }
     }
 
     /// The access that is next in this phase.

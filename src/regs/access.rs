@@ -75,9 +75,15 @@ impl GeneralRegisters {
     /// 3.4.1.1 "General-Purpose Registers in 64-Bit Mode"). Bits of `value` beyond the width are ignored.
     pub const fn merge(old: u64, width: AccessWidth, value: u64) -> u64 {
         match width {
-            AccessWidth::Byte | AccessWidth::Word => old & !mask(width) | value & mask(width),
+            AccessWidth::Byte => old & !0xFF | value & 0xFF,
+            AccessWidth::Word => old & !0xFFFF | value & 0xFFFF,
             AccessWidth::Dword | AccessWidth::Qword => value & mask(width),
         }
+    }
+
+    /// The low `width` of a value.
+    pub(crate) const fn truncate(value: u64, width: AccessWidth) -> u64 {
+        value & mask(width)
     }
 
     /// EDX:EAX, the pair in which RDMSR, WRMSR, XSETBV and others hold 64 bits.

@@ -2,6 +2,8 @@
 
 use core::fmt;
 
+use axaddrspace::device::AccessWidth;
+
 use super::definitions::{VmxExitReason, VmxInstructionError};
 use super::instructions::VmFail;
 
@@ -42,6 +44,15 @@ impl VmxIoExitInfo {
             is_string: bits & (1 << 4) != 0,
             is_repeat: bits & (1 << 5) != 0,
             port: (bits >> 16) as u16,
+        }
+    }
+
+    /// The same as axaddrspace says it.
+    pub(crate) fn width(&self) -> AccessWidth {
+        match self.access_size {
+            1 => AccessWidth::Byte,
+            2 => AccessWidth::Word,
+            _ => AccessWidth::Dword,
         }
     }
 }

@@ -12,7 +12,7 @@ use core::arch::asm;
 use core::fmt;
 
 use super::definitions::VmxInstructionError;
-use super::vmcs::VmcsReadOnly32;
+use super::vmcs::{VmcsGuestNW, VmcsReadOnly32};
 
 /// How a VMX instruction failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,6 +119,57 @@ pub(crate) unsafe fn vmwrite(encoding: u32, value: u64) -> VmResult {
              options(nostack));
     }
     if failed == 0 { Ok(()) } else { Err(failure()) }
+}
+
+/// Reads a field of the current VMCS that it has, which cannot fail.
+///
+/// # Safety
+/// The processor is in VMX root operation, there is a current VMCS, and this processor has the field.
+#[inline(always)]
+pub(crate) unsafe fn vmread_existing(encoding: u32) -> u64 {
+    let value;
+    // SAFETY: VMREAD with register operands changes nothing but its destination and RFLAGS.
+    unsafe { asm!("vmread {}, {}", out(reg) value, in(reg) u64::from(encoding), options(nomem, nostack)) };
+    value
+}
+
+/// Adds the VM-exit instruction length to the guest's RIP in the current VMCS. `false`, and nothing is changed, where that is
+/// not all: RFLAGS.TF is set, or the lower half of RIP overflows, of which outside 64-bit mode there is no more; and
+/// where there is no current VMCS after all.
+///
+/// One block, because it is on the way of most exits: a flag is tested where it was made.
+///
+/// # Safety
+/// The processor is in VMX root operation, there is a current VMCS, and its RIP is the guest's to move.
+#[inline(always)]
+pub(crate) unsafe fn advance_rip_quickly() -> bool {
+    const LENGTH: u32 = VmcsReadOnly32::VMEXIT_INSTRUCTION_LEN.encoding();
+    const RIP: u32 = VmcsGuestNW::RIP.encoding();
+    const RFLAGS: u32 = VmcsGuestNW::RFLAGS.encoding();
+    const TF: u32 = 1 << 8;
+    // SAFETY: as the caller promises. A VMREAD that fails leaves a number without meaning, and then VMWRITE fails as well.
+    unsafe {
+        asm!(
+            "mov {field:e}, {LENGTH}",
+            "vmread {length}, {field}",
+            "mov {field:e}, {RFLAGS}",
+            "vmread {rip}, {field}",
+            "test {rip:e}, {TF}",
+            "jnz {more}",
+            "mov {field:e}, {RIP}",
+            "vmread {rip}, {field}",
+            "add {rip}, {length}",
+            "cmp {rip:e}, {length:e}",
+            "jb {more}",
+            "vmwrite {field}, {rip}",
+            "jbe {more}",
+            LENGTH = const LENGTH, RFLAGS = const RFLAGS, RIP = const RIP, TF = const TF,
+            field = out(reg) _, length = out(reg) _, rip = out(reg) _,
+            more = label { return false },
+            options(nostack),
+        );
+    }
+    true
 }
 
 /// What INVEPT drops (SDM Vol. 3C, section 31.3, "VMX Instructions": INVEPT types).

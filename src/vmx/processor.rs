@@ -19,6 +19,7 @@
 use alloc::boxed::Box;
 use core::arch::asm;
 use core::arch::x86_64::{__cpuid, __cpuid_count};
+use core::mem::MaybeUninit;
 use core::ptr;
 use core::sync::atomic::Ordering::{Acquire, Release};
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering::Relaxed};
@@ -282,16 +283,19 @@ fn refused(instruction: &str, failure: VmFail) -> AxResult {
 /// Linear address of the TSS descriptor that this processor has loaded.
 #[inline(always)]
 fn key_here() -> u64 {
-    let mut gdtr = [0u16; 5];
+    // A limit and a base, so that the base is aligned.
+    let mut gdtr = MaybeUninit::<[u16; 8]>::uninit();
+    let base = gdtr.as_mut_ptr().cast::<u16>().wrapping_add(4);
     let tr: u64;
-    // SAFETY: SGDT stores 10 bytes into the array, STR writes a register; neither changes anything else.
+    // SAFETY: SGDT stores 10 bytes from the fourth word of eight on, STR writes a register; neither changes anything else.
     unsafe {
-        asm!("sgdt [{gdtr}]", "str {tr:e}", gdtr = in(reg) gdtr.as_mut_ptr(), tr = lateout(reg) tr,
+        asm!("sgdt [{base} - 2]", "str {tr:e}", base = in(reg) base, tr = lateout(reg) tr,
              options(nostack, preserves_flags));
     }
-    // SAFETY: bytes 2 to 9 of the array, which has 10.
-    let base = unsafe { gdtr.as_ptr().add(1).cast::<u64>().read_unaligned() };
-    base.wrapping_add(tr & 0xFFF8)
+    // SAFETY: the last 8 of those bytes.
+    let base = unsafe { base.cast::<u64>().read_unaligned() };
+    // The selector's low bits say nothing of the descriptor, but they are less than a descriptor is long.
+    base.wrapping_add(tr)
 }
 
 fn has_leaf_7_edx(bit: u32) -> bool {

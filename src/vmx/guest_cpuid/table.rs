@@ -18,6 +18,8 @@ const EXTENDED_SYSCALL: u32 = 1 << 11;
 #[derive(Debug, Default)]
 pub(crate) struct CpuidTable {
     leaves: Leaves,
+    /// The answers of the basic leaves that are the same whatever the guest's state and ECX.
+    plain: [Option<Registers>; LAST_BASIC as usize + 1],
     /// Where the entries of each basic leaf begin and end, and of each extended one.
     basic: [(u16, u16); LAST_BASIC as usize + 1],
     extended: [(u16, u16); (LAST_EXTENDED - EXTENDED) as usize + 1],
@@ -52,7 +54,8 @@ impl CpuidTable {
             leaves.retain(|entry| !(HYPERVISOR..EXTENDED).contains(&entry.leaf));
         }
         let place = |leaf: u32| (leaves.start_of(leaf) as u16, leaves.start_of(leaf + 1) as u16);
-        Self {
+        let mut table = Self {
+            plain: [None; LAST_BASIC as usize + 1],
             basic: core::array::from_fn(|leaf| place(leaf as u32)),
             extended: core::array::from_fn(|leaf| place(EXTENDED + leaf as u32)),
             highest_basic: leaves.highest(0).unwrap_or(0),
@@ -65,7 +68,19 @@ impl CpuidTable {
             physical_bits: policy.physical_address_bits(),
             absent_msrs: absent_msrs(policy),
             leaves,
+        };
+        // A leaf that does not exist answers as the highest one, which may be any.
+        let last = table.highest_basic.min(LAST_BASIC);
+        for leaf in (0..=last).filter(|&leaf| !is_dynamic(leaf) && !leaves::has_subleaves(leaf)) {
+            table.plain[leaf as usize] = Some(table.answer(leaf, 0, Dynamic::default()));
         }
+        table
+    }
+
+    /// The answer for a leaf of which neither the guest's state nor ECX changes anything, if it is one of the basic ones.
+    #[inline(always)]
+    pub(crate) fn plain(&self, leaf: u32) -> Option<&Registers> {
+        self.plain.get(leaf as usize)?.as_ref()
     }
 
     /// The answer for `leaf` (EAX) and `subleaf` (ECX).
@@ -144,6 +159,11 @@ impl CpuidTable {
             None => [0; 4],
         }
     }
+}
+
+/// Whether a basic leaf shows something of the guest's state.
+const fn is_dynamic(leaf: u32) -> bool {
+    matches!(leaf, 1 | 7 | xsave::LEAF)
 }
 
 /// The MSRs that come with a feature, of those that the crate keeps for a guest.

@@ -17,68 +17,53 @@
 //!
 //! What an exit says beyond that is there by [`exit`](VmxVcpu::exit) and the other accessors until the next entry.
 
-use axaddrspace::device::{AccessWidth, Port, SysRegAddr};
+use axaddrspace::device::{AccessWidth, Port};
 use axaddrspace::{GuestPhysAddr, HostPhysAddr};
 use axerrno::AxResult;
 use axvcpu::{AxArchVCpu, AxVCpuExitReason, AxVCpuHal};
-use bit_field::BitField;
 
 use super::completion::WaitsFor;
+use super::exits::Handled;
 use super::io::{POWER_OFF_PORT, POWER_OFF_VALUE};
 use super::setup::unusable;
 use super::string_io::{Element, StringIo};
 use super::{Here, VmxVcpu};
+use crate::regs::GeneralRegisters;
 use crate::vmx::definitions::VmxExitReason;
 use crate::vmx::exit::VmExit;
 use crate::vmx::exit_info::VmxIoExitInfo;
-use crate::vmx::vmcs::VmcsReadOnly32;
+use crate::vmx::vmcs::{VmcsReadOnly32, VmcsReadOnlyNW};
 
 impl<H: AxVCpuHal> VmxVcpu<H> {
-    fn describe(&mut self, here: Here, reason: VmxExitReason) -> AxResult<AxVCpuExitReason> {
-        let regs = &self.context.guest;
-        let exit = match reason {
-            VmxExitReason::VMCALL => {
-                let (nr, args) = (regs.rax, [regs.rdi, regs.rsi, regs.rdx, regs.rcx, regs.r8, regs.r9]);
-                self.complete_later(here, WaitsFor::Nothing)?;
-                AxVCpuExitReason::Hypercall { nr, args }
-            }
+    /// What an exit of the caller's is to axvcpu.
+    pub(super) fn describe(&mut self, here: Here, reason: VmxExitReason) -> AxResult<AxVCpuExitReason> {
+        Ok(match reason {
+            VmxExitReason::VMCALL => self.describe_hypercall(),
             VmxExitReason::IO_INSTRUCTION => return self.describe_io(here),
-            VmxExitReason::MSR_READ => {
-                let addr = SysRegAddr::new(regs.rcx as u32 as usize);
-                self.complete_later(here, WaitsFor::EdxEax)?;
-                AxVCpuExitReason::SysRegRead { addr, reg: 0 }
-            }
-            VmxExitReason::MSR_WRITE => {
-                let (addr, value) = (SysRegAddr::new(regs.rcx as u32 as usize), regs.get_edx_eax());
-                self.complete_later(here, WaitsFor::Nothing)?;
-                AxVCpuExitReason::SysRegWrite { addr, value }
-            }
-            VmxExitReason::EXTERNAL_INTERRUPT => {
-                let info = self.vmcs.get(here, VmcsReadOnly32::VMEXIT_INTERRUPTION_INFO)?;
-                let vector = u64::from(info & 0xFF);
-                AxVCpuExitReason::ExternalInterrupt { vector }
-            }
+            VmxExitReason::MSR_READ => self.describe_msr_read(),
+            VmxExitReason::MSR_WRITE => self.describe_msr_write(),
+            VmxExitReason::EXTERNAL_INTERRUPT => self.describe_interrupt(here),
             VmxExitReason::EPT_VIOLATION => return self.describe_ept_violation(here),
-            VmxExitReason::HLT => {
-                self.complete_later(here, WaitsFor::Nothing)?;
-                AxVCpuExitReason::Halt
-            }
+            VmxExitReason::HLT => self.describe_halt(),
             VmxExitReason::TRIPLE_FAULT => AxVCpuExitReason::SystemDown,
             _ => {
                 if reason == VmxExitReason::EPT_MISCONFIG {
                     self.log_misconfiguration()?;
                 }
-                self.complete_selected(here, reason)?;
-                AxVCpuExitReason::FailEntry {
-                    hardware_entry_failure_reason: self.vmcs.get(here, VmcsReadOnly32::EXIT_REASON)?.into(),
-                }
+                self.complete_selected(reason)?;
+                self.fail_entry(here)?
             }
-        };
-        Ok(exit)
+        })
+    }
+
+    /// An exit that axvcpu has no variant for.
+    fn fail_entry(&self, here: Here) -> AxResult<AxVCpuExitReason> {
+        let reason = self.vmcs.get(here, VmcsReadOnly32::EXIT_REASON)?;
+        Ok(AxVCpuExitReason::FailEntry { hardware_entry_failure_reason: reason.into() })
     }
 
     /// The instructions that the caller selected to exit, which axvcpu has no names for, are completed at the next entry.
-    fn complete_selected(&mut self, here: Here, reason: VmxExitReason) -> AxResult {
+    fn complete_selected(&mut self, reason: VmxExitReason) -> AxResult {
         let waits_for = match reason {
             VmxExitReason::RDTSC => WaitsFor::EdxEax,
             VmxExitReason::RDTSCP => WaitsFor::EdxEaxAndAux,
@@ -92,47 +77,62 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             | VmxExitReason::MONITOR_INSTRUCTION => WaitsFor::Nothing,
             _ => return Ok(()),
         };
-        self.complete_later(here, waits_for)
+        self.complete_later(waits_for);
+        Ok(())
+    }
+
+    /// An exit for port I/O.
+    #[inline(always)]
+    pub(super) fn take_io(&mut self, here: Here) -> AxResult<AxVCpuExitReason> {
+        let qualification = self.vmcs.peek(here, VmcsReadOnlyNW::EXIT_QUALIFICATION) as u64;
+        if VmxIoExitInfo::from_qualification(qualification).is_string {
+            return self.take_string_io(here, VmxIoExitInfo::from_qualification(qualification));
+        }
+        Ok(self.describe_in_or_out(VmxIoExitInfo::from_qualification(qualification)))
+    }
+
+    #[cold]
+    fn take_string_io(&mut self, here: Here, io: VmxIoExitInfo) -> AxResult<AxVCpuExitReason> {
+        match self.handle_string_io(here, io)? {
+            Handled::Yes => Ok(AxVCpuExitReason::Nothing),
+            Handled::No => self.describe_string_io(here),
+        }
     }
 
     fn describe_io(&mut self, here: Here) -> AxResult<AxVCpuExitReason> {
         let io = VmxIoExitInfo::from_qualification(self.qualification(here)?);
-        if io.is_string
-            && let Some(element) = self.described_string()
-        {
-            return Ok(match element {
-                // From one device to another: nobody can bring memory there.
-                Err(missing) if self.mmio.contains(missing.address) => AxVCpuExitReason::FailEntry {
-                    hardware_entry_failure_reason: self.vmcs.get(here, VmcsReadOnly32::EXIT_REASON)?.into(),
-                },
-                Ok(Element { io: StringIo { port, width, is_in: true, .. }, .. }) => {
-                    AxVCpuExitReason::IoRead { port: *port, width: *width }
-                }
-                Ok(Element { io: StringIo { port, width, .. }, data, .. }) => {
-                    AxVCpuExitReason::IoWrite { port: *port, width: *width, data: *data }
-                }
-                Err(missing) => {
-                    AxVCpuExitReason::NestedPageFault { addr: missing.address, access_flags: missing.access() }
-                }
-            });
-        }
-        let (port, width) = (Port(io.port), AccessWidth::try_from(usize::from(io.access_size)));
-        let (false, Ok(width)) = (io.is_string, width) else {
-            // A processor that does not say which memory INS and OUTS move.
-            return Ok(AxVCpuExitReason::FailEntry {
-                hardware_entry_failure_reason: self.vmcs.get(here, VmcsReadOnly32::EXIT_REASON)?.into(),
-            });
-        };
+        if io.is_string { self.describe_string_io(here) } else { Ok(self.describe_in_or_out(io)) }
+    }
+
+    #[inline(always)]
+    fn describe_in_or_out(&mut self, io: VmxIoExitInfo) -> AxVCpuExitReason {
+        let (port, width) = (Port(io.port), io.width());
         if io.is_in {
-            self.complete_later(here, WaitsFor::Port(width))?;
-            return Ok(AxVCpuExitReason::IoRead { port, width });
+            self.complete_later(WaitsFor::Port(width));
+            return AxVCpuExitReason::IoRead { port, width };
         }
-        let data = self.context.guest.rax.get_bits(width.bits_range());
-        self.complete_later(here, WaitsFor::Nothing)?;
+        self.complete_later(WaitsFor::Nothing);
+        let data = GeneralRegisters::truncate(self.context.guest.rax, width);
         if io.port == POWER_OFF_PORT && width == AccessWidth::Word && data == POWER_OFF_VALUE {
-            return Ok(AxVCpuExitReason::SystemDown);
+            return AxVCpuExitReason::SystemDown;
         }
-        Ok(AxVCpuExitReason::IoWrite { port, width, data })
+        AxVCpuExitReason::IoWrite { port, width, data }
+    }
+
+    fn describe_string_io(&mut self, here: Here) -> AxResult<AxVCpuExitReason> {
+        // None: a processor that does not say which memory INS and OUTS move.
+        let Some(element) = self.described_string() else { return self.fail_entry(here) };
+        Ok(match element {
+            // From one device to another: nobody can bring memory there.
+            Err(missing) if self.mmio.contains(missing.address) => return self.fail_entry(here),
+            Ok(Element { io: StringIo { port, width, is_in: true, .. }, .. }) => {
+                AxVCpuExitReason::IoRead { port: *port, width: *width }
+            }
+            Ok(Element { io: StringIo { port, width, .. }, data, .. }) => {
+                AxVCpuExitReason::IoWrite { port: *port, width: *width, data: *data }
+            }
+            Err(missing) => AxVCpuExitReason::NestedPageFault { addr: missing.address, access_flags: missing.access() },
+        })
     }
 }
 
@@ -158,11 +158,9 @@ impl<H: AxVCpuHal> AxArchVCpu for VmxVcpu<H> {
     }
 
     /// One entry and one exit. What it reports is completed at the next entry.
+    #[inline]
     fn run(&mut self) -> AxResult<AxVCpuExitReason> {
-        if self.waits_for_startup {
-            return Ok(AxVCpuExitReason::CpuDown { _state: 0 });
-        }
-        self.run_then(|| AxVCpuExitReason::Nothing, |exit| exit, Self::describe)
+        self.run_described()
     }
 
     fn bind(&mut self) -> AxResult {

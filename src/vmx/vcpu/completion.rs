@@ -43,14 +43,7 @@ impl From<Result<(), GeneralProtection>> for Outcome {
     }
 }
 
-/// An instruction whose exit went to the caller.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Completion {
-    pub(super) length: u32,
-    pub(super) waits_for: WaitsFor,
-}
-
-/// What the caller is to give.
+/// What the caller is to give for an instruction whose exit it got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WaitsFor {
     Nothing,
@@ -71,6 +64,17 @@ pub(super) enum WaitsFor {
     StringEnd,
     /// An instruction that reads a device in memory: the value of that access.
     Mmio,
+    /// Nothing: the instruction, of so many bytes, was executed for the guest.
+    Executed {
+        length: u8,
+    },
+}
+
+impl WaitsFor {
+    /// Completing the instruction means nothing but to move RIP, by the length that the exit says.
+    const fn is_plain(self) -> bool {
+        matches!(self, Self::Nothing | Self::Port(_) | Self::EdxEax | Self::EdxEaxAndAux)
+    }
 }
 
 impl<H: AxVCpuHal> VmxVcpu<H> {
@@ -90,28 +94,40 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     ///
     /// # Errors
     /// `BadState` if no read waits.
+    #[inline]
     pub fn complete_read(&mut self, value: u64) -> AxResult {
-        let Some(completion) = &mut self.completion else {
+        match self.completion {
+            Some(WaitsFor::Port(width)) => {
+                self.context.guest.rax = GeneralRegisters::merge(self.context.guest.rax, width, value);
+            }
+            Some(WaitsFor::EdxEax) => self.context.guest.set_edx_eax(value),
+            _ => return self.complete_rare_read(value),
+        }
+        self.completion = Some(WaitsFor::Nothing);
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn complete_rare_read(&mut self, value: u64) -> AxResult {
+        let Some(waits_for) = &mut self.completion else {
             return ax_err!(BadState, "no read of the guest waits for a value");
         };
         let regs = &mut self.context.guest;
-        match core::mem::replace(&mut completion.waits_for, WaitsFor::Nothing) {
-            WaitsFor::Port(width) => regs.rax = GeneralRegisters::merge(regs.rax, width, value),
-            WaitsFor::EdxEax => regs.set_edx_eax(value),
+        match core::mem::replace(waits_for, WaitsFor::Nothing) {
             WaitsFor::EdxEaxAndAux => {
                 regs.set_edx_eax(value);
                 regs.rcx = self.msrs.read(Msr::IA32_TSC_AUX.number()).unwrap_or(0);
             }
             WaitsFor::Random { gpr, size } => return self.set_random(gpr, size, Some(value)),
             WaitsFor::StringInput => {
-                completion.waits_for = WaitsFor::StringInput;
+                *waits_for = WaitsFor::StringInput;
                 return self.complete_string_input(value);
             }
-            done @ (WaitsFor::Nothing | WaitsFor::StringEnd) => {
-                completion.waits_for = done;
+            WaitsFor::Mmio => self.mmio.answer(value),
+            done => {
+                *waits_for = done;
                 return ax_err!(BadState, "no read of the guest waits for a value");
             }
-            WaitsFor::Mmio => self.mmio.answer(value),
         }
         Ok(())
     }
@@ -164,50 +180,66 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// Whether a read waits for its value, and [`set_gpr`](axvcpu::AxArchVCpu::set_gpr) of this register is taken for
     /// that: the one that was reported.
     pub(super) fn read_waits_for(&self, register: usize) -> bool {
-        match self.completion.map(|completion| completion.waits_for) {
-            None | Some(WaitsFor::Nothing | WaitsFor::StringEnd) => false,
+        match self.completion {
+            None | Some(WaitsFor::Nothing | WaitsFor::StringEnd | WaitsFor::Executed { .. }) => false,
             Some(WaitsFor::Mmio) => register == self.mmio.register(),
             Some(_) => register == 0,
         }
     }
 
     /// Leaves the instruction of this exit to be completed at the next entry.
-    pub(super) fn complete_later(&mut self, here: Here, waits_for: WaitsFor) -> AxResult {
-        let length = self.vmcs.get(here, VmcsReadOnly32::VMEXIT_INSTRUCTION_LEN)?;
-        self.completion = Some(Completion { length, waits_for });
-        Ok(())
+    #[inline(always)]
+    pub(super) fn complete_later(&mut self, waits_for: WaitsFor) {
+        self.completion = Some(waits_for);
+        if !waits_for.is_plain() {
+            self.take_care();
+        }
     }
 
     /// Completes what was left, at an entry.
-    #[inline(always)]
     pub(super) fn complete_pending(&mut self, here: Here) -> AxResult {
-        match self.completion.take() {
-            Some(Completion { waits_for: WaitsFor::StringInput | WaitsFor::StringEnd, length }) => {
-                match self.end_of_string()? {
-                    StringEnd::Over => self.advance(Some(here), length),
-                    StringEnd::Element => self.end_instruction(Some(here)),
-                    StringEnd::NotYet => Ok(()),
-                }
-            }
-            Some(Completion { waits_for: WaitsFor::Random { gpr, size }, length }) => {
-                self.set_random(gpr, size, None)?;
-                self.advance(Some(here), length)
-            }
-            Some(completion) => self.advance(Some(here), completion.length),
-            None => Ok(()),
+        let Some(waits_for) = self.completion.take() else { return Ok(()) };
+        match waits_for {
+            WaitsFor::StringInput | WaitsFor::StringEnd => match self.end_of_string()? {
+                StringEnd::Over => {}
+                StringEnd::Element => return self.end_instruction(Some(here)),
+                StringEnd::NotYet => return Ok(()),
+            },
+            WaitsFor::Random { gpr, size } => self.set_random(gpr, size, None)?,
+            WaitsFor::Executed { length } => return self.advance(Some(here), length.into()),
+            WaitsFor::Nothing | WaitsFor::Port(_) | WaitsFor::EdxEax | WaitsFor::EdxEaxAndAux | WaitsFor::Mmio => {}
         }
+        self.end_exit(here)
     }
 
     /// Ends the instruction of this exit.
     pub(super) fn complete(&mut self, here: Here, outcome: impl Into<Outcome>) -> AxResult<Handled> {
         match outcome.into() {
-            Outcome::Done => {
-                let length = self.vmcs.get(here, VmcsReadOnly32::VMEXIT_INSTRUCTION_LEN)?;
-                self.advance(Some(here), length)?;
+            Outcome::Done if self.vmcs.is_written(VmcsGuestNW::RIP) || self.vmcs.is_written(VmcsGuestNW::RFLAGS) => {
+                self.end_exit(here)?;
             }
+            Outcome::Done => return self.complete_quickly(here),
             Outcome::Fault(vector, err_code) => self.inject_fault(vector, err_code),
         }
         Ok(Handled::Yes)
+    }
+
+    /// The same for an instruction that succeeded, and whose handler wrote neither to RIP nor to RFLAGS.
+    #[inline(always)]
+    pub(super) fn complete_quickly(&mut self, here: Here) -> AxResult<Handled> {
+        if !self.debug.has_breakpoints() && self.vmcs.skip_instruction(here) {
+            self.shadow_ended = true;
+        } else {
+            self.end_exit(here)?;
+        }
+        Ok(Handled::Yes)
+    }
+
+    /// Moves past the instruction of the last exit.
+    #[inline(never)]
+    fn end_exit(&mut self, here: Here) -> AxResult {
+        let length = self.vmcs.get(here, VmcsReadOnly32::VMEXIT_INSTRUCTION_LEN)?;
+        self.advance(Some(here), length)
     }
 
     #[inline(always)]

@@ -3,11 +3,10 @@
 use axerrno::AxResult;
 use axvcpu::AxVCpuHal;
 
-use super::completion::Outcome;
 use super::exits::Handled;
 use super::{Here, VmxVcpu};
 use crate::vmx::capability::SecondaryControls;
-use crate::vmx::guest_cpuid::{CpuidPolicy, CpuidTable, Dynamic, Support, native_cpuid};
+use crate::vmx::guest_cpuid::{CpuidPolicy, CpuidTable, Dynamic, Registers, Support, native_cpuid};
 use crate::vmx::guest_cr::{CR4_OSXSAVE, CR4_PKE};
 use crate::vmx::processor::Processor;
 use crate::vmx::vmcs::VmcsGuestNW;
@@ -72,8 +71,21 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         CpuidPolicy::new(native_cpuid, &support, apic_id)
     }
 
+    #[inline(always)]
     pub(super) fn handle_cpuid(&mut self, here: Here) -> AxResult<Handled> {
         let (leaf, subleaf) = (self.context.guest.rax as u32, self.context.guest.rcx as u32);
+        let [eax, ebx, ecx, edx] = match self.cpuid.plain(leaf) {
+            Some(registers) => *registers,
+            None => self.dynamic_answer(here, leaf, subleaf)?,
+        };
+        let regs = &mut self.context.guest;
+        (regs.rax, regs.rbx, regs.rcx, regs.rdx) = (eax.into(), ebx.into(), ecx.into(), edx.into());
+        self.complete_quickly(here)
+    }
+
+    /// An answer that depends on the guest's state, or is looked up by ECX.
+    #[inline(never)]
+    fn dynamic_answer(&mut self, here: Here, leaf: u32, subleaf: u32) -> AxResult<Registers> {
         // Only these leaves show CR4, XCR0 and the mode, and only they pay for reading them.
         let mut dynamic = Dynamic { xcr0: self.context.xstate.guest_xcr0, ..Dynamic::default() };
         if matches!(leaf, 1 | 7) {
@@ -86,9 +98,6 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         if leaf == 0x8000_0001 {
             dynamic.mode_64 = self.in_64_bit_mode()?;
         }
-        let [eax, ebx, ecx, edx] = self.cpuid.answer(leaf, subleaf, dynamic);
-        let regs = &mut self.context.guest;
-        (regs.rax, regs.rbx, regs.rcx, regs.rdx) = (eax.into(), ebx.into(), ecx.into(), edx.into());
-        self.complete(here, Outcome::Done)
+        Ok(self.cpuid.answer(leaf, subleaf, dynamic))
     }
 }

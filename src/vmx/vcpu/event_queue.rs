@@ -103,6 +103,16 @@ impl EventQueue {
         self.waiting.iter().chain(&self.interrupted).any(|event| event.class() == class)
     }
 
+    /// Nothing waits, and nothing is kept of the last exit.
+    pub(super) fn is_idle(&self) -> bool {
+        self.is_empty() && self.injected.is_none() && !self.reflected
+    }
+
+    /// The guest was entered: what was to be injected was.
+    pub(super) fn entered(&mut self) {
+        self.injected = None;
+    }
+
     /// Nothing is injected yet for the next entry; what the last exit interrupted waits like the others.
     #[inline(always)]
     pub(super) fn begin_entry(&mut self) {

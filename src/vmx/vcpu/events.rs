@@ -37,7 +37,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// mode uses, see [`inject_interrupt`](axvcpu::AxArchVCpu::inject_interrupt).
     pub fn queue_event(&mut self, vector: u8, err_code: Option<u32>) {
         let info = VmxInterruptInfo::from(vector, err_code);
-        self.events.push(Event::new(info));
+        self.queue(Event::new(info));
     }
 
     /// Queues an external interrupt with any vector. One with a vector that waits already is the same, as in a local APIC.
@@ -49,7 +49,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             return ax_err!(InvalidInput, "an interrupt vector has 8 bits");
         };
         let int_type = VmxInterruptionType::External;
-        self.events.push(Event::new(VmxInterruptInfo { vector, int_type, err_code: None, valid: true }));
+        self.queue(Event::new(VmxInterruptInfo { vector, int_type, err_code: None, valid: true }));
         Ok(())
     }
 
@@ -63,7 +63,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// exception above 31, an error code of an event that has none or of more than 15 bits, a software exception that is
     /// not INT1, INT3 or INTO, a type without meaning.
     pub fn inject_event(&mut self, event: VmxInterruptInfo, instruction_length: u8) -> AxResult {
-        self.events.push(Event::checked(event, instruction_length)?);
+        self.queue(Event::checked(event, instruction_length)?);
         Ok(())
     }
 
@@ -138,10 +138,8 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// Puts the next event that the guest can take into the VMCS, and asks for a window for one that it cannot.
     pub(super) fn inject_pending_events(&mut self, here: Here) -> AxResult {
         self.events.begin_entry();
-        let primary = self.vmcs.known(VmcsControl32::PRIMARY_PROCBASED_EXEC_CONTROLS).unwrap_or_default();
-        let windows = PrimaryControls::INTERRUPT_WINDOW_EXITING | PrimaryControls::NMI_WINDOW_EXITING;
         if self.events.is_empty() {
-            if primary & windows.bits() != 0 {
+            if self.has_open_window() {
                 self.settle_shadow(here)?;
             }
             return Ok(());
@@ -162,6 +160,13 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             }
         }
         self.open_windows(here)
+    }
+
+    /// Whether an exit was asked for, when the guest can take an interrupt or NMI.
+    pub(super) fn has_open_window(&self) -> bool {
+        let primary = self.vmcs.known(VmcsControl32::PRIMARY_PROCBASED_EXEC_CONTROLS).unwrap_or_default();
+        let windows = PrimaryControls::INTERRUPT_WINDOW_EXITING | PrimaryControls::NMI_WINDOW_EXITING;
+        primary & windows.bits() != 0
     }
 
     /// What still waits gets its window. An exception needs none: it is injected at the next entry.
@@ -282,6 +287,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             self.vmcs.write_changed(VmcsGuest32::INTERRUPTIBILITY_STATE, state & !blocking::BY_NMI);
         }
         self.events.interrupt(Event { info, instruction_length });
+        self.take_care();
         Ok(())
     }
 
@@ -309,11 +315,16 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
     /// Gives the guest a fault of the instruction that it is at.
     pub(super) fn inject_fault(&mut self, vector: u8, err_code: Option<u32>) {
-        self.events.push(Event::new(VmxInterruptInfo {
+        self.queue(Event::new(VmxInterruptInfo {
             vector,
             int_type: VmxInterruptionType::HardException,
             err_code,
             valid: true,
         }));
+    }
+
+    fn queue(&mut self, event: Event) {
+        self.events.push(event);
+        self.take_care();
     }
 }

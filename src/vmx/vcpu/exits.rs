@@ -117,7 +117,6 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     /// The exit qualification, for handlers.
-    #[inline(always)]
     pub(super) fn qualification(&self, here: Here) -> AxResult<u64> {
         Ok(self.vmcs.get(here, VmcsReadOnlyNW::EXIT_QUALIFICATION)? as u64)
     }
@@ -137,6 +136,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         if event.info.int_type == VmxInterruptionType::HardException && event.info.vector == vector::PF {
             self.context.guest_cr2 = self.qualification(here)?;
         }
+        self.take_care();
         Ok(self.events.reflect(event))
     }
 }

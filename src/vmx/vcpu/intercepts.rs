@@ -262,12 +262,19 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     /// A VMCALL: the caller's, if the policy lets the guest make one here.
+    #[inline(always)]
     pub(super) fn check_hypercall(&mut self, here: Here) -> AxResult<Handled> {
-        let policy = self.intercepts.hypercall;
-        if policy == HypercallPolicy::Allow || self.privilege_level()? == 0 {
+        const DPL: u32 = 0b11 << 5;
+        let is_allowed = self.intercepts.hypercall == HypercallPolicy::Allow;
+        if is_allowed || self.vmcs.peek(here, VmcsGuest32::SS_ACCESS_RIGHTS) & DPL == 0 {
             return Ok(Handled::No);
         }
-        match policy {
+        self.refuse_hypercall(here)
+    }
+
+    #[cold]
+    fn refuse_hypercall(&mut self, here: Here) -> AxResult<Handled> {
+        match self.intercepts.hypercall {
             HypercallPolicy::Return(value) => {
                 self.context.guest.rax = value;
                 self.complete(here, Outcome::Done)

@@ -13,7 +13,7 @@ use axaddrspace::device::AccessWidth;
 use axerrno::{AxResult, ax_err};
 use axvcpu::{AxVCpuExitReason, AxVCpuHal};
 
-use super::completion::{Completion, WaitsFor};
+use super::completion::WaitsFor;
 use super::{Here, VmxVcpu};
 use crate::emulator::{Code, CodeSize, Emulation, Progress, Refusal, Registers, World};
 use crate::ept::EptViolation;
@@ -276,6 +276,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             }
             Refusal::Unknown => {
                 self.mmio.undecoded = Some(MmioUndecoded { code, unreachable: None });
+                self.take_care();
                 self.nested_page_fault(here, address)
             }
             // The caller may map it, and then the guest executes the instruction again.
@@ -285,6 +286,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
     fn miss_memory(&mut self, code: Code, unreachable: Unreachable) -> AxVCpuExitReason {
         self.mmio.undecoded = Some(MmioUndecoded { code, unreachable: Some(unreachable) });
+        self.take_care();
         AxVCpuExitReason::NestedPageFault { addr: unreachable.address, access_flags: unreachable.access() }
     }
 
@@ -318,7 +320,8 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         let progress = match emulation.go_on(&memory, &mut registers, &mut self.vectors()) {
             Ok(progress) => progress,
             Err(Refusal::Memory(unreachable)) => {
-                self.completion = Some(Completion { length: 0, waits_for: WaitsFor::Nothing });
+                self.complete_later(WaitsFor::Nothing);
+                self.take_care();
                 self.mmio.pending = Some(Pending { emulation, code, access: None });
                 return Ok(Some(self.miss_memory(code, unreachable)));
             }
@@ -330,7 +333,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         let (address, width, write) = match progress {
             Progress::Done { length } => {
                 self.set_registers(&before, &registers);
-                self.completion = Some(Completion { length, waits_for: WaitsFor::Nothing });
+                self.complete_later(WaitsFor::Executed { length });
                 return Ok(None);
             }
             Progress::Read { address, width } => (address, width, None),
@@ -349,7 +352,8 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             code,
         };
         let waits_for = if write.is_none() { WaitsFor::Mmio } else { WaitsFor::Nothing };
-        self.completion = Some(Completion { length: 0, waits_for });
+        self.complete_later(waits_for);
+        self.take_care();
         self.mmio.pending = Some(Pending { emulation, code, access: Some(access) });
         Ok(Some(access.exit()))
     }

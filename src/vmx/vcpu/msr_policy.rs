@@ -64,7 +64,12 @@ pub enum MsrPolicy {
 
 /// The MSRs that a vCPU keeps as plain values.
 #[derive(Debug, Default)]
-pub(super) struct KeptMsrs(Vec<KeptMsr>);
+pub(super) struct KeptMsrs {
+    /// In the order of their numbers.
+    msrs: Vec<KeptMsr>,
+    /// The bits of the guest's own MSRs, wherever they are kept: see [`KeptMsrs::may_be_own`].
+    filter: [u64; 4],
+}
 
 #[derive(Clone, Copy, Debug)]
 struct KeptMsr {
@@ -75,8 +80,8 @@ struct KeptMsr {
 }
 
 impl KeptMsrs {
-    /// The MSRs of the table above.
-    pub(super) fn with_defaults() -> Self {
+    /// The MSRs of the table above; `own` are those that are kept elsewhere.
+    pub(super) fn with_defaults(own: impl Iterator<Item = u32>) -> Self {
         /// Locked, VMX neither inside nor outside SMX.
         const LOCKED: u64 = 1;
         const FAST_STRINGS: u64 = 1;
@@ -86,22 +91,23 @@ impl KeptMsrs {
         kept.insert(Msr::IA32_MISC_ENABLE.number(), FAST_STRINGS | NO_BTS_NO_PEBS, FAST_STRINGS);
         kept.insert(Msr::IA32_BIOS_UPDT_TRIG.number(), 0, u64::MAX);
         kept.insert(Msr::IA32_BIOS_SIGN_ID.number(), 0, u64::MAX);
+        own.for_each(|msr| kept.remember(msr));
         kept
     }
 
     /// Back to the initial values.
     pub(super) fn reset(&mut self) {
-        self.0.iter_mut().for_each(|kept| kept.value = kept.initial);
+        self.msrs.iter_mut().for_each(|kept| kept.value = kept.initial);
     }
 
     pub(super) fn read(&self, msr: u32) -> Option<u64> {
-        self.place(msr).ok().map(|i| self.0[i].value)
+        self.place(msr).ok().map(|i| self.msrs[i].value)
     }
 
     /// `None` for an MSR that is not kept here; otherwise whether the guest may write this value, which it has then.
     pub(super) fn write(&mut self, msr: u32, value: u64) -> Option<bool> {
         let place = self.place(msr).ok()?;
-        let kept = &mut self.0[place];
+        let kept = &mut self.msrs[place];
         let accepted = kept.writable != 0 && (value ^ kept.value) & !kept.writable == 0;
         if accepted {
             kept.value = value;
@@ -110,20 +116,40 @@ impl KeptMsrs {
     }
 
     fn insert(&mut self, msr: u32, value: u64, writable: u64) {
+        self.remember(msr);
         let kept = KeptMsr { msr, initial: value, value, writable };
         match self.place(msr) {
-            Ok(i) => self.0[i] = kept,
-            Err(i) => self.0.insert(i, kept),
+            Ok(i) => self.msrs[i] = kept,
+            Err(i) => self.msrs.insert(i, kept),
         }
     }
 
+    /// An MSR of the guest's own that is kept elsewhere.
+    fn remember(&mut self, msr: u32) {
+        let bit = filter_bit(msr);
+        self.filter[bit / 64] |= 1 << (bit % 64);
+    }
+
+    /// Whether the MSR may be one of the guest's own. Most that come to the caller are told by this.
+    #[inline(always)]
+    pub(super) fn may_be_own(&self, msr: u32) -> bool {
+        let bit = filter_bit(msr);
+        self.filter[bit / 64] & 1 << (bit % 64) != 0
+    }
+
     fn remove(&mut self, msrs: &RangeInclusive<u32>) {
-        self.0.retain(|kept| !msrs.contains(&kept.msr));
+        self.msrs.retain(|kept| !msrs.contains(&kept.msr));
     }
 
     fn place(&self, msr: u32) -> Result<usize, usize> {
-        self.0.binary_search_by_key(&msr, |kept| kept.msr)
+        self.msrs.binary_search_by_key(&msr, |kept| kept.msr)
     }
+}
+
+/// A number below 256 that MSRs rarely have in common.
+#[inline(always)]
+fn filter_bit(msr: u32) -> usize {
+    (msr.wrapping_mul(0x27D4_EB2F) >> 24) as usize
 }
 
 impl<H: AxVCpuHal> VmxVcpu<H> {
@@ -212,6 +238,7 @@ mod tests {
             model.retain(|msr, _| !gone.contains(msr));
             for (msr, _) in msrs {
                 prop_assert_eq!(kept.read(msr), model.get(&msr).copied());
+                prop_assert!(kept.may_be_own(msr) || !model.contains_key(&msr));
             }
         }
     }

@@ -170,12 +170,12 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     fn string_pending(&self) -> Option<&Element> {
-        let waits = matches!(self.completion?.waits_for, WaitsFor::StringInput | WaitsFor::StringEnd);
+        let waits = matches!(self.completion?, WaitsFor::StringInput | WaitsFor::StringEnd);
         self.string.as_ref().filter(|_| waits)
     }
 
     #[cold]
-    fn handle_string_io(&mut self, here: Here, io: VmxIoExitInfo) -> AxResult<Handled> {
+    pub(super) fn handle_string_io(&mut self, here: Here, io: VmxIoExitInfo) -> AxResult<Handled> {
         self.string = None;
         let Some(mut pending) = self.decode_string(here, io)? else {
             return Ok(Handled::No);
@@ -186,7 +186,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         match self.first_element(&mut pending)? {
             Ok(()) => {
                 let waits_for = if io.is_in { WaitsFor::StringInput } else { WaitsFor::StringEnd };
-                self.complete_later(here, waits_for)?;
+                self.complete_later(waits_for);
             }
             Err(AccessError::Guest(exception)) => {
                 self.raise(exception);
@@ -338,8 +338,8 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             if let Some(pending) = &mut self.string {
                 pending.moved = moved;
             }
-            if let Some(completion) = &mut self.completion {
-                completion.waits_for = WaitsFor::StringEnd;
+            if let Some(waits_for) = &mut self.completion {
+                *waits_for = WaitsFor::StringEnd;
             }
         }
         Ok((moved - before) as usize * size)

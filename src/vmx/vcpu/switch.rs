@@ -37,7 +37,7 @@ use crate::msr::Msr;
 use crate::regs::GeneralRegisters;
 use crate::vmx::fpu::method;
 use crate::vmx::host::{HostConstants, TableRegister};
-use crate::vmx::vmcs::VmcsHostNW;
+use crate::vmx::vmcs::{VmcsHostNW, VmcsReadOnly32};
 
 /// What the code below reads and writes. It lives in the vCPU and is found through the pointer that is given at each
 /// entry, so a vCPU may be moved in memory between two runs.
@@ -55,9 +55,9 @@ pub(super) struct SwitchContext {
     reload_tables: u64,
     /// Whether LDTR or TR must be loaded again after an exit, by compiled code.
     reload_segments: u64,
-    /// The barriers that are raised right before an entry, and right after an exit: bits of [`barrier`].
-    entry_barriers: u64,
-    exit_barriers: u64,
+    /// What there is to do right before an entry, and right after an exit: bits of [`barrier`], and [`SWITCH_XSTATE`].
+    entry_work: u64,
+    exit_work: u64,
     /// The host's IA32_SPEC_CTRL, for [`barrier::WRITE_SPEC_CTRL`].
     host_spec_ctrl: u64,
     /// A selector that VERW can look at: the host's SS.
@@ -78,6 +78,9 @@ pub(super) mod barrier {
     pub(in super::super) const FILL_RETURN_STACK: u64 = 1 << 1;
     pub(in super::super) const CLEAR_HISTORY: u64 = 1 << 2;
 }
+
+/// Beside the bits of [`barrier`]: the extended state is switched.
+const SWITCH_XSTATE: u64 = 1 << 7;
 
 /// How the code below switches the extended state.
 #[repr(C)]
@@ -106,12 +109,21 @@ impl SwitchContext {
 
     /// Says which barriers are raised here: bits of [`barrier`].
     pub(super) fn set_barriers(&mut self, at_entry: u64, at_exit: u64) {
-        (self.entry_barriers, self.exit_barriers) = (at_entry, at_exit);
+        (self.entry_work, self.exit_work) = (at_entry, at_exit);
+        self.xstate_was_decided();
+    }
+
+    /// Takes over whether the extended state is switched here.
+    pub(super) fn xstate_was_decided(&mut self) {
+        let bit = if self.xstate.method == method::NONE { 0 } else { SWITCH_XSTATE };
+        for work in [&mut self.entry_work, &mut self.exit_work] {
+            *work = *work & !SWITCH_XSTATE | bit;
+        }
     }
 
     /// Reads the host's IA32_SPEC_CTRL, where that is to be written after each exit.
     pub(super) fn take_over_spec_ctrl(&mut self) {
-        if self.exit_barriers & barrier::WRITE_SPEC_CTRL != 0 {
+        if self.exit_work & barrier::WRITE_SPEC_CTRL != 0 {
             self.host_spec_ctrl = Msr::IA32_SPEC_CTRL.read();
         }
     }
@@ -133,16 +145,16 @@ impl SwitchContext {
     }
 }
 
-/// What became of an entry.
-pub(super) const EXITED: u64 = 0;
+/// What [`vmx_launch`] and [`vmx_resume`] return where the processor refused the entry: no exit-reason field has these bits.
+pub(super) const REFUSED: u32 = u32::MAX;
 
-/// Enters the guest by VMLAUNCH. Returns [`EXITED`] after an exit, and anything else if the processor refused.
+/// Enters the guest by VMLAUNCH. Returns the exit-reason field after an exit, and [`REFUSED`] if the processor refused.
 ///
 /// # Safety
 /// The VMCS of this context is current, clear, and has HOST_RIP set to [`SwitchContext::exit_address`]; interrupts are
 /// off; nothing of the guest's memory overlaps memory that the host uses for itself.
 #[unsafe(naked)]
-pub(super) unsafe extern "C" fn vmx_launch(context: *mut SwitchContext) -> u64 {
+pub(super) unsafe extern "C" fn vmx_launch(context: *mut SwitchContext) -> u32 {
     enter!("vmlaunch")
 }
 
@@ -151,7 +163,7 @@ pub(super) unsafe extern "C" fn vmx_launch(context: *mut SwitchContext) -> u64 {
 /// # Safety
 /// As for [`vmx_launch`], but the VMCS is launched.
 #[unsafe(naked)]
-pub(super) unsafe extern "C" fn vmx_resume(context: *mut SwitchContext) -> u64 {
+pub(super) unsafe extern "C" fn vmx_resume(context: *mut SwitchContext) -> u32 {
     enter!("vmresume")
 }
 
@@ -178,26 +190,23 @@ unsafe extern "C" fn vmx_exit() {
         "mov [rdi + {r13}], r13",
         "mov [rdi + {r14}], r14",
         "mov [rdi + {r15}], r15",
-        // The host's first return must not go where the guest's calls would have it go, nor any branch where it trained it.
-        "cmp qword ptr [rdi + {exit_barriers}], 0",
-        "je 2f",
-        raise_exit_barriers!(),
-        "2:",
+        // Barriers, and extended state: it must be out of the registers before compiled code, which may use them, runs.
+        "cmp byte ptr [rdi + {exit_work}], 0",
+        "jne 57f",
+        "51:",
         // The limits of the descriptor tables are FFFFH now.
-        "cmp qword ptr [rdi + {reload_tables}], 0",
-        "je 2f",
+        "cmp byte ptr [rdi + {reload_tables}], 0",
+        "je 52f",
         "lgdt [rdi + {gdtr}]",
         "lidt [rdi + {idtr}]",
-        "2:",
+        "52:",
         "mov rax, cr2",
         "mov [rdi + {guest_cr2}], rax",
-        "mov rcx, [rdi + {host_cr2}]",
-        "cmp rax, rcx",
-        "je 2f",
-        "mov cr2, rcx",
-        "2:",
-        // The guest's extended state must be out of the registers before compiled code, which may use them, runs.
-        switch_xstate!("guest", "host"),
+        "cmp rax, [rdi + {host_cr2}]",
+        "jne 58f",
+        "53:",
+        "mov ecx, {exit_reason}",
+        "vmread rax, rcx",
         "pop rdi",
         "pop r15",
         "pop r14",
@@ -205,13 +214,21 @@ unsafe extern "C" fn vmx_exit() {
         "pop r12",
         "pop rbx",
         "pop rbp",
-        "xor eax, eax",
         "ret",
+        "57:",
+        raise_exit_barriers!(),
+        switch_xstate!("guest", "host"),
+        "jmp 51b",
+        "58:",
+        "mov rcx, [rdi + {host_cr2}]",
+        "mov cr2, rcx",
+        "jmp 53b",
         rax = const register(0), rcx = const register(1), rdx = const register(2), rbx = const register(3),
         rbp = const register(5), rsi = const register(6), rdi = const register(7), r8 = const register(8),
         r9 = const register(9), r10 = const register(10), r11 = const register(11), r12 = const register(12),
         r13 = const register(13), r14 = const register(14), r15 = const register(15),
-        exit_barriers = const offset_of!(SwitchContext, exit_barriers),
+        exit_reason = const VmcsReadOnly32::EXIT_REASON.encoding(),
+        exit_work = const offset_of!(SwitchContext, exit_work),
         host_spec_ctrl = const offset_of!(SwitchContext, host_spec_ctrl),
         spec_ctrl = const Msr::IA32_SPEC_CTRL.number(),
         write_spec_ctrl = const barrier::WRITE_SPEC_CTRL,
@@ -245,25 +262,19 @@ macro_rules! enter {
             "push r15",
             "push rdi",
             "cmp [rdi + {host_rsp}], rsp",
-            "je 2f",
-            "mov eax, {host_rsp_encoding}",
-            "vmwrite rax, rsp",
-            "jbe 9f",
-            "mov [rdi + {host_rsp}], rsp",
-            "2:",
+            "jne 46f",
+            "41:",
             "mov rax, cr2",
             "mov [rdi + {host_cr2}], rax",
-            "mov rcx, [rdi + {guest_cr2}]",
-            "cmp rax, rcx",
-            "je 2f",
-            "mov cr2, rcx",
-            "2:",
-            switch_xstate!("host", "guest"),
-            // Behind all that touches the host's memory: what comes is the guest's own.
-            "cmp qword ptr [rdi + {entry_barriers}], 0",
-            "je 2f",
-            raise_entry_barriers!(),
-            "2:",
+            "cmp rax, [rdi + {guest_cr2}]",
+            "jne 47f",
+            "42:",
+            // Nothing, or only VERW, which many processors want, or more.
+            "cmp byte ptr [rdi + {entry_work}], {clear_buffers}",
+            "jb 43f",
+            "jne 48f",
+            "verw [rdi + {verw_selector}]",
+            "43:",
             "mov rax, [rdi + {rax}]",
             "mov rcx, [rdi + {rcx}]",
             "mov rdx, [rdi + {rdx}]",
@@ -286,7 +297,7 @@ macro_rules! enter {
             "mov rcx, [rdi + {host_cr2}]",
             "mov cr2, rcx",
             switch_xstate!("guest", "host"),
-            "9:",
+            "49:",
             "pop rdi",
             "pop r15",
             "pop r14",
@@ -294,13 +305,29 @@ macro_rules! enter {
             "pop r12",
             "pop rbx",
             "pop rbp",
-            "mov eax, 1",
+            "mov eax, {refused}",
             "ret",
+            "46:",
+            "mov eax, {host_rsp_encoding}",
+            "vmwrite rax, rsp",
+            "jbe 49b",
+            "mov [rdi + {host_rsp}], rsp",
+            "jmp 41b",
+            "47:",
+            "mov rcx, [rdi + {guest_cr2}]",
+            "mov cr2, rcx",
+            "jmp 42b",
+            "48:",
+            switch_xstate!("host", "guest"),
+            // Behind all that touches the host's memory: what comes is the guest's own.
+            raise_entry_barriers!(),
+            "jmp 43b",
             rax = const register(0), rcx = const register(1), rdx = const register(2), rbx = const register(3),
             rbp = const register(5), rsi = const register(6), rdi = const register(7), r8 = const register(8),
             r9 = const register(9), r10 = const register(10), r11 = const register(11), r12 = const register(12),
             r13 = const register(13), r14 = const register(14), r15 = const register(15),
-            entry_barriers = const offset_of!(SwitchContext, entry_barriers),
+            entry_work = const offset_of!(SwitchContext, entry_work),
+            refused = const REFUSED,
             clear_buffers = const barrier::CLEAR_BUFFERS,
             flush_l1d = const barrier::FLUSH_L1D,
             flush_cmd = const Msr::IA32_FLUSH_CMD.number(),
@@ -385,14 +412,14 @@ use switch_xstate;
 macro_rules! raise_entry_barriers {
     () => {
         concat!(
-            "test byte ptr [rdi + {entry_barriers}], {flush_l1d}\n",
+            "test byte ptr [rdi + {entry_work}], {flush_l1d}\n",
             "jz 3f\n",
             "mov ecx, {flush_cmd}\n",
             "mov eax, 1\n",
             "xor edx, edx\n",
             "wrmsr\n",
             "3:\n",
-            "test byte ptr [rdi + {entry_barriers}], {clear_buffers}\n",
+            "test byte ptr [rdi + {entry_work}], {clear_buffers}\n",
             "jz 3f\n",
             "verw [rdi + {verw_selector}]\n",
             "3:",
@@ -410,14 +437,14 @@ use raise_entry_barriers;
 macro_rules! raise_exit_barriers {
     () => {
         concat!(
-            "test byte ptr [rdi + {exit_barriers}], {write_spec_ctrl}\n",
+            "test byte ptr [rdi + {exit_work}], {write_spec_ctrl}\n",
             "jz 3f\n",
             "mov ecx, {spec_ctrl}\n",
             "mov eax, [rdi + {host_spec_ctrl}]\n",
             "mov edx, [rdi + {host_spec_ctrl} + 4]\n",
             "wrmsr\n",
             "3:\n",
-            "test byte ptr [rdi + {exit_barriers}], {fill_return_stack}\n",
+            "test byte ptr [rdi + {exit_work}], {fill_return_stack}\n",
             "jz 3f\n",
             ".rept 32\n",
             "call 22f\n",
@@ -432,7 +459,7 @@ macro_rules! raise_exit_barriers {
             "mov eax, 32\n",
             "incsspq rax\n",
             "3:\n",
-            "test byte ptr [rdi + {exit_barriers}], {clear_history}\n",
+            "test byte ptr [rdi + {exit_work}], {clear_history}\n",
             "jz 3f\n",
             "mov ecx, 100\n",
             "4: jmp 5f\n",

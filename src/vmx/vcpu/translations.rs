@@ -29,7 +29,7 @@
 //! changes nothing of this costs nothing, and what is due twice is done once.
 
 use alloc::sync::Arc;
-use core::sync::atomic::AtomicU8;
+use core::sync::atomic::AtomicU32;
 
 use axerrno::AxResult;
 use axvcpu::AxVCpuHal;
@@ -61,7 +61,7 @@ const CR4_PAGING: u64 = CR4_PSE | CR4_PAE | CR4_PGE | CR4_PCIDE | CR4_LA57 | CR4
 /// interrupt, wherever it ran last.
 #[derive(Clone, Debug)]
 pub struct EptInvalidator {
-    due: Arc<AtomicU8>,
+    due: Arc<AtomicU32>,
 }
 
 impl EptInvalidator {
@@ -102,7 +102,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
     /// Drops what must not be used by the entry that follows. `due` is the work that was found due; `moved` says that the
     /// vCPU did not run on this processor last.
-    pub(super) fn renew_translations(&mut self, home: &Processor, moved: bool, due: u8) -> AxResult {
+    pub(super) fn renew_translations(&mut self, home: &Processor, moved: bool, due: u32) -> AxResult {
         let (translations, capabilities) = (&home.translations, &home.capabilities);
         match self.vpid {
             Some(vpid) if !moved && translations.vpid_holds(vpid) => {

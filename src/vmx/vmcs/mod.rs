@@ -14,7 +14,7 @@ mod fields;
 use alloc::sync::Arc;
 use core::cell::Cell;
 use core::mem;
-use core::sync::atomic::AtomicU8;
+use core::sync::atomic::AtomicU32;
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use axerrno::{AxResult, ax_err};
@@ -28,32 +28,42 @@ pub use fields::{
 };
 
 use super::definitions::VmxInstructionError;
-use super::instructions::{VmFail, vmread, vmwrite};
+use super::instructions::{VmFail, advance_rip_quickly, vmread, vmread_existing, vmwrite};
 use super::processor::Processor;
 use super::structs::VmxRegion;
 
-const WORDS: usize = FIELD_COUNT.div_ceil(64);
-
-/// Work that an entry may have to do first.
+/// Work that an entry may have to do first, and other reasons why it cannot be a quick one.
 pub(crate) mod due {
-    use core::sync::atomic::{AtomicU8, Ordering::SeqCst};
+    use core::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
     /// The host's state is taken over: the vCPU was bound since the last entry.
-    pub(crate) const HOST_STATE: u8 = 1 << 0;
+    pub(crate) const HOST_STATE: u32 = 1 << 0;
     /// What the processor has cached of the EPT is dropped.
-    pub(crate) const EPT: u8 = 1 << 1;
+    pub(crate) const EPT: u32 = 1 << 1;
     /// Another VMCS was current on the processor since the last entry.
-    pub(crate) const SWITCHED: u8 = 1 << 2;
+    pub(crate) const SWITCHED: u32 = 1 << 2;
     /// What the processor has cached of the guest's linear addresses is dropped.
-    pub(crate) const LINEAR: u8 = 1 << 3;
+    pub(crate) const LINEAR: u32 = 1 << 3;
+
+    /// All of these: work on the processor, which an entry takes over and does.
+    pub(crate) const WORK: u32 = HOST_STATE | EPT | SWITCHED | LINEAR;
+    /// A field was written, and the processor has not got it yet.
+    pub(crate) const FIELDS: u32 = 1 << 4;
+    /// Something else of the vCPU is not as a quick entry needs it, or may not be.
+    pub(crate) const CARE: u32 = 1 << 5;
 
     /// Adds work, from any processor. What was done to memory before is seen by whoever sees the work.
-    pub(crate) fn add(due: &AtomicU8, work: u8) {
+    pub(crate) fn add(due: &AtomicU32, work: u32) {
         due.fetch_or(work, SeqCst);
     }
 }
 
-/// One bit for each slot.
+/// The words of a [`SlotSet`]. Each field has its bit there: in the first words those that an exit changes, so that all of them
+/// are forgotten at once, and in the others those that only software changes.
+const VOLATILE_WORDS: usize = volatile_count().div_ceil(64);
+const WORDS: usize = VOLATILE_WORDS + (FIELD_COUNT - volatile_count()).div_ceil(64);
+
+/// One bit for each field.
 type SlotSet = [Cell<u64>; WORDS];
 
 /// A VMCS and what is known of its fields.
@@ -69,7 +79,7 @@ pub(crate) struct Vmcs<H: AxVCpuHal> {
     /// Whether VMLAUNCH has succeeded since the last VMCLEAR: the launch state as the processor has it.
     launched: Cell<bool>,
     /// What is to be done before the next entry, beyond the usual; one test tells that it is nothing.
-    due: Arc<AtomicU8>,
+    due: Arc<AtomicU32>,
     values: [Cell<u64>; FIELD_COUNT],
     valid: SlotSet,
     dirty: SlotSet,
@@ -152,25 +162,34 @@ impl<H: AxVCpuHal> Vmcs<H> {
         Ok(())
     }
 
-    /// Adds work for the next entry.
-    pub(crate) fn set_due(&self, work: u8) {
+    /// Adds work for the next entry, or another reason for care.
+    pub(crate) fn set_due(&self, work: u32) {
         due::add(&self.due, work);
     }
 
     /// Where others may add work.
-    pub(crate) fn shared_due(&self) -> Arc<AtomicU8> {
+    pub(crate) fn shared_due(&self) -> Arc<AtomicU32> {
         self.due.clone()
     }
 
-    /// Whether the next entry has work to do first.
+    /// Whether the next entry has something to do first, or to be careful about.
     #[inline(always)]
     pub(crate) fn is_due(&self) -> bool {
         self.due.load(Relaxed) != 0
     }
 
-    /// Takes that work over. What is added from here on is left for the entry after.
-    pub(crate) fn take_due(&self) -> u8 {
-        self.due.swap(0, SeqCst)
+    /// Takes over the work of the processor. What is added from here on is left for the entry after.
+    pub(crate) fn take_work(&self) -> u32 {
+        self.due.fetch_and(!due::WORK, SeqCst) & due::WORK
+    }
+
+    /// Says whether the entries that follow need care, but for what was added meanwhile.
+    pub(crate) fn set_care(&self, care: bool) {
+        if care {
+            self.set_due(due::CARE);
+        } else {
+            self.due.fetch_and(!due::CARE, SeqCst);
+        }
     }
 
     /// The proof that this VMCS is current here. Another vCPU may have been bound to this processor meanwhile, in which
@@ -218,6 +237,9 @@ impl<H: AxVCpuHal> Vmcs<H> {
         self.values[slot].set(value.into_bits());
         insert(&self.valid, slot);
         insert(&self.dirty, slot);
+        if self.due.load(Relaxed) & due::FIELDS == 0 {
+            self.set_due(due::FIELDS);
+        }
     }
 
     /// Writes a field unless its slot is known to hold that value already.
@@ -269,6 +291,11 @@ impl<H: AxVCpuHal> Vmcs<H> {
         !self.launched.get()
     }
 
+    /// The launch state that the processor has of it.
+    pub(crate) fn launched(&self) -> bool {
+        self.launched.get()
+    }
+
     /// Takes over what a refused entry or access says of this VMCS, which somebody else may have cleared behind the crate's
     /// back.
     #[cold]
@@ -296,7 +323,7 @@ impl<H: AxVCpuHal> Vmcs<H> {
         for (word, dirty) in self.dirty.iter().enumerate() {
             let mut rest = dirty.get();
             while rest != 0 {
-                let slot = word * 64 + rest.trailing_zeros() as usize;
+                let slot = slot_at(word, rest);
                 // SAFETY: this VMCS is current. What its host-state and control fields hold is decided in this crate.
                 if let Err(failure) = unsafe { vmwrite(FIELDS[slot].encoding, self.values[slot].get()) } {
                     return Err(self.flush_refused(word, rest, failure));
@@ -305,6 +332,7 @@ impl<H: AxVCpuHal> Vmcs<H> {
             }
             dirty.set(0);
         }
+        self.due.fetch_and(!due::FIELDS, SeqCst);
         Ok(())
     }
 
@@ -316,7 +344,7 @@ impl<H: AxVCpuHal> Vmcs<H> {
             self.dirty[word].set(rest & (rest - 1));
             self.valid[word].set(self.valid[word].get() & !(rest & rest.wrapping_neg()));
         }
-        (FIELDS[word * 64 + rest.trailing_zeros() as usize].name, failure)
+        (FIELDS[slot_at(word, rest)].name, failure)
     }
 
     /// Records that the guest ran: the VMCS is launched now.
@@ -328,9 +356,33 @@ impl<H: AxVCpuHal> Vmcs<H> {
     /// Records an exit: what it writes is not known any more.
     #[inline(always)]
     pub(crate) fn exit_happened(&self, _: Here) {
-        for (valid, volatile) in self.valid.iter().zip(VOLATILE) {
-            valid.set(valid.get() & !volatile);
+        for valid in self.valid.iter().take(VOLATILE_WORDS) {
+            valid.set(0);
         }
+    }
+
+    /// Whether something was written to a field that the processor has not got yet.
+    pub(crate) fn is_written<F: WritableVmcsField>(&self, field: F) -> bool {
+        contains(&self.dirty, field.index())
+    }
+
+    /// Reads a field that every processor has, past its slot: for one that nothing was written to since the last exit.
+    #[inline(always)]
+    pub(crate) fn peek<F: VmcsField>(&self, _: Here, field: F) -> F::Value {
+        // SAFETY: this VMCS is current, and the field exists, so that the instruction does not fail.
+        F::Value::from_bits(unsafe { vmread_existing(field.encoding()) })
+    }
+
+    /// Moves RIP past the instruction of the last exit, where that is all that its end means: `false` if there is more to do,
+    /// and nothing is done then. RIP and RFLAGS were not [written](Self::is_written) since.
+    #[inline(always)]
+    pub(crate) fn skip_instruction(&self, _: Here) -> bool {
+        // SAFETY: this VMCS is current, and every processor has these fields.
+        if !unsafe { advance_rip_quickly() } {
+            return false;
+        }
+        remove(&self.valid, VmcsGuestNW::RIP.index());
+        true
     }
 
     /// Every field that the processor has, with its value; none if it refuses to read a field that it should have.
@@ -410,28 +462,61 @@ impl<H: AxVCpuHal> Drop for Vmcs<H> {
 #[derive(Clone, Copy)]
 pub(crate) struct Here(());
 
-/// The slots that an exit changes: guest state, exit information, and the valid bit of the event to inject.
-const VOLATILE: [u64; WORDS] = {
-    let mut set = [0; WORDS];
-    let mut slot = 0;
+/// Whether an exit changes the field: guest state, exit information, and the valid bit of the event to inject.
+const fn is_volatile(slot: usize) -> bool {
+    matches!(FIELDS[slot].kind, FieldKind::Guest | FieldKind::ReadOnly)
+        || FIELDS[slot].encoding == VmcsControl32::VMENTRY_INTERRUPTION_INFO.encoding()
+}
+
+const fn volatile_count() -> usize {
+    let (mut count, mut slot) = (0, 0);
     while slot < FIELD_COUNT {
-        if matches!(FIELDS[slot].kind, FieldKind::Guest | FieldKind::ReadOnly)
-            || FIELDS[slot].encoding == VmcsControl32::VMENTRY_INTERRUPTION_INFO.encoding()
-        {
-            set[slot / 64] |= 1 << (slot % 64);
+        if is_volatile(slot) {
+            count += 1;
         }
         slot += 1;
     }
-    set
+    count
+}
+
+/// The bit of each field in a [`SlotSet`], and the field of each bit.
+const PLACES: ([u8; FIELD_COUNT], [u8; WORDS * 64]) = {
+    let (mut bit_of, mut slot_at) = ([0; FIELD_COUNT], [0; WORDS * 64]);
+    let (mut volatile, mut kept, mut slot) = (0, VOLATILE_WORDS * 64, 0);
+    while slot < FIELD_COUNT {
+        let next = if is_volatile(slot) { &mut volatile } else { &mut kept };
+        bit_of[slot] = *next as u8;
+        slot_at[*next] = slot as u8;
+        *next += 1;
+        slot += 1;
+    }
+    (bit_of, slot_at)
 };
+const BIT_OF: [u8; FIELD_COUNT] = PLACES.0;
+static SLOT_AT: [u8; WORDS * 64] = PLACES.1;
+
+/// The slot of the lowest bit that is set in a word of a [`SlotSet`].
+#[inline(always)]
+fn slot_at(word: usize, bits: u64) -> usize {
+    usize::from(SLOT_AT[word * 64 + bits.trailing_zeros() as usize])
+}
 
 #[inline(always)]
 fn contains(set: &SlotSet, slot: usize) -> bool {
-    set[slot / 64].get() & (1 << (slot % 64)) != 0
+    let bit = usize::from(BIT_OF[slot]);
+    set[bit / 64].get() & (1 << (bit % 64)) != 0
 }
 
 #[inline(always)]
 fn insert(set: &SlotSet, slot: usize) {
-    let word = &set[slot / 64];
-    word.set(word.get() | 1 << (slot % 64));
+    let bit = usize::from(BIT_OF[slot]);
+    let word = &set[bit / 64];
+    word.set(word.get() | 1 << (bit % 64));
+}
+
+#[inline(always)]
+fn remove(set: &SlotSet, slot: usize) {
+    let bit = usize::from(BIT_OF[slot]);
+    let word = &set[bit / 64];
+    word.set(word.get() & !(1 << (bit % 64)));
 }

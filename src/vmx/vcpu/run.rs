@@ -1,0 +1,418 @@
+//! One run: into the guest, back, and what the exit means.
+//!
+//! Most runs need nothing but the entry: nothing waits for the guest, no field was written, no breakpoint is set, and the same
+//! vCPU ran here last. One word says so ([`due`]), and then the way is short: the instruction that the last exit left is
+//! completed, and the guest goes on. Whatever else there is makes the word nonzero, and the entry is a careful one, which
+//! looks at everything and decides whether the next has to be careful too.
+//!
+//! Behind the exit it is alike: the exits that guests make all the time are told apart first, and read just the fields
+//! that they need.
+
+use axaddrspace::device::SysRegAddr;
+use axerrno::{AxResult, ax_err, ax_err_type};
+use axvcpu::{AxVCpuExitReason, AxVCpuHal};
+use x86_64::instructions::interrupts;
+
+use super::completion::WaitsFor;
+use super::exits::{self, Handled};
+use super::switch::{REFUSED, vmx_launch, vmx_resume};
+use super::{Here, VmxVcpu};
+use crate::vmx::definitions::VmxExitReason;
+use crate::vmx::exit_info::{EntryFailure, VmxExitInfo};
+use crate::vmx::host;
+use crate::vmx::instructions::{self, VmFail};
+use crate::vmx::processor::Processor;
+use crate::vmx::vmcs::{VmcsControl32, VmcsReadOnly32, VmcsReadOnlyNW, due};
+
+/// How an attempt to enter ended.
+pub(super) enum Entered {
+    /// By an exit, with this exit-reason field.
+    Exited(u32),
+    /// Not at all: an instruction that is executed for the guest wants this first.
+    Wanted(AxVCpuExitReason),
+}
+
+impl<H: AxVCpuHal> VmxVcpu<H> {
+    /// Enters the guest once and comes back at its next exit. `None` if the crate has handled the exit: the caller may
+    /// look after other things and run again. `Some` for an exit that the caller has to handle, and for an entry that
+    /// failed ([`entry_failure`](Self::entry_failure) says how).
+    pub fn inner_run(&mut self) -> Option<VmxExitInfo> {
+        match self.run_once() {
+            Ok(None) => None,
+            Ok(Some(_)) => Some(self.exit_info().unwrap_or(self.failed_entry())),
+            Err(_) => Some(self.failed_entry()),
+        }
+    }
+
+    /// The same, with the reason alone, and an error for an entry that the processor refused.
+    ///
+    /// # Errors
+    /// `BadState` for a vCPU that is not set up or not bound here, and if VMLAUNCH or VMRESUME fails; in the second case
+    /// [`entry_failure`](Self::entry_failure) has the number and text. The vCPU may be corrected and run again.
+    pub fn run_once(&mut self) -> AxResult<Option<VmxExitReason>> {
+        undisturbed(|| {
+            let here = self.vmcs.current()?;
+            match self.enter(here)? {
+                Entered::Exited(bits) => self.handle_exit(here, bits),
+                Entered::Wanted(AxVCpuExitReason::Nothing) => Ok(None),
+                Entered::Wanted(AxVCpuExitReason::CpuDown { .. }) => {
+                    ax_err!(BadState, "the vCPU waits for a start-up IPI")
+                }
+                Entered::Wanted(_) => Ok(Some(VmxExitReason::EPT_VIOLATION)),
+            }
+        })
+    }
+
+    /// One entry and one exit, described.
+    #[inline(always)]
+    pub(super) fn run_described(&mut self) -> AxResult<AxVCpuExitReason> {
+        // From the check that the VMCS is current until the exit is described, nothing may bind another one here.
+        let interrupts_were_on = interrupts::are_enabled();
+        interrupts::disable();
+        let result = self.run_undisturbed();
+        if interrupts_were_on {
+            interrupts::enable();
+        }
+        result
+    }
+
+    #[inline(always)]
+    fn run_undisturbed(&mut self) -> AxResult<AxVCpuExitReason> {
+        let here = self.vmcs.current()?;
+        if self.vmcs.is_due() || !self.complete_pending_quickly(here) {
+            return self.run_with_care(here);
+        }
+        let reason = self.enter_quickly(here);
+        self.take_exit(here, reason)
+    }
+
+    #[inline(never)]
+    fn run_with_care(&mut self, here: Here) -> AxResult<AxVCpuExitReason> {
+        match self.enter_with_care(here)? {
+            Entered::Exited(reason) => self.take_exit_out_of_line(here, reason),
+            Entered::Wanted(exit) => Ok(exit),
+        }
+    }
+
+    /// One entry and one exit; the exit-reason field, or [`REFUSED`].
+    #[inline(always)]
+    fn enter_quickly(&mut self, here: Here) -> u32 {
+        debug_assert!(self.vmcs.launched() && !self.needs_care(), "an entry that needs care is taken for a quick one");
+        self.shadow_ended = false;
+        // SAFETY: the VMCS is current and launched, and has HOST_RIP from `setup`; interrupts are off. What the EPT maps is
+        // the caller's to decide.
+        let reason = unsafe { vmx_resume(&raw mut self.context) };
+        self.vmcs.exit_happened(here);
+        reason
+    }
+
+    fn enter(&mut self, here: Here) -> AxResult<Entered> {
+        if self.vmcs.is_due() || !self.complete_pending_quickly(here) {
+            return self.enter_with_care(here);
+        }
+        Ok(Entered::Exited(self.enter_quickly(here)))
+    }
+
+    /// Completes what the last exit left, if that means nothing but to move RIP.
+    #[inline(always)]
+    fn complete_pending_quickly(&mut self, here: Here) -> bool {
+        if self.completion.is_some() {
+            if !self.vmcs.skip_instruction(here) {
+                return false;
+            }
+            self.completion = None;
+        }
+        true
+    }
+
+    /// An exit that guests make all the time, or another one.
+    #[inline(always)]
+    fn take_exit(&mut self, here: Here, bits: u32) -> AxResult<AxVCpuExitReason> {
+        const CPUID: u32 = VmxExitReason::CPUID.0 as u32;
+        const VMCALL: u32 = VmxExitReason::VMCALL.0 as u32;
+        const IO_INSTRUCTION: u32 = VmxExitReason::IO_INSTRUCTION.0 as u32;
+        const MSR_READ: u32 = VmxExitReason::MSR_READ.0 as u32;
+        const MSR_WRITE: u32 = VmxExitReason::MSR_WRITE.0 as u32;
+        const EXTERNAL_INTERRUPT: u32 = VmxExitReason::EXTERNAL_INTERRUPT.0 as u32;
+        const HLT: u32 = VmxExitReason::HLT.0 as u32;
+        const PREEMPTION_TIMER: u32 = VmxExitReason::PREEMPTION_TIMER.0 as u32;
+        match bits {
+            CPUID => {
+                self.handle_cpuid(here)?;
+                Ok(AxVCpuExitReason::Nothing)
+            }
+            VMCALL => match self.check_hypercall(here)? {
+                Handled::Yes => Ok(AxVCpuExitReason::Nothing),
+                Handled::No => Ok(self.describe_hypercall()),
+            },
+            IO_INSTRUCTION => self.take_io(here),
+            MSR_READ if !self.kept.may_be_own(self.context.guest.rcx as u32) => Ok(self.describe_msr_read()),
+            MSR_WRITE if !self.kept.may_be_own(self.context.guest.rcx as u32) => Ok(self.describe_msr_write()),
+            EXTERNAL_INTERRUPT => Ok(self.describe_interrupt(here)),
+            HLT => Ok(self.describe_halt()),
+            // The slice is over; the next entry starts a new one.
+            PREEMPTION_TIMER => Ok(AxVCpuExitReason::Nothing),
+            _ => self.take_rare_exit(here, bits),
+        }
+    }
+
+    /// For exits behind which so much else was done that a copy of the code above would be no gain.
+    #[inline(never)]
+    fn take_exit_out_of_line(&mut self, here: Here, bits: u32) -> AxResult<AxVCpuExitReason> {
+        self.take_exit(here, bits)
+    }
+
+    #[inline(never)]
+    fn take_rare_exit(&mut self, here: Here, bits: u32) -> AxResult<AxVCpuExitReason> {
+        match self.handle_exit(here, bits)? {
+            Some(reason) => self.describe(here, reason),
+            None => Ok(AxVCpuExitReason::Nothing),
+        }
+    }
+
+    /// Any exit: what is common to all, then the handler of this one. The reason, for one of the caller's.
+    fn handle_exit(&mut self, here: Here, bits: u32) -> AxResult<Option<VmxExitReason>> {
+        if bits == REFUSED {
+            return self.refused();
+        }
+        let reason = VmxExitReason::from_exit_reason_field(bits);
+        if is_entry_failure(bits) {
+            return self.guest_state_refused(here, reason);
+        }
+        self.keep_interrupted_event(here, reason)?;
+        match self.builtin_vmexit_handler(here, reason)? {
+            Handled::Yes => Ok(None),
+            Handled::No => Ok(Some(reason)),
+        }
+    }
+
+    pub(super) fn describe_hypercall(&mut self) -> AxVCpuExitReason {
+        let regs = &self.context.guest;
+        self.completion = Some(WaitsFor::Nothing);
+        let args = [regs.rdi, regs.rsi, regs.rdx, regs.rcx, regs.r8, regs.r9];
+        AxVCpuExitReason::Hypercall { nr: regs.rax, args }
+    }
+
+    pub(super) fn describe_msr_read(&mut self) -> AxVCpuExitReason {
+        self.completion = Some(WaitsFor::EdxEax);
+        AxVCpuExitReason::SysRegRead { addr: SysRegAddr::new(self.context.guest.rcx as u32 as usize), reg: 0 }
+    }
+
+    pub(super) fn describe_msr_write(&mut self) -> AxVCpuExitReason {
+        self.completion = Some(WaitsFor::Nothing);
+        let regs = &self.context.guest;
+        AxVCpuExitReason::SysRegWrite { addr: SysRegAddr::new(regs.rcx as u32 as usize), value: regs.get_edx_eax() }
+    }
+
+    pub(super) fn describe_interrupt(&self, here: Here) -> AxVCpuExitReason {
+        let info = self.vmcs.peek(here, VmcsReadOnly32::VMEXIT_INTERRUPTION_INFO);
+        AxVCpuExitReason::ExternalInterrupt { vector: u64::from(info & 0xFF) }
+    }
+
+    pub(super) fn describe_halt(&mut self) -> AxVCpuExitReason {
+        self.completion = Some(WaitsFor::Nothing);
+        AxVCpuExitReason::Halt
+    }
+
+    /// An entry before which there may be anything to do.
+    #[inline(never)]
+    fn enter_with_care(&mut self, here: Here) -> AxResult<Entered> {
+        if !self.controls.done {
+            return ax_err!(BadState, "the vCPU is not set up");
+        }
+        if self.waits_for_startup {
+            return Ok(Entered::Wanted(AxVCpuExitReason::CpuDown { _state: 0 }));
+        }
+        if self.mmio.is_pending()
+            && let Some(exit) = self.continue_mmio(here)?
+        {
+            return Ok(Entered::Wanted(exit));
+        }
+        self.prepare_entry(here)?;
+        let bits = self.enter_prepared(here);
+        if bits == REFUSED {
+            return self.refused();
+        }
+        self.vmcs.exit_happened(here);
+        self.restore_host_segments();
+        self.entry_failure = None;
+        if !is_entry_failure(bits) {
+            self.vmcs.guest_ran(here);
+            self.events.entered();
+        }
+        self.vmcs.set_care(self.needs_care());
+        Ok(Entered::Exited(bits))
+    }
+
+    /// What has to be in the VMCS and in the registers before an entry.
+    fn prepare_entry(&mut self, here: Here) -> AxResult {
+        if self.vmcs.is_due() {
+            self.do_what_is_due()?;
+        }
+        self.complete_pending(here)?;
+        self.inject_pending_events(here)?;
+        self.shadow_ended = false;
+        match self.vmcs.flush(here) {
+            Ok(()) => Ok(()),
+            Err((field, failure)) => self.not_entered(field, failure),
+        }
+    }
+
+    /// The entry itself.
+    fn enter_prepared(&mut self, here: Here) -> u32 {
+        let debug_idle = self.debug.is_idle();
+        if !debug_idle {
+            self.debug.load_guest();
+        }
+        let context = &raw mut self.context;
+        let launch = self.vmcs.needs_launch(here);
+        // SAFETY: the VMCS is current, has HOST_RIP from `setup`, and the launch state that `needs_launch` says;
+        // interrupts are off. What the EPT maps is the caller's to decide.
+        let reason = unsafe { if launch { vmx_launch(context) } else { vmx_resume(context) } };
+        if !debug_idle {
+            self.debug.load_host();
+        }
+        reason
+    }
+
+    /// Whether there is anything around an entry that a quick one does not look at. What is in the VMCS's slots, and what is
+    /// due, is told elsewhere.
+    fn needs_care(&self) -> bool {
+        !self.controls.done
+            || self.waits_for_startup
+            || self.mmio.is_pending()
+            || !self.events.is_idle()
+            || self.has_open_window()
+            || !self.debug.is_idle()
+            || self.debug.has_breakpoints()
+            || self.context.reload_segments()
+            || self.entry_failure.is_some()
+            || !self.vmcs.launched()
+    }
+
+    /// Something has changed that a quick entry would not look at.
+    pub(super) fn take_care(&self) {
+        self.vmcs.set_due(due::CARE);
+    }
+
+    /// What an entry needs only after a bind, after another vCPU ran here, or after a change of the EPT.
+    #[cold]
+    fn do_what_is_due(&mut self) -> AxResult {
+        let home = self.vmcs.home().ok_or_else(|| ax_err_type!(BadState, "the vCPU is not bound"))?;
+        let work = self.vmcs.take_work();
+        if work == 0 {
+            return Ok(());
+        }
+        let result = self.do_work(home, work);
+        if result.is_err() {
+            self.vmcs.set_due(work);
+        }
+        result
+    }
+
+    fn do_work(&mut self, home: &'static Processor, work: u32) -> AxResult {
+        let moved = self.last_stay != home.stay();
+        if work & due::HOST_STATE != 0 {
+            self.take_over_host(home, moved)?;
+        }
+        self.xstate.take_over(&mut self.context.xstate, home, moved)?;
+        self.context.xstate_was_decided();
+        self.renew_translations(home, moved, work)?;
+        self.separate_from_last_guest(home);
+        self.last_stay = home.stay();
+        Ok(())
+    }
+
+    /// Reads the host's state that the vCPU has to give back, after a bind.
+    fn take_over_host(&mut self, home: &Processor, moved: bool) -> AxResult {
+        let generation = home.host.generation();
+        if moved || generation != self.host_generation {
+            home.host.write_to(&self.vmcs);
+            self.context.set_host_tables(&home.host);
+            self.take_over_speculation_control(home)?;
+            self.host_generation = generation;
+        }
+        host::write_variable_state(&self.vmcs)?;
+        self.context.take_over_spec_ctrl();
+        self.msrs.bind(&self.vmcs, &home.host);
+        self.bind_cr4()?;
+        self.debug.bind(home.host.debugctl());
+        Ok(())
+    }
+
+    /// An exit has changed LDTR and the limit of TR; few hosts have others.
+    fn restore_host_segments(&mut self) {
+        if self.context.reload_segments()
+            && let Some(home) = self.vmcs.home()
+        {
+            // SAFETY: right after an exit on that processor; its GDT was loaded again by the switch.
+            unsafe { home.host.reload_segments() };
+        }
+    }
+
+    /// A field could not be written, so there was no entry.
+    #[cold]
+    fn not_entered(&mut self, field: &str, failure: VmFail) -> AxResult {
+        self.entry_failure = Some(EntryFailure::Refused(failure));
+        self.take_back_event();
+        log::warn!("VMWRITE of {field}: {failure}");
+        ax_err!(BadState)
+    }
+
+    /// VMLAUNCH or VMRESUME failed.
+    #[cold]
+    fn refused<T>(&mut self) -> AxResult<T> {
+        let why = instructions::failure();
+        self.vmcs.entry_refused(why);
+        let failure = EntryFailure::Refused(why);
+        self.entry_failure = Some(failure);
+        self.context.forget_host_stack();
+        self.take_back_event();
+        ax_err!(BadState, format_args!("vCPU {}: {failure}", self.id))
+    }
+
+    /// The processor began the entry and found guest state that it refuses.
+    #[cold]
+    fn guest_state_refused(&mut self, here: Here, reason: VmxExitReason) -> AxResult<Option<VmxExitReason>> {
+        let qualification = self.vmcs.get(here, VmcsReadOnlyNW::EXIT_QUALIFICATION)? as u64;
+        self.entry_failure = Some(EntryFailure::GuestState { reason, qualification });
+        self.take_back_event();
+        if reason == VmxExitReason::MCE_DURING_VMENTRY {
+            exits::deliver_machine_check();
+        }
+        Ok(Some(reason))
+    }
+
+    /// An event that a failed entry was to inject is injected by the next one, which may be after other corrections.
+    fn take_back_event(&mut self) {
+        self.events.take_back_injected();
+        self.vmcs.write(VmcsControl32::VMENTRY_INTERRUPTION_INFO, 0);
+        self.take_care();
+    }
+
+    fn failed_entry(&self) -> VmxExitInfo {
+        VmxExitInfo {
+            entry_failure: true,
+            exit_reason: VmxExitReason::INVALID_GUEST_STATE,
+            exit_instruction_length: 0,
+            guest_rip: self.rip(),
+        }
+    }
+}
+
+/// Bit 31 of the exit reason: the processor did not reach the guest.
+fn is_entry_failure(exit_reason: u32) -> bool {
+    exit_reason & (1 << 31) != 0
+}
+
+/// Runs with interrupts off, and leaves them as they were.
+#[inline(always)]
+fn undisturbed<T>(run: impl FnOnce() -> T) -> T {
+    let interrupts_were_on = interrupts::are_enabled();
+    interrupts::disable();
+    let result = run();
+    if interrupts_were_on {
+        interrupts::enable();
+    }
+    result
+}
