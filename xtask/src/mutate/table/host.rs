@@ -4,6 +4,7 @@ use super::{BOUND, ENABLE, EPT, LIFECYCLE, Mutation, NO_SSE, NO_SSE_OWNERS, PROC
 
 const HOST: &str = "src/vmx/host.rs";
 const VCPU: &str = "src/vmx/vcpu/mod.rs";
+const RUN: &str = "src/vmx/vcpu/run.rs";
 const TRANSLATIONS: &str = "src/vmx/vcpu/translations.rs";
 const EXITS: &str = "src/vmx/vcpu/exits.rs";
 const VMCS: &str = "src/vmx/vmcs/mod.rs";
@@ -128,26 +129,22 @@ pub const TABLE: &[Mutation] = &[
         .survives("Bochs has no IA32_DEBUGCTL"),
     Mutation::replace(
         "exit: LDTR and TR",
-        VCPU,
+        RUN,
         r#"        self.restore_host_segments();
         self.entry_failure = None;"#,
         "        self.entry_failure = None;",
     ),
-    Mutation::delete("bind: tables for LGDT and LIDT", VCPU, "self.context.set_host_tables(&home.host);"),
-    Mutation::delete("bind: the host's constants", VCPU, "home.host.write_to(&self.vmcs);"),
-    Mutation::delete("bind: the host's variable state", VCPU, "host::write_variable_state(&self.vmcs)?;"),
-    Mutation::delete("bind: the MSR lists", VCPU, "self.msrs.bind(&self.vmcs, &home.host);"),
-    Mutation::delete("bind: CR4.MCE", VCPU, "self.bind_cr4()?;").run(WORLD),
-    Mutation::delete("bind: the debug registers", VCPU, "self.debug.bind(home.host.debugctl());"),
-    Mutation::delete(
-        "bind: the extended state",
-        VCPU,
-        "self.xstate.take_over(&mut self.context.xstate, home, moved)?;",
-    ),
+    Mutation::delete("bind: tables for LGDT and LIDT", RUN, "self.context.set_host_tables(&home.host);"),
+    Mutation::delete("bind: the host's constants", RUN, "home.host.write_to(&self.vmcs);"),
+    Mutation::delete("bind: the host's variable state", RUN, "host::write_variable_state(&self.vmcs)?;"),
+    Mutation::delete("bind: the MSR lists", RUN, "self.msrs.bind(&self.vmcs, &home.host);"),
+    Mutation::delete("bind: CR4.MCE", RUN, "self.bind_cr4()?;").run(WORLD),
+    Mutation::delete("bind: the debug registers", RUN, "self.debug.bind(home.host.debugctl());"),
+    Mutation::delete("bind: the extended state", RUN, "self.xstate.take_over(&mut self.context.xstate, home, moved)?;"),
     Mutation::delete("bind: the host's state is due", VCPU, "self.vmcs.set_due(due::HOST_STATE);"),
     Mutation::replace(
         "bind: constants of another processor",
-        VCPU,
+        RUN,
         "if moved || generation != self.host_generation {",
         "if generation != self.host_generation {",
     )
@@ -166,21 +163,49 @@ pub const TABLE: &[Mutation] = &[
         "if moved {",
     )
     .run(EPT),
-    Mutation::delete("move: is recorded", VCPU, "self.last_stay = home.stay();")
+    Mutation::delete("move: is recorded", RUN, "self.last_stay = home.stay();")
         .survives("it counts as moved at every bind then: slower, not wrong"),
-    Mutation::delete("bind: the barrier between guests", VCPU, "self.separate_from_last_guest(home);")
+    Mutation::delete("bind: the barrier between guests", RUN, "self.separate_from_last_guest(home);")
         .run(WORLD)
         .survives("Bochs has no predictors, and records no IBPB"),
     Mutation::delete("unbind: the extended state", VCPU, "self.xstate.unbind();").run(NO_SSE),
-    Mutation::delete("entry: debug registers", VCPU, "self.debug.load_guest();"),
-    Mutation::delete("exit: debug registers", VCPU, "self.debug.load_host();"),
-    Mutation::delete("entry: RFLAGS.IF is cleared", VCPU, "interrupts::disable();").run(WORLD),
-    Mutation::delete("exit: RFLAGS.IF", VCPU, "            interrupts::enable();").run(WORLD),
-    Mutation::delete("refused entry: HOST_RSP", VCPU, "self.context.forget_host_stack();")
+    Mutation::delete("entry: debug registers", RUN, "self.debug.load_guest();"),
+    Mutation::delete("exit: debug registers", RUN, "self.debug.load_host();"),
+    Mutation::replace(
+        "entry: RFLAGS.IF is cleared",
+        RUN,
+        r#"interrupts::disable();
+        let result = self.run_undisturbed();"#,
+        "let result = self.run_undisturbed();",
+    )
+    .run(WORLD),
+    Mutation::replace(
+        "exit: RFLAGS.IF",
+        RUN,
+        r#"let result = self.run_undisturbed();
+        if interrupts_were_on {"#,
+        r#"let result = self.run_undisturbed();
+        if false && interrupts_were_on {"#,
+    )
+    .run(WORLD),
+    Mutation::delete("refused entry: HOST_RSP", RUN, "self.context.forget_host_stack();")
         .run(REFUSED)
         .survives("it is for a VMCS that somebody made current behind the crate's back, which no case does"),
-    Mutation::delete("exit: the VMCS is launched", VCPU, "self.vmcs.guest_ran(here);"),
-    Mutation::delete("exit: what it wrote is read again", VCPU, "self.vmcs.exit_happened(here);"),
+    Mutation::delete("exit: the VMCS is launched", RUN, "self.vmcs.guest_ran(here);"),
+    Mutation::replace(
+        "exit: what it wrote is read again",
+        RUN,
+        r#"self.vmcs.exit_happened(here);
+        reason"#,
+        "reason",
+    ),
+    Mutation::replace(
+        "exit after care: what it wrote is read again",
+        RUN,
+        r#"self.vmcs.exit_happened(here);
+        self.restore_host_segments();"#,
+        "self.restore_host_segments();",
+    ),
     Mutation::delete("NMI: the host's handler", EXITS, r#"unsafe { asm!("int 2") };"#).run(WORLD),
     Mutation::delete("machine check: the host's handler", EXITS, r#"unsafe { asm!("int 18") };"#)
         .run(WORLD)

@@ -73,7 +73,7 @@ pub const TABLE: &[Mutation] = &[
         Ok(())"#),
     Mutation::replace("WRMSR: MSRs that are kept", POLICY, r#"kept.value = value;
         }"#, "}"),
-    Mutation::delete("reset: MSRs that are kept", POLICY, "self.0.iter_mut().for_each(|kept| kept.value = kept.initial);").run(RESET),
+    Mutation::delete("reset: MSRs that are kept", POLICY, "self.msrs.iter_mut().for_each(|kept| kept.value = kept.initial);").run(RESET),
     Mutation::replace("MSR list: guest SPEC_CTRL", AREAS, "VMENTRY_MSR_LOAD_COUNT, loaded)", "VMENTRY_MSR_LOAD_COUNT, loaded - u32::from(self.spec_ctrl_active))").run(SPECULATION).expect("first guest, first write"),
     Mutation::replace("MSR list: host SPEC_CTRL", AREAS, "VMEXIT_MSR_LOAD_COUNT, loaded)", "VMEXIT_MSR_LOAD_COUNT, loaded - u32::from(self.spec_ctrl_active))").run(SPECULATION).expect("the host's IA32_SPEC_CTRL"),
 ];

@@ -155,21 +155,9 @@ pub const TABLE: &[Mutation] = &[
         .run(ALONE)
         .survives("the next entry writes it again: slower, not wrong"),
     Mutation::delete("entry: host CR2 is read", SWITCH, r#""mov [rdi + {host_cr2}], rax","#),
-    Mutation::replace(
-        "entry: guest CR2",
-        SWITCH,
-        r#""je 2f",
-            "mov cr2, rcx","#,
-        r#""je 2f","#,
-    ),
+    Mutation::replace("entry: guest CR2", SWITCH, r#""jne 47f","#, r#""/* 47f */","#),
     Mutation::replace("exit: guest CR2", SWITCH, r#""mov [rdi + {guest_cr2}], rax","#, r#""/* {guest_cr2} */","#),
-    Mutation::replace(
-        "exit: host CR2",
-        SWITCH,
-        r#""je 2f",
-        "mov cr2, rcx","#,
-        r#""je 2f","#,
-    ),
+    Mutation::replace("exit: host CR2", SWITCH, r#""jne 58f","#, r#""/* 58f */","#),
     Mutation::replace(
         "refused entry: host CR2",
         SWITCH,
