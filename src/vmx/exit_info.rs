@@ -37,6 +37,7 @@ pub struct VmxIoExitInfo {
 }
 
 impl VmxIoExitInfo {
+    #[inline(always)]
     pub(crate) fn from_qualification(bits: u64) -> Self {
         Self {
             access_size: (bits & 0b111) as u8 + 1,
@@ -48,6 +49,7 @@ impl VmxIoExitInfo {
     }
 
     /// The same as axaddrspace says it.
+    #[inline(always)]
     pub(crate) fn width(&self) -> AccessWidth {
         match self.access_size {
             1 => AccessWidth::Byte,

@@ -215,29 +215,30 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// Ends the instruction of this exit.
     pub(super) fn complete(&mut self, here: Here, outcome: impl Into<Outcome>) -> AxResult<Handled> {
         match outcome.into() {
-            Outcome::Done if self.vmcs.is_written(VmcsGuestNW::RIP) || self.vmcs.is_written(VmcsGuestNW::RFLAGS) => {
-                self.end_exit(here)?;
-            }
-            Outcome::Done => return self.complete_quickly(here),
+            Outcome::Done => self.end_exit(here)?,
             Outcome::Fault(vector, err_code) => self.inject_fault(vector, err_code),
         }
         Ok(Handled::Yes)
     }
 
-    /// The same for an instruction that succeeded, and whose handler wrote neither to RIP nor to RFLAGS.
-    #[inline(always)]
-    pub(super) fn complete_quickly(&mut self, here: Here) -> AxResult<Handled> {
-        if !self.debug.has_breakpoints() && self.vmcs.skip_instruction(here) {
-            self.shadow_ended = true;
-        } else {
-            self.end_exit(here)?;
-        }
-        Ok(Handled::Yes)
+    /// Moves past the instruction of the last exit.
+    pub(super) fn end_exit(&mut self, here: Here) -> AxResult {
+        let written = self.vmcs.is_written(VmcsGuestNW::RIP) || self.vmcs.is_written(VmcsGuestNW::RFLAGS);
+        if written { self.end_exit_with_care(here) } else { self.end_exit_quickly(here) }
     }
 
-    /// Moves past the instruction of the last exit.
+    /// The same where neither RIP nor RFLAGS was written since the exit.
+    #[inline(always)]
+    pub(super) fn end_exit_quickly(&mut self, here: Here) -> AxResult {
+        if self.debug.has_breakpoints() || !self.vmcs.skip_instruction(here) {
+            return self.end_exit_with_care(here);
+        }
+        self.shadow_ended = true;
+        Ok(())
+    }
+
     #[inline(never)]
-    fn end_exit(&mut self, here: Here) -> AxResult {
+    fn end_exit_with_care(&mut self, here: Here) -> AxResult {
         let length = self.vmcs.get(here, VmcsReadOnly32::VMEXIT_INSTRUCTION_LEN)?;
         self.advance(Some(here), length)
     }

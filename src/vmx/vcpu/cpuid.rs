@@ -3,7 +3,6 @@
 use axerrno::AxResult;
 use axvcpu::AxVCpuHal;
 
-use super::exits::Handled;
 use super::{Here, VmxVcpu};
 use crate::vmx::capability::SecondaryControls;
 use crate::vmx::guest_cpuid::{CpuidPolicy, CpuidTable, Dynamic, Registers, Support, native_cpuid};
@@ -72,7 +71,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     #[inline(always)]
-    pub(super) fn handle_cpuid(&mut self, here: Here) -> AxResult<Handled> {
+    pub(super) fn handle_cpuid(&mut self, here: Here) -> AxResult {
         let (leaf, subleaf) = (self.context.guest.rax as u32, self.context.guest.rcx as u32);
         let [eax, ebx, ecx, edx] = match self.cpuid.plain(leaf) {
             Some(registers) => *registers,
@@ -80,7 +79,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         };
         let regs = &mut self.context.guest;
         (regs.rax, regs.rbx, regs.rcx, regs.rdx) = (eax.into(), ebx.into(), ecx.into(), edx.into());
-        self.complete_quickly(here)
+        self.end_exit_quickly(here)
     }
 
     /// An answer that depends on the guest's state, or is looked up by ECX.

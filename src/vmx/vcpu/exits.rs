@@ -29,7 +29,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// instructions that this guest's processor does not have, and the host's own NMIs and machine checks.
     pub(super) fn builtin_vmexit_handler(&mut self, here: Here, reason: VmxExitReason) -> AxResult<Handled> {
         match reason {
-            VmxExitReason::CPUID => self.handle_cpuid(here),
+            VmxExitReason::CPUID => self.handle_cpuid(here).map(|()| Handled::Yes),
             VmxExitReason::CR_ACCESS => self.handle_cr_access(here),
             VmxExitReason::XSETBV => self.handle_xsetbv(here),
             VmxExitReason::IO_INSTRUCTION => self.handle_io(here),

@@ -177,16 +177,22 @@ impl<H: AxVCpuHal> GuestMsrs<H> {
         if self.syscall_active {
             self.read_host_group();
         }
-        self.host_tsc_aux = host.tsc_aux();
-        self.host_xss = host.xss();
-        self.write_counts(vmcs);
+        // Constants of the processor, so that mostly nothing of the lists changes by them.
+        let (tsc_aux, xss) = (host.tsc_aux(), host.xss());
+        if (tsc_aux, xss) != (self.host_tsc_aux, self.host_xss) {
+            (self.host_tsc_aux, self.host_xss) = (tsc_aux, xss);
+            self.write_counts(vmcs);
+        }
     }
 
     /// Not taken as constant: hosts set up SYSCALL late, and exchange KERNEL_GS_BASE with every thread.
     fn read_host_group(&mut self) {
-        let end = self.end();
-        for (i, msr) in LISTED.into_iter().enumerate().take(end).skip(SYSCALL_GROUP) {
-            self.set_data(HOST_LIST, i, msr.read());
+        const GROUP: [usize; 4] = [SYSCALL_GROUP, SYSCALL_GROUP + 1, SYSCALL_GROUP + 2, KERNEL_GS_BASE];
+        for i in GROUP {
+            self.set_data(HOST_LIST, i, LISTED[i].read());
+        }
+        if self.spec_ctrl_active {
+            self.set_data(HOST_LIST, SPEC_CTRL, LISTED[SPEC_CTRL].read());
         }
     }
 
