@@ -2,8 +2,6 @@
 
 use core::fmt;
 
-use axaddrspace::device::AccessWidth;
-
 use super::definitions::{VmxExitReason, VmxInstructionError};
 use super::instructions::VmFail;
 
@@ -45,16 +43,6 @@ impl VmxIoExitInfo {
             is_string: bits & (1 << 4) != 0,
             is_repeat: bits & (1 << 5) != 0,
             port: (bits >> 16) as u16,
-        }
-    }
-
-    /// The same as axaddrspace says it.
-    #[inline(always)]
-    pub(crate) fn width(&self) -> AccessWidth {
-        match self.access_size {
-            1 => AccessWidth::Byte,
-            2 => AccessWidth::Word,
-            _ => AccessWidth::Dword,
         }
     }
 }

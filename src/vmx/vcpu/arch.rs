@@ -88,7 +88,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         if VmxIoExitInfo::from_qualification(qualification).is_string {
             return self.take_string_io(here, VmxIoExitInfo::from_qualification(qualification));
         }
-        Ok(self.describe_in_or_out(VmxIoExitInfo::from_qualification(qualification)))
+        Ok(self.describe_in_or_out(qualification as u32))
     }
 
     #[cold]
@@ -100,23 +100,48 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     fn describe_io(&mut self, here: Here) -> AxResult<AxVCpuExitReason> {
-        let io = VmxIoExitInfo::from_qualification(self.qualification(here)?);
-        if io.is_string { self.describe_string_io(here) } else { Ok(self.describe_in_or_out(io)) }
+        let qualification = self.qualification(here)?;
+        if VmxIoExitInfo::from_qualification(qualification).is_string {
+            return self.describe_string_io(here);
+        }
+        Ok(self.describe_in_or_out(qualification as u32))
+    }
+
+    /// By the exit qualification (SDM Vol. 3C, table 28-5, "Exit Qualification for I/O Instructions"), with each width told
+    /// to its end, because this is among the most frequent exits that there are.
+    #[inline(always)]
+    fn describe_in_or_out(&mut self, qualification: u32) -> AxVCpuExitReason {
+        const IN: u32 = 1 << 3;
+        const SIZE: u32 = 0b111;
+        let port = (qualification >> 16) as u16;
+        if qualification & IN != 0 {
+            return match qualification & SIZE {
+                0 => self.describe_in(port, AccessWidth::Byte),
+                1 => self.describe_in(port, AccessWidth::Word),
+                _ => self.describe_in(port, AccessWidth::Dword),
+            };
+        }
+        match qualification & SIZE {
+            0 => self.describe_out(port, AccessWidth::Byte),
+            1 => self.describe_out(port, AccessWidth::Word),
+            _ => self.describe_out(port, AccessWidth::Dword),
+        }
     }
 
     #[inline(always)]
-    fn describe_in_or_out(&mut self, io: VmxIoExitInfo) -> AxVCpuExitReason {
-        let (port, width) = (Port(io.port), io.width());
-        if io.is_in {
-            self.complete_later(WaitsFor::Port(width));
-            return AxVCpuExitReason::IoRead { port, width };
-        }
-        self.complete_later(WaitsFor::Nothing);
+    fn describe_in(&mut self, port: u16, width: AccessWidth) -> AxVCpuExitReason {
+        self.completion = Some(WaitsFor::Port(width));
+        AxVCpuExitReason::IoRead { port: Port(port), width }
+    }
+
+    #[inline(always)]
+    fn describe_out(&mut self, port: u16, width: AccessWidth) -> AxVCpuExitReason {
+        self.completion = Some(WaitsFor::Nothing);
         let data = GeneralRegisters::truncate(self.context.guest.rax, width);
-        if io.port == POWER_OFF_PORT && width == AccessWidth::Word && data == POWER_OFF_VALUE {
+        if port == POWER_OFF_PORT && width == AccessWidth::Word && data == POWER_OFF_VALUE {
             return AxVCpuExitReason::SystemDown;
         }
-        AxVCpuExitReason::IoWrite { port, width, data }
+        AxVCpuExitReason::IoWrite { port: Port(port), width, data }
     }
 
     fn describe_string_io(&mut self, here: Here) -> AxResult<AxVCpuExitReason> {
