@@ -4,7 +4,8 @@
 use alloc::format;
 use core::arch::asm;
 
-use axvcpu::AxArchVCpu;
+use axvcpu::{AxArchVCpu, AxVCpuExitReason};
+use x86_vcpu::vmx::VmcsGuestNW;
 
 use super::{
     Case, callee_saved,
@@ -23,6 +24,10 @@ pub const CASES: &[Case] = &[
     Case::new("entry_refused.no_current_vmcs_with_changes", no_current_vmcs_with_changes),
     Case::new("entry_refused.resume_of_a_clear_vmcs", resume_of_a_clear_vmcs),
     Case::new("entry_refused.again_and_again", again_and_again),
+    Case::new("entry_refused.instruction_is_completed_later", instruction_is_completed_later),
+    Case::new("entry_refused.instruction_was_completed", instruction_was_completed),
+    Case::new("entry_refused.no_shadow_of_sti_without_if", no_shadow_of_sti_without_if),
+    Case::new("entry_refused.rip_written_by_the_caller", rip_written_by_the_caller),
 ];
 
 guest_code!(
@@ -133,4 +138,59 @@ fn again_and_again() -> CaseResult {
         expect_to_go_on(&mut guest)?;
     }
     Ok(())
+}
+
+guest_code!(calls, "code64", "xor ebx, ebx", "2: vmcall", "inc rbx", "jmp 2b");
+
+/// An entry that fails before the hypercall of the last exit is completed: the next one completes it.
+fn instruction_is_completed_later() -> CaseResult {
+    let mut guest = Guest::long(calls())?;
+    guest.vcpu.run()?;
+    clear(current_vmcs());
+    second_call_comes_once(&mut guest)
+}
+
+/// An entry that fails after it was completed: it is not completed again.
+fn instruction_was_completed() -> CaseResult {
+    let mut guest = Guest::long(calls())?;
+    guest.vcpu.run()?;
+    make_launch_state_clear();
+    second_call_comes_once(&mut guest)
+}
+
+fn second_call_comes_once(guest: &mut Guest) -> CaseResult {
+    is_error("an entry", guest.vcpu.run())?;
+    let next = guest.vcpu.run()?;
+    is_true("a second hypercall", matches!(next, AxVCpuExitReason::Hypercall { .. }))?;
+    equal("RBX at the second hypercall", guest.vcpu.regs().rbx, 1)
+}
+
+guest_code!(sti_vmcall, "code64", "sti", "vmcall", "nop", "hlt");
+guest_code!(sti_cpuid, "code64", "xor eax, eax", "sti", "cpuid", "nop", "hlt");
+
+/// The instruction behind STI is completed, and with it the shadow is over: the caller may clear IF.
+fn no_shadow_of_sti_without_if() -> CaseResult {
+    const IF: usize = 1 << 9;
+    for code in [sti_vmcall(), sti_cpuid()] {
+        let mut guest = Guest::long(code)?;
+        guest.vcpu.run()?;
+        let flags = guest.vcpu.rflags()?;
+        guest.vcpu.write_guest_field(VmcsGuestNW::RFLAGS, flags & !IF);
+        let exit = guest.vcpu.run()?;
+        is_true("HLT", matches!(exit, AxVCpuExitReason::Halt))?;
+    }
+    Ok(())
+}
+
+guest_code!(three_calls, "code64", "xor ebx, ebx", "vmcall", "inc rbx", "inc rbx", "vmcall", "hlt");
+
+/// A RIP that the caller writes is where the guest goes on, whatever waited to be completed.
+fn rip_written_by_the_caller() -> CaseResult {
+    const VMCALL_LENGTH: usize = 3;
+    let mut guest = Guest::long(three_calls())?;
+    guest.vcpu.run()?;
+    let rip = guest.vcpu.rip();
+    guest.vcpu.write_guest_field(VmcsGuestNW::RIP, rip + VMCALL_LENGTH);
+    guest.vcpu.run()?;
+    equal("RBX at the second hypercall", guest.vcpu.regs().rbx, 2)
 }

@@ -198,18 +198,30 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
     /// Completes what was left, at an entry.
     pub(super) fn complete_pending(&mut self, here: Here) -> AxResult {
-        let Some(waits_for) = self.completion.take() else { return Ok(()) };
+        let Some(waits_for) = self.completion else { return Ok(()) };
         match waits_for {
-            WaitsFor::StringInput | WaitsFor::StringEnd => match self.end_of_string()? {
-                StringEnd::Over => {}
-                StringEnd::Element => return self.end_instruction(Some(here)),
-                StringEnd::NotYet => return Ok(()),
-            },
-            WaitsFor::Random { gpr, size } => self.set_random(gpr, size, None)?,
-            WaitsFor::Executed { length } => return self.advance(Some(here), length.into()),
-            WaitsFor::Nothing | WaitsFor::Port(_) | WaitsFor::EdxEax | WaitsFor::EdxEaxAndAux | WaitsFor::Mmio => {}
+            WaitsFor::StringInput | WaitsFor::StringEnd => {
+                // What can fail comes first: registers that have moved would be moved again.
+                self.vmcs.get(here, VmcsReadOnly32::VMEXIT_INSTRUCTION_LEN)?;
+                self.vmcs.get(here, VmcsGuestNW::RIP)?;
+                self.vmcs.get(here, VmcsGuestNW::RFLAGS)?;
+                match self.end_of_string()? {
+                    StringEnd::Over => self.end_exit_with_care(here)?,
+                    StringEnd::Element => self.end_instruction(Some(here))?,
+                    StringEnd::NotYet => {}
+                }
+            }
+            WaitsFor::Random { gpr, size } => {
+                self.set_random(gpr, size, None)?;
+                self.end_exit(here)?;
+            }
+            WaitsFor::Executed { length } => self.advance(Some(here), length.into())?,
+            WaitsFor::Nothing | WaitsFor::Port(_) | WaitsFor::EdxEax | WaitsFor::EdxEaxAndAux | WaitsFor::Mmio => {
+                self.end_exit(here)?;
+            }
         }
-        self.end_exit(here)
+        self.completion = None;
+        Ok(())
     }
 
     /// Ends the instruction of this exit.

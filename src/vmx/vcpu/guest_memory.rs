@@ -7,6 +7,7 @@ use axaddrspace::{AxMmHal, GuestPhysAddr, HostPhysAddr, MappingFlags};
 use axerrno::{AxResult, ax_err_type};
 use axvcpu::AxVCpuHal;
 use memory_addr::PAGE_SIZE_4K;
+use x86_64::instructions::interrupts::without_interrupts;
 
 use super::VmxVcpu;
 use crate::ept::{EptRules, translate};
@@ -176,10 +177,11 @@ pub struct EptMemory<'a, H: AxVCpuHal> {
 impl<H: AxVCpuHal> EptMemory<'_, H> {
     /// Whether bytes that lie in one page can be written, without writing them.
     pub(super) fn check_write(&self, address: GuestPhysAddr, size: usize) -> Result<(), Unreachable> {
-        self.find(address, size, MappingFlags::WRITE).map(drop)
+        without_interrupts(|| self.find(address, size, MappingFlags::WRITE).map(drop))
     }
 
-    /// Where bytes that lie in one page are in the host, if the EPT allows the access.
+    /// Where bytes that lie in one page are in the host, if the EPT allows the access. Interrupts are off until they have
+    /// been accessed: see [`EptInvalidator`](super::EptInvalidator).
     fn find(&self, address: GuestPhysAddr, size: usize, needed: MappingFlags) -> Result<*mut u8, Unreachable> {
         let unreachable = Unreachable { address, write: needed.contains(MappingFlags::WRITE) };
         if address.as_usize() % PAGE_SIZE_4K + size > PAGE_SIZE_4K {
@@ -196,19 +198,24 @@ impl<H: AxVCpuHal> EptMemory<'_, H> {
 
     /// Reads bytes that lie in one page, if the EPT allows the access.
     fn copy_out(&self, address: GuestPhysAddr, bytes: &mut [u8], needed: MappingFlags) -> Result<(), Unreachable> {
-        let place = self.find(address, bytes.len(), needed)?;
-        let aligned = place.addr().is_multiple_of(bytes.len().max(1));
-        // SAFETY: memory of the guest that the EPT maps, in one page: the caller of the crate answers for it being memory
-        // that the host has mapped where its HAL says. The guest may change it at any time, so it is read once, by
-        // volatile accesses.
-        unsafe {
-            match bytes.len() {
-                4 if aligned => bytes.copy_from_slice(&place.cast::<u32>().read_volatile().to_le_bytes()),
-                8 if aligned => bytes.copy_from_slice(&place.cast::<u64>().read_volatile().to_le_bytes()),
-                _ => bytes.iter_mut().enumerate().for_each(|(index, byte)| *byte = place.add(index).read_volatile()),
+        without_interrupts(|| {
+            let place = self.find(address, bytes.len(), needed)?;
+            let aligned = place.addr().is_multiple_of(bytes.len().max(1));
+            // SAFETY: memory of the guest that the EPT maps, in one page: the caller of the crate answers for it being
+            // memory that the host has mapped where its HAL says. The guest may change it at any time, so it is read once,
+            // by volatile accesses.
+            unsafe {
+                match bytes.len() {
+                    4 if aligned => bytes.copy_from_slice(&place.cast::<u32>().read_volatile().to_le_bytes()),
+                    8 if aligned => bytes.copy_from_slice(&place.cast::<u64>().read_volatile().to_le_bytes()),
+                    _ => {
+                        let each = bytes.iter_mut().enumerate();
+                        each.for_each(|(index, byte)| *byte = place.add(index).read_volatile());
+                    }
+                }
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 }
 
@@ -222,12 +229,14 @@ impl<H: AxVCpuHal> GuestMemory for EptMemory<'_, H> {
     }
 
     fn write(&self, address: GuestPhysAddr, bytes: &[u8]) -> Result<(), Unreachable> {
-        let place = self.find(address, bytes.len(), MappingFlags::WRITE)?;
-        for (index, &byte) in bytes.iter().enumerate() {
-            // SAFETY: as for `copy_out`; no reference of the host's points to memory of the guest.
-            unsafe { place.add(index).write_volatile(byte) };
-        }
-        Ok(())
+        without_interrupts(|| {
+            let place = self.find(address, bytes.len(), MappingFlags::WRITE)?;
+            for (index, &byte) in bytes.iter().enumerate() {
+                // SAFETY: as for `copy_out`; no reference of the host's points to memory of the guest.
+                unsafe { place.add(index).write_volatile(byte) };
+            }
+            Ok(())
+        })
     }
 
     fn compare_exchange(
@@ -237,21 +246,23 @@ impl<H: AxVCpuHal> GuestMemory for EptMemory<'_, H> {
         current: u64,
         new: u64,
     ) -> Result<bool, Unreachable> {
-        let place = self.find(address, width, MappingFlags::READ | MappingFlags::WRITE)?;
-        let (success, failure) = (Ordering::AcqRel, Ordering::Acquire);
-        if !place.addr().is_multiple_of(width.max(1)) {
-            return Err(Unreachable { address, write: true });
-        }
-        // SAFETY: as for `write`, and aligned; the guest's processors access it atomically too.
-        unsafe {
-            match width {
-                4 => Ok(AtomicU32::from_ptr(place.cast())
-                    .compare_exchange(current as u32, new as u32, success, failure)
-                    .is_ok()),
-                8 => Ok(AtomicU64::from_ptr(place.cast()).compare_exchange(current, new, success, failure).is_ok()),
-                _ => Err(Unreachable { address, write: true }),
+        without_interrupts(|| {
+            let place = self.find(address, width, MappingFlags::READ | MappingFlags::WRITE)?;
+            let (success, failure) = (Ordering::AcqRel, Ordering::Acquire);
+            if !place.addr().is_multiple_of(width.max(1)) {
+                return Err(Unreachable { address, write: true });
             }
-        }
+            // SAFETY: as for `write`, and aligned; the guest's processors access it atomically too.
+            unsafe {
+                match width {
+                    4 => Ok(AtomicU32::from_ptr(place.cast())
+                        .compare_exchange(current as u32, new as u32, success, failure)
+                        .is_ok()),
+                    8 => Ok(AtomicU64::from_ptr(place.cast()).compare_exchange(current, new, success, failure).is_ok()),
+                    _ => Err(Unreachable { address, write: true }),
+                }
+            }
+        })
     }
 }
 

@@ -76,7 +76,8 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// Writes a field of the guest-state area, as it is in the VMCS: CR0 and CR4 are the real ones there, without what
     /// the guest sees in the bits that the host owns. A value that the processor does not accept makes the next entry
     /// fail, after which another one may be written. What hangs on a field is done with it: EFER.LMA also sets the entry
-    /// control for IA-32e mode, breakpoints in DR7 are loaded at entries, and of IA32_DEBUGCTL only BTF is taken.
+    /// control for IA-32e mode, breakpoints in DR7 are loaded at entries, of IA32_DEBUGCTL only BTF is taken, and with RIP an instruction that waited to
+    /// be completed is not completed any more.
     pub fn write_guest_field<F: GuestStateField>(&mut self, field: F, value: F::Value) {
         if field.encoding() == VmcsGuest32::ACTIVITY_STATE.encoding() {
             self.may_be_inactive = true;
@@ -90,6 +91,10 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         }
         if encoding == VmcsGuest64::IA32_DEBUGCTL.encoding() {
             return self.vmcs.write(VmcsGuest64::IA32_DEBUGCTL, bits & DEBUGCTL_BTF);
+        }
+        if encoding == VmcsGuestNW::RIP.encoding() {
+            // As `set_rip`: the guest goes on there, and not behind the instruction there.
+            self.completion = None;
         }
         if encoding == VmcsGuestNW::DR7.encoding() {
             self.debug.dr7_written(bits);

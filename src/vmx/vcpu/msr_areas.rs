@@ -178,9 +178,9 @@ impl<H: AxVCpuHal> GuestMsrs<H> {
             self.read_host_group();
         }
         // Constants of the processor, so that mostly nothing of the lists changes by them.
-        let (tsc_aux, xss) = (host.tsc_aux(), host.xss());
-        if (tsc_aux, xss) != (self.host_tsc_aux, self.host_xss) {
-            (self.host_tsc_aux, self.host_xss) = (tsc_aux, xss);
+        if (host.tsc_aux(), host.xss()) != (self.host_tsc_aux, self.host_xss) {
+            self.host_tsc_aux = host.tsc_aux();
+            self.host_xss = host.xss();
             self.write_counts(vmcs);
         }
     }

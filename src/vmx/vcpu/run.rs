@@ -22,7 +22,7 @@ use crate::vmx::exit_info::{EntryFailure, VmxExitInfo};
 use crate::vmx::host;
 use crate::vmx::instructions::{self, VmFail};
 use crate::vmx::processor::Processor;
-use crate::vmx::vmcs::{VmcsControl32, VmcsReadOnly32, VmcsReadOnlyNW, due};
+use crate::vmx::vmcs::{VmcsControl32, VmcsGuestNW, VmcsReadOnly32, VmcsReadOnlyNW, due};
 
 /// How an attempt to enter ended.
 pub(super) enum Entered {
@@ -250,6 +250,10 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             self.do_what_is_due()?;
         }
         self.complete_pending(here)?;
+        if self.vmcs.is_written(VmcsGuestNW::RFLAGS) {
+            // With IF clear or TF set, a shadow that is over would be refused by the entry.
+            self.settle_shadow(here)?;
+        }
         self.inject_pending_events(here)?;
         self.shadow_ended = false;
         match self.vmcs.flush(here) {

@@ -193,6 +193,8 @@ unsafe extern "C" fn vmx_exit() {
         // Barriers, and extended state: it must be out of the registers before compiled code, which may use them, runs.
         "cmp byte ptr [rdi + {exit_work}], 0",
         "jne 57f",
+        // A processor that guesses that there is nothing to do must not get to a return by that.
+        "lfence",
         "51:",
         // The limits of the descriptor tables are FFFFH now.
         "cmp byte ptr [rdi + {reload_tables}], 0",

@@ -56,6 +56,10 @@ const CR4_PAGING: u64 = CR4_PSE | CR4_PAE | CR4_PGE | CR4_PCIDE | CR4_LA57 | CR4
 /// 2. calls [`invalidate`](Self::invalidate) for each of the vCPUs,
 /// 3. sends an interrupt to each other processor that may be running one of them, and waits until it has been taken.
 ///
+/// A processor may be running one while it executes any method of the vCPU, also one that only reads or writes the guest's
+/// memory: those do it a page at a time with interrupts off. Who holds an [`EptMemory`](super::EptMemory) across such a
+/// change translates again behind it, as each of its accesses does.
+///
 /// A vCPU that is in its guest at that time exits by the interrupt, and one that is about to enter exits at once. None of
 /// them enters again before its processor has dropped all that it had cached of the EPT. A vCPU that nobody runs needs no
 /// interrupt, wherever it ran last.
