@@ -34,6 +34,8 @@ mod signal {
     pub(super) const INIT: u64 = 1 << 2;
     pub(super) const START_UP: u64 = 1 << 3;
     pub(super) const EXT_INT: u64 = 1 << 4;
+    /// What came before an INIT, and that it leaves nothing of.
+    pub(super) const ENDED_BY_INIT: u64 = NMI | SMI | START_UP | EXT_INT;
     /// Something was noted since the owner last looked.
     pub(super) const ATTENTION: u64 = 1 << 5;
     pub(super) const VECTOR_SHIFT: u32 = 8;
@@ -87,7 +89,7 @@ impl Inbox {
             Delivery::Nmi => self.post_signal(|signals| signals | signal::NMI),
             Delivery::ExtInt => self.post_signal(|signals| signals | signal::EXT_INT),
             // A start-up IPI from before has lost its meaning.
-            Delivery::Init => self.post_signal(|signals| signals & !signal::START_UP | signal::INIT),
+            Delivery::Init => self.post_signal(|signals| signals & !signal::ENDED_BY_INIT | signal::INIT),
             Delivery::StartUp { vector } => self.post_signal(|signals| {
                 // The processor starts at the first one, and ignores others.
                 if signals & signal::START_UP != 0 {

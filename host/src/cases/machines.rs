@@ -29,6 +29,9 @@ pub const CASES: &[Case] = &[
     Case::new("machines.goes_on_while_one_runs", goes_on_while_one_runs).needs(TWO).on_first(),
     Case::new("machines.timers", timers).on_first(),
     Case::new("machines.interrupt_by_level", interrupt_by_level).on_first(),
+    Case::new("machines.timer_by_io_apic", timer_by_io_apic).on_first(),
+    Case::new("machines.interrupt_behind_a_timer", interrupt_behind_a_timer).needs(TWO).on_first(),
+    Case::new("machines.page_of_another_apic", page_of_another_apic).needs(TWO).on_first(),
 ];
 
 const TWO: &[Need] = &[Need::Processors(2)];
@@ -346,6 +349,187 @@ fn interrupt_by_level() -> CaseResult {
     let [served, ended] = stamps(&machine)?;
     equal("remote IRR in the handler", served & REMOTE_IRR, REMOTE_IRR)?;
     equal("remote IRR after the end", ended & REMOTE_IRR, 0)
+}
+
+guest_code!(
+    timer_program,
+    "code32",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "mov dword ptr [0xfee000f0], 0x1ff",
+    "mov dword ptr [0xfee00350], 0x10000",
+    "mov al, 0xff",
+    "out 0x21, al",
+    "out 0xa1, al",
+    "mov dword ptr [0xfec00000], 0x15",
+    "mov dword ptr [0xfec00010], 0",
+    "mov dword ptr [0xfec00000], 0x14",
+    "mov dword ptr [0xfec00010], 0x41",
+    "mov al, 0x30",
+    "out 0x43, al",
+    "rdtsc",
+    "mov [0x7110], eax",
+    "mov al, 0x52",
+    "out 0x40, al",
+    "mov al, 0x09",
+    "out 0x40, al",
+    "2: sti",
+    "hlt",
+    "cli",
+    "cmp byte ptr [0x7101], 1",
+    "jne 2b",
+    "rdtsc",
+    "mov [0x7114], eax",
+    "mov dx, 0x604",
+    "mov ax, 0x2000",
+    "out dx, ax",
+);
+
+/// 2 ms of the 8254, by pin 2 of the I/O APIC, to a vCPU that sleeps: in time, and not with the end of the slice.
+fn timer_by_io_apic() -> CaseResult {
+    let mut parts = Parts::new(timer_program())?;
+    parts.handler(Mode::Protected, VECTOR, HANDLER, counts())?;
+    let machine = parts.run_to_power_off(1)?;
+    let [sent, came] = stamps(&machine)?;
+    let limit = time::ticks(SLICE / 100) as u32;
+    let took = came.wrapping_sub(sent);
+    if took >= limit {
+        return fail(alloc::format!("2 ms PIT, less than {limit} ticks"), alloc::format!("{took}"));
+    }
+    Ok(())
+}
+
+guest_code!(
+    sleeper_program,
+    "code32",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "mov dword ptr [0xfee000f0], 0x1ff",
+    "mov dword ptr [0xfee00350], 0x10000",
+    "mov al, 0xff",
+    "out 0x21, al",
+    "out 0xa1, al",
+    "mov dword ptr [0xfec00000], 0x15",
+    "mov dword ptr [0xfec00010], 0",
+    "mov dword ptr [0xfec00000], 0x14",
+    "mov dword ptr [0xfec00010], 0x41",
+    "mov dword ptr [0xfee00310], 0x1000000",
+    "mov dword ptr [0xfee00300], 0x4500",
+    "mov dword ptr [0xfee00300], 0x4609",
+    "3: cmp byte ptr [0x7100], 1",
+    "jne 3b",
+    "mov al, 0x30",
+    "out 0x43, al",
+    "mov al, 0x52",
+    "out 0x40, al",
+    "mov al, 0x09",
+    "out 0x40, al",
+    "mov byte ptr [0x7100], 2",
+    "2: sti",
+    "hlt",
+    "cli",
+    "cmp byte ptr [0x7101], 2",
+    "jb 2b",
+    "rdtsc",
+    "mov [0x7114], eax",
+    "mov dx, 0x604",
+    "mov ax, 0x2000",
+    "out dx, ax",
+);
+guest_code!(
+    sender_program,
+    "code16",
+    "xor ax, ax",
+    "mov ds, ax",
+    "mov ss, ax",
+    "mov sp, 0x7000",
+    "mov ecx, 0x1b",
+    "rdmsr",
+    "or eax, 0xc00",
+    "wrmsr",
+    "mov byte ptr [0x7100], 1",
+    "2: cmp byte ptr [0x7100], 2",
+    "jne 2b",
+    "rdtsc",
+    "mov ebx, eax",
+    "add ebx, 40000",
+    "3: rdtsc",
+    "sub eax, ebx",
+    "js 3b",
+    "rdtsc",
+    "mov [0x7110], eax",
+    "mov ecx, 0x830",
+    "xor edx, edx",
+    "mov eax, 0x4050",
+    "wrmsr",
+    "cli",
+    "hlt",
+);
+
+/// 10 ms after a 2 ms PIT interrupt by the I/O APIC, an IPI to the first one, which sleeps.
+fn interrupt_behind_a_timer() -> CaseResult {
+    let mut parts = Parts::new(sleeper_program())?;
+    parts.guest.memory.write(SECOND, sender_program())?;
+    parts.handler(Mode::Protected, VECTOR, HANDLER, counts())?;
+    parts.guest.set_gate(Mode::Protected, 0x50, HANDLER)?;
+    let machine = parts.run_to_power_off(2)?;
+    let [sent, came] = stamps(&machine)?;
+    let limit = time::ticks(SLICE / 100) as u32;
+    let took = came.wrapping_sub(sent);
+    if took >= limit {
+        return fail(alloc::format!("IPI, less than {limit} ticks"), alloc::format!("{took}"));
+    }
+    Ok(())
+}
+
+guest_code!(
+    looks_at_version,
+    "code32",
+    "mov dword ptr [0xfee00310], 0x1000000",
+    "mov dword ptr [0xfee00300], 0x4500",
+    "mov dword ptr [0xfee00300], 0x4609",
+    "2: cmp byte ptr [0x7100], 1",
+    "jne 2b",
+    "mov eax, [0xfee00030]",
+    "mov [0x7110], eax",
+    "mov dx, 0x604",
+    "mov ax, 0x2000",
+    "out dx, ax",
+);
+// Off by IA32_APIC_BASE, and then a look at the page, by unreal mode.
+guest_code!(
+    looks_without_apic,
+    "code16",
+    "xor ax, ax",
+    "mov ds, ax",
+    "mov ss, ax",
+    "mov sp, 0x7000",
+    "mov ecx, 0x1b",
+    "rdmsr",
+    "or eax, 0xc00",
+    "wrmsr",
+    "lgdt [0x500]",
+    "mov eax, cr0",
+    "or al, 1",
+    "mov cr0, eax",
+    "mov bx, 0x10",
+    "mov es, bx",
+    "and al, 0xfe",
+    "mov cr0, eax",
+    "mov eax, 0xfee00030",
+    "mov ebx, es:[eax]",
+    "mov byte ptr [0x7100], 1",
+    "cli",
+    "hlt",
+);
+
+/// A vCPU without a local APIC looks at the page of the other's, which answers the other all the same.
+fn page_of_another_apic() -> CaseResult {
+    let mut parts = Parts::new(looks_at_version())?;
+    parts.guest.memory.write(SECOND, looks_without_apic())?;
+    let machine = parts.run_to_power_off(2)?;
+    let [version] = stamps(&machine)?;
+    equal("version of the first one's APIC", version & 0xFF, 0x15)
 }
 
 /// What a machine is made of: the memory of a guest with its tables.

@@ -143,13 +143,14 @@ impl Processor {
         if self.apic.cr8() != self.vcpu.cr8() {
             self.apic.set_cr8(self.vcpu.cr8());
         }
+        // The devices first: what they send to this processor is collected like what others send.
+        let wishes =
+            if self.place == FIRST { self.look_after_devices(bus, time::nanos(tsc)) } else { Wishes::default() };
         let signals = bus.inbox(self.place).collect(&mut self.apic);
         if signals != Signals::default() {
             self.receive(signals)?;
         }
         self.apic.advance(tsc);
-        let wishes =
-            if self.place == FIRST { self.look_after_devices(bus, time::nanos(tsc)) } else { Wishes::default() };
         let ext_int = wishes.interrupt && self.apic.passes_ext_int() || self.asked_for_vector;
         let pending = ext_int || self.apic.pending().is_some();
         match self.activity {
@@ -221,8 +222,10 @@ impl Processor {
                 self.vcpu.inject_interrupt(vector.into())?;
             }
         }
-        // The crate closes the window when it has opened, so it is asked for anew each time.
-        self.vcpu.set_interrupt_window(pending && !deliver)
+        // The crate closes the window when it has opened, so it is asked for anew each time; also for one of a higher
+        // priority behind the one that goes now.
+        let waits = if deliver { self.apic.pending().is_some() || self.asked_for_vector } else { pending };
+        self.vcpu.set_interrupt_window(waits)
     }
 
     /// How long nothing is to be done here, in ticks of the time stamp counter.
@@ -285,8 +288,7 @@ impl Processor {
             Exit::Hypercall { .. } => self.vcpu.set_return_value(usize::MAX),
             Exit::ExternalInterrupt { vector } => interrupts::dispatch(vector as u8),
             Exit::NestedPageFault { addr, access_flags } => float(bus, addr.as_usize() as u64, access_flags),
-            Exit::Halt if self.vcpu.ready_for_interrupt()? => self.activity = Activity::Halted,
-            Exit::Halt => self.activity = Activity::Deaf,
+            Exit::Halt => self.activity = self.activity_in_halt()?,
             Exit::SystemDown => bus.end(self.system_down()),
             Exit::Nothing => {}
             Exit::FailEntry { .. } if self.vcpu.entry_failure().is_some() => {
@@ -295,6 +297,16 @@ impl Processor {
             other => bus.end(Outcome::Unhandled(self.describe(&other))),
         }
         Ok(())
+    }
+
+    fn activity_in_halt(&self) -> AxResult<Activity> {
+        const INTERRUPT_FLAG: usize = 1 << 9;
+        Ok(match (self.vcpu.rflags()? & INTERRUPT_FLAG != 0, self.vcpu.ready_for_interrupt()?) {
+            (true, true) => Activity::Halted,
+            // An event waits to be injected, an NMI say, and ends the HLT.
+            (true, false) => Activity::Running,
+            (false, _) => Activity::Deaf,
+        })
     }
 
     fn read_memory(&mut self, bus: &Bus, address: u64, width: AccessWidth) -> u64 {
@@ -347,12 +359,12 @@ impl Processor {
             None => {}
             Some(Effect::Send(message)) => _ = bus.deliver(&message, Some(self.place)),
             Some(Effect::EndOfInterrupt { vector }) => bus.with_board(|board| board.end_of_interrupt(vector)),
-            Some(Effect::PageMoved { from, to }) => {
+            Some(Effect::PageMoved { to, .. }) => {
                 self.vcpu.set_apic_enabled(self.apic.address().mode != ApicMode::Disabled);
-                for (page, is_device) in [(from, false), (to, true)] {
-                    if let Some(page) = page {
-                        self.vcpu.set_mmio_range((page as usize).into(), frames::SIZE as usize, is_device)?;
-                    }
+                // Where it was nothing answers any more. It stays a device's all the same: the memory that is put where
+                // nothing is would be there for all processors, and the page may be the local APIC of another one.
+                if let Some(page) = to {
+                    self.vcpu.set_mmio_range((page as usize).into(), frames::SIZE as usize, true)?;
                 }
             }
         }
