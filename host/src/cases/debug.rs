@@ -3,7 +3,7 @@
 
 use alloc::vec::Vec;
 
-use axvcpu::AxArchVCpu;
+use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
 use x86_vcpu::vmx::VmcsGuestNW;
 
 use super::{
@@ -11,6 +11,7 @@ use super::{
     check::{CaseResult, equal, same},
     code::{ORIGIN, guest_code},
     guest::Guest,
+    quick,
 };
 
 pub const CASES: &[Case] = &[
@@ -19,6 +20,7 @@ pub const CASES: &[Case] = &[
     Case::new("debug.breakpoint_on_data", breakpoint_on_data),
     Case::new("debug.general_detect", general_detect),
     Case::new("debug.single_step_over_exits", single_step_over_exits),
+    Case::new("debug.single_step_over_quick_entries", single_step_over_quick_entries),
     Case::new("debug.single_step_with_breakpoints_set", single_step_with_breakpoints_set),
     Case::new("debug.single_step_behind_mov_ss", single_step_behind_mov_ss),
     Case::new("debug.data_breakpoint_of_mov_ss", data_breakpoint_of_mov_ss),
@@ -198,15 +200,25 @@ fn expected_steps(code: &[u8]) -> Vec<(u64, u64)> {
 fn single_step_over_exits() -> CaseResult {
     let mut guest = Guest::long(step())?;
     guest.set_handler(DB, log_exception())?;
-    let log = log_with_calls(&mut guest)?;
+    let log = log_with_calls(&mut guest, Guest::exit)?;
+    expect(&log, &expected_steps(step()))
+}
+
+fn single_step_over_quick_entries() -> CaseResult {
+    let mut guest = Guest::long(step())?;
+    guest.set_handler(DB, log_exception())?;
+    quick::start(&mut guest)?;
+    let log = log_with_calls(&mut guest, quick::next_exit)?;
     expect(&log, &expected_steps(step()))
 }
 
 /// As [`log_of`], of a guest that makes calls too.
-fn log_with_calls(guest: &mut Guest) -> CaseResult<Vec<(u64, u64)>> {
-    use axvcpu::AxVCpuExitReason as Exit;
+fn log_with_calls(
+    guest: &mut Guest,
+    next_exit: impl Fn(&mut Guest) -> CaseResult<Exit>,
+) -> CaseResult<Vec<(u64, u64)>> {
     loop {
-        match guest.exit()? {
+        match next_exit(guest)? {
             Exit::IoWrite { .. } | Exit::Hypercall { .. } => {}
             Exit::Halt => break,
             other => return super::check::fail("OUT, VMCALL or HLT", guest.describe(&other)),

@@ -16,8 +16,9 @@ use super::{
 };
 use crate::arch::time;
 
-/// The number of that VM-instruction error.
+/// The numbers of these VM-instruction errors.
 pub const VMRESUME_OF_A_CLEAR_VMCS: u32 = 5;
+const VMLAUNCH_OF_A_LAUNCHED_VMCS: u32 = 4;
 
 pub const CASES: &[Case] = &[
     Case::new("entry_refused.no_current_vmcs", no_current_vmcs),
@@ -28,6 +29,7 @@ pub const CASES: &[Case] = &[
     Case::new("entry_refused.instruction_was_completed", instruction_was_completed),
     Case::new("entry_refused.no_shadow_of_sti_without_if", no_shadow_of_sti_without_if),
     Case::new("entry_refused.rip_written_by_the_caller", rip_written_by_the_caller),
+    Case::new("entry_refused.another_vmcs_in_its_place", another_vmcs_in_its_place),
 ];
 
 guest_code!(
@@ -193,4 +195,24 @@ fn rip_written_by_the_caller() -> CaseResult {
     guest.vcpu.write_guest_field(VmcsGuestNW::RIP, rip + VMCALL_LENGTH);
     guest.vcpu.run()?;
     equal("RBX at the second hypercall", guest.vcpu.regs().rbx, 2)
+}
+
+/// VMRESUME of the VMCS of a vCPU that never ran. That one was told where the host's stack is, so the vCPU's own has to be
+/// told again before it is entered from there.
+fn another_vmcs_in_its_place() -> CaseResult {
+    let _never_runs = Guest::long(spin())?;
+    let another = current_vmcs();
+    let mut guest = running_guest()?;
+    let own = current_vmcs();
+    load(another);
+    for refusal in [Some(VMRESUME_OF_A_CLEAR_VMCS), Some(VMLAUNCH_OF_A_LAUNCHED_VMCS), None] {
+        // Something to do before the entry, each time: so the stack is at the same place when it comes.
+        guest.vcpu.invalidate_ept();
+        let result = callee_saved::around(|| guest.vcpu.run())?;
+        let number = guest.vcpu.entry_failure().and_then(|failure| failure.instruction_error());
+        same("VM-instruction error", number.map(|error| error.number()), refusal)?;
+        is_true("the run failed with it", result.is_err() == refusal.is_some())?;
+        load(own);
+    }
+    expect_to_go_on(&mut guest)
 }

@@ -35,6 +35,7 @@ mod mmio;
 mod msr;
 mod msr_policy;
 mod paging;
+mod quick;
 mod readme;
 mod registers;
 mod reset;
@@ -87,6 +88,7 @@ const THEMES: &[&[Case]] = &[
     lifecycle::CASES,
     enable::CASES,
     host::CASES,
+    quick::CASES,
     readme::CASES,
     corners::CASES,
     axvm::CASES,

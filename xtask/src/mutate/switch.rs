@@ -83,17 +83,22 @@ fn is_assembly(text: &str) -> bool {
     text.starts_with('"') || text.starts_with("switch_xstate!") || text.starts_with("raise_")
 }
 
+/// A condition that stands beside others, on a line of its own.
+fn condition_in(text: &str) -> Option<&str> {
+    text.trim().strip_prefix("|| ").filter(|condition| !condition.contains('\n') && !condition.ends_with(['{', ';']))
+}
+
 /// The instructions between two labels; the flags mean nothing where a mutation is.
 fn in_assembly(original: &str, choices: &[(u32, String)]) -> String {
     let end = if original.contains("\\n\"") { "\\n" } else { "" };
     let first = choices[0].0;
     let (mut tests, mut replacements) = (String::new(), String::new());
     for (number, replacement) in choices {
-        let label = 10_000 + number;
+        let label = 30_000 + number;
         tests += &format!("\"cmp dword ptr [rip + X86_VCPU_MUTANT], {number}{end}\", \"je {label}f{end}\",\n");
-        replacements += &format!("\"{label}:{end}\", {replacement}\n\"jmp {}f{end}\",\n", 20_000 + first);
+        replacements += &format!("\"{label}:{end}\", {replacement}\n\"jmp {}f{end}\",\n", 40_000 + first);
     }
-    let last = 20_000 + first;
+    let last = 40_000 + first;
     format!("{tests}{original}\n\"jmp {last}f{end}\",\n{replacements}\"{last}:{end}\",")
 }
 
@@ -102,6 +107,10 @@ fn in_rust(original: &str, choices: &[(u32, String)]) -> String {
         let (_, value) = text.split_once('=').unwrap_or_default();
         value.trim().trim_end_matches(';').to_owned()
     };
+    if let Some(condition) = condition_in(original) {
+        let numbers = choices.iter().map(|(number, _)| format!("!crate::mutant({number}) && "));
+        return format!("|| {}({condition})\n", numbers.collect::<String>());
+    }
     if let Some((pattern, _)) = original.trim_start().strip_prefix("let ").and_then(|rest| rest.split_once('=')) {
         let mut all = format!("let {pattern}= ");
         for (number, replacement) in choices {
@@ -131,7 +140,8 @@ fn widen(text: &str, mutation: &Mutation) -> Option<(Range<usize>, String)> {
     let after = old.iter().rev().zip(new.iter().rev()).take(shorter).take_while(|(a, b)| a == b).count();
     let start = start + old[..before].iter().map(|line| line.len()).sum::<usize>();
     let (old, new) = (old[before..old.len() - after].concat(), new[before..new.len() - after].concat());
-    (can_be_chosen(&old) && (new.trim().is_empty() || is_assembly(&old) || can_be_chosen(&new)))
+    let goes = new.trim().is_empty() && condition_in(&old).is_some();
+    (goes || can_be_chosen(&old) && (new.trim().is_empty() || is_assembly(&old) || can_be_chosen(&new)))
         .then(|| (start..start + old.len(), new))
 }
 
@@ -201,13 +211,20 @@ mod tests {
         assert_eq!(words(&text.unwrap()), words("let two = if crate::mutant(1) { 3 } else { 1 + 1 };"));
     }
 
+    #[test]
+    fn a_condition_is_left_out() {
+        const ONE: &[Mutation] = &[Mutation { find: "\n    || b()", ..DELETE }];
+        let (_, text) = switched("a()\n    || b()\n    || c()\n", ONE);
+        assert_eq!(words(&text.unwrap()), words("a() || !crate::mutant(1) && (b()) || c()"));
+    }
+
     /// The jump in front depends on flags that the test of the number would overwrite.
     #[test]
     fn assembly_is_jumped_over_behind_what_stays() {
         const ONE: &[Mutation] = &[Mutation { find: "\"je 2f\",\n\"mov cr2, rcx\",", replace: "\"je 2f\",", ..DELETE }];
         let (_, text) = switched("\"je 2f\",\n\"mov cr2, rcx\",\n\"2:\",\n", ONE);
         let text = text.unwrap();
-        assert!(text.starts_with("\"je 2f\",\n\"cmp dword ptr [rip + X86_VCPU_MUTANT], 1\", \"je 10001f\","), "{text}");
+        assert!(text.starts_with("\"je 2f\",\n\"cmp dword ptr [rip + X86_VCPU_MUTANT], 1\", \"je 30001f\","), "{text}");
         assert!(text.ends_with("\"2:\",\n"), "{text}");
     }
 

@@ -11,7 +11,7 @@ pub const TABLE: &[Mutation] = &[
         .survives("Bochs has no IA32_DEBUGCTL"),
     Mutation::delete("entry: host DR7 off while the addresses are the guest's", DEBUG_RS, "write_dr7(DR7_RESET);"),
     Mutation::delete("entry: host DR0 to DR3 are read", DEBUG_RS, "self.host_addresses = read_breakpoints();"),
-    Mutation::delete("entry: guest DR0 to DR3", DEBUG_RS, "write_breakpoints(&self.addresses);"),
+    Mutation::delete("entry: guest DR0 to DR3", DEBUG_RS, "write_breakpoints(&self.addresses);").run(DEBUG),
     Mutation::delete("exit: host DR0 to DR3", DEBUG_RS, "unsafe { write_breakpoints(&self.host_addresses) };"),
     Mutation::delete("exit: host DR7", DEBUG_RS, "write_dr7(self.host_dr7);"),
     Mutation::delete("exit: host DEBUGCTL", DEBUG_RS, "Msr::IA32_DEBUGCTL.write(self.host_debugctl);")

@@ -1,6 +1,6 @@
 //! Extended state, under both policies.
 
-use super::{Mutation, NO_SSE, NO_SSE_OLD, NO_SSE_XSETBV, OWNERS, PROCESSORS, RESET};
+use super::{Mutation, NO_SSE, NO_SSE_OLD, NO_SSE_SETUP, NO_SSE_XSETBV, OWNERS, PROCESSORS, RESET};
 
 const XSTATE: &str = "src/vmx/vcpu/xstate.rs";
 const FPU: &str = "src/vmx/fpu.rs";
@@ -21,7 +21,7 @@ pub const TABLE: &[Mutation] = &[
         "home.fpu.reload(&self.guest, switch.guest_xcr0);",
         "let _ = home;",
     )
-    .run(NO_SSE),
+    .run(NO_SSE_SETUP),
     Mutation::replace(
         "bind: host XCR0",
         XSTATE,

@@ -1,6 +1,8 @@
 //! What of the host an exit gives back, and what is taken over from it at a bind and from one processor to another.
 
-use super::{BOUND, ENABLE, EPT, LIFECYCLE, Mutation, NO_SSE, NO_SSE_OWNERS, PROCESSORS, REFUSED, TASK, WORLD};
+use super::{
+    BOUND, ENABLE, EPT, LIFECYCLE, Mutation, NO_SSE, NO_SSE_OWNERS, PROCESSORS, REFUSED, REPEATED, TASK, WORLD,
+};
 
 const HOST: &str = "src/vmx/host.rs";
 const VCPU: &str = "src/vmx/vcpu/mod.rs";
@@ -198,7 +200,8 @@ pub const TABLE: &[Mutation] = &[
         r#"self.vmcs.exit_happened(here);
         reason"#,
         "reason",
-    ),
+    )
+    .run(REPEATED),
     Mutation::replace(
         "exit after care: what it wrote is read again",
         RUN,
@@ -223,7 +226,8 @@ pub const TABLE: &[Mutation] = &[
 }"#,
     )
     .run(WORLD),
-    Mutation::delete("bind: VMCLEAR of a new region", VMCS, "unsafe { here.clear(self.address, None) }?;"),
+    Mutation::delete("bind: VMCLEAR of a new region", VMCS, "unsafe { here.clear(self.address, None) }?;")
+        .survives("Bochs keeps the launch state in the region, and a new one is zeroed, which is clear"),
     Mutation::delete(
         "bind: revision identifier",
         VMCS,
@@ -234,7 +238,8 @@ pub const TABLE: &[Mutation] = &[
         VMCS,
         "unsafe { here.make_current_again(previous) }?;",
     )
-    .run(WORLD),
+    .run(WORLD)
+    .survives("the next run loads it again: slower, not wrong"),
     Mutation::delete("no current VMCS: is found out", VMCS, "home.current_was_lost();").run(REFUSED),
     Mutation::delete(
         "clear: what is current",

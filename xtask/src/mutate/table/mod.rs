@@ -6,6 +6,7 @@ mod extended;
 mod guest;
 mod host;
 mod msrs;
+mod run;
 mod switch;
 
 /// One way to break the crate.
@@ -62,7 +63,9 @@ impl Mutation {
 }
 
 pub fn table() -> impl Iterator<Item = &'static Mutation> {
-    [switch::TABLE, extended::TABLE, debug::TABLE, msrs::TABLE, host::TABLE, guest::TABLE].into_iter().flatten()
+    [switch::TABLE, run::TABLE, extended::TABLE, debug::TABLE, msrs::TABLE, host::TABLE, guest::TABLE]
+        .into_iter()
+        .flatten()
 }
 
 /// Every register has a pattern on both sides.
@@ -79,6 +82,7 @@ const NO_SSE: &[&str] = &["no-sse/tigerlake/4/world.patterns_", "no-sse/tigerlak
 const NO_SSE_OWNERS: &[&str] = &["no-sse/tigerlake/4/owners."];
 const NO_SSE_OLD: &[&str] = &["no-sse/arrandale/4/world.patterns_"];
 const NO_SSE_XSETBV: &[&str] = &["no-sse/tigerlake/4/xsetbv."];
+const NO_SSE_SETUP: &[&str] = &["no-sse/tigerlake/4/corners.setup_resets_the_fpu"];
 const OWNERS: &[&str] = &["no-sse/tigerlake/4/owners.two_policies"];
 const BOUND: &[&str] = &["no-sse/tigerlake/4/world.patterns_both_bound"];
 const ENABLE: &[&str] = &["cases/tigerlake/1/enable."];
@@ -90,3 +94,26 @@ const SPECULATION: &[&str] = &["cases/tigerlake/1/world.spec", "cases/tigerlake/
 const BARRIERS: &[&str] = &["cases/tigerlake/1/world.speculation_barriers"];
 const TASK: &[&str] = &["cases/tigerlake/1/world.host_task_register"];
 const EPT: &[&str] = &["cases/tigerlake/4/ept", "cases/tigerlake/4/world."];
+/// Guests whose exits are of one kind, again and again.
+const REPEATED: &[&str] = &["cases/tigerlake/1/quick.", "cases/tigerlake/1/exits."];
+/// Instructions whose end is more than a step.
+const COMPLETION: &[&str] = &[
+    "cases/tigerlake/1/quick.",
+    "cases/tigerlake/1/debug.",
+    "cases/tigerlake/1/string",
+    "cases/tigerlake/1/blocked.",
+    "cases/tigerlake/1/msr",
+];
+const EVENTS: &[&str] = &[
+    "cases/tigerlake/1/quick.",
+    "cases/tigerlake/1/events.",
+    "cases/tigerlake/1/corners.",
+    "cases/tigerlake/1/double",
+];
+const WINDOWS: &[&str] = &["cases/tigerlake/1/events.", "cases/tigerlake/1/blocked."];
+const MMIO: &[&str] = &["cases/tigerlake/1/mmio"];
+const STARTUP: &[&str] = &["cases/tigerlake/1/startup."];
+const SHADOW: &[&str] = &["cases/tigerlake/1/blocked.", "cases/tigerlake/1/events.", "cases/tigerlake/1/debug."];
+/// What compiled code has in the registers that it must keep depends on how it was compiled: this host is as in the suite.
+const HOST_REGISTERS: &[&str] = &["cases/tigerlake/1/world.patterns_alone", "no-sse/tigerlake/4/registers."];
+const REFUSED_REGISTERS: &[&str] = &["cases/tigerlake/1/entry_", "no-sse/tigerlake/4/entry_"];

@@ -1,6 +1,6 @@
 //! The assembly of the world switch, and what it is given.
 
-use super::{ALONE, BARRIERS, Mutation, OLD, REFUSED, WORLD};
+use super::{ALONE, BARRIERS, HOST_REGISTERS, Mutation, OLD, REFUSED, REFUSED_REGISTERS, WORLD};
 
 const SWITCH: &str = "src/vmx/vcpu/switch.rs";
 
@@ -46,7 +46,7 @@ pub const TABLE: &[Mutation] = &[
         r#"
         "add rsp, 8","#,
     )
-    .run(WORLD),
+    .run(HOST_REGISTERS),
     Mutation::replace(
         "exit: host R14",
         SWITCH,
@@ -55,7 +55,7 @@ pub const TABLE: &[Mutation] = &[
         r#"
         "add rsp, 8","#,
     )
-    .run(WORLD),
+    .run(HOST_REGISTERS),
     Mutation::replace(
         "exit: host R13",
         SWITCH,
@@ -64,7 +64,7 @@ pub const TABLE: &[Mutation] = &[
         r#"
         "add rsp, 8","#,
     )
-    .run(WORLD),
+    .run(HOST_REGISTERS),
     Mutation::replace(
         "exit: host R12",
         SWITCH,
@@ -73,7 +73,7 @@ pub const TABLE: &[Mutation] = &[
         r#"
         "add rsp, 8","#,
     )
-    .run(WORLD),
+    .run(HOST_REGISTERS),
     Mutation::replace(
         "exit: host RBX",
         SWITCH,
@@ -82,7 +82,7 @@ pub const TABLE: &[Mutation] = &[
         r#"
         "add rsp, 8","#,
     )
-    .run(WORLD),
+    .run(HOST_REGISTERS),
     Mutation::replace(
         "exit: host RBP",
         SWITCH,
@@ -91,7 +91,7 @@ pub const TABLE: &[Mutation] = &[
         r#"
         "add rsp, 8","#,
     )
-    .run(WORLD),
+    .run(HOST_REGISTERS),
     Mutation::replace(
         "refused entry: host R15",
         SWITCH,
@@ -100,7 +100,7 @@ pub const TABLE: &[Mutation] = &[
         r#"
             "add rsp, 8","#,
     )
-    .run(REFUSED)
+    .run(REFUSED_REGISTERS)
     .survives(SAVED_AGAIN),
     Mutation::replace(
         "refused entry: host R14",
@@ -110,7 +110,7 @@ pub const TABLE: &[Mutation] = &[
         r#"
             "add rsp, 8","#,
     )
-    .run(REFUSED),
+    .run(REFUSED_REGISTERS),
     Mutation::replace(
         "refused entry: host R13",
         SWITCH,
@@ -119,7 +119,7 @@ pub const TABLE: &[Mutation] = &[
         r#"
             "add rsp, 8","#,
     )
-    .run(REFUSED)
+    .run(REFUSED_REGISTERS)
     .survives(SAVED_AGAIN),
     Mutation::replace(
         "refused entry: host R12",
@@ -129,7 +129,7 @@ pub const TABLE: &[Mutation] = &[
         r#"
             "add rsp, 8","#,
     )
-    .run(REFUSED)
+    .run(REFUSED_REGISTERS)
     .survives(SAVED_AGAIN),
     Mutation::replace(
         "refused entry: host RBX",
@@ -139,7 +139,7 @@ pub const TABLE: &[Mutation] = &[
         r#"
             "add rsp, 8","#,
     )
-    .run(REFUSED),
+    .run(REFUSED_REGISTERS),
     Mutation::replace(
         "refused entry: host RBP",
         SWITCH,
@@ -148,7 +148,7 @@ pub const TABLE: &[Mutation] = &[
         r#"
             "add rsp, 8","#,
     )
-    .run(REFUSED)
+    .run(REFUSED_REGISTERS)
     .survives(SAVED_AGAIN),
     Mutation::replace("entry: HOST_RSP", SWITCH, r#""vmwrite rax, rsp","#, r#""test rsp, rsp","#),
     Mutation::delete("entry: HOST_RSP is remembered", SWITCH, r#""mov [rdi + {host_rsp}], rsp","#)

@@ -1,0 +1,405 @@
+//! Which entries are quick, what a quick one does, and what a careful one does beside the switch.
+
+use super::{
+    BARRIERS, COMPLETION, DEBUG, EPT, EVENTS, MMIO, Mutation, REFUSED, REPEATED, SHADOW, STARTUP, TASK, WINDOWS, WORLD,
+};
+
+const RUN: &str = "src/vmx/vcpu/run.rs";
+const VMCS: &str = "src/vmx/vmcs/mod.rs";
+const SWITCH: &str = "src/vmx/vcpu/switch.rs";
+const VCPU: &str = "src/vmx/vcpu/mod.rs";
+const EPT_RS: &str = "src/vmx/vcpu/ept.rs";
+const EVENTS_RS: &str = "src/vmx/vcpu/events.rs";
+const EXITS: &str = "src/vmx/vcpu/exits.rs";
+const MMIO_RS: &str = "src/vmx/vcpu/mmio.rs";
+const COMPLETION_RS: &str = "src/vmx/vcpu/completion.rs";
+const TRANSLATIONS: &str = "src/vmx/vcpu/translations.rs";
+const SPECULATION: &str = "src/vmx/vcpu/speculation.rs";
+const INSTRUCTIONS: &str = "src/vmx/instructions.rs";
+
+const NOT_AFTER_AN_ENTRY: &str =
+    "never so where it is asked, behind an entry: it is there for the check of debug builds";
+const SLOWER: &str = "entries are careful that need not be: slower, not wrong";
+
+pub const TABLE: &[Mutation] = &[
+    Mutation::replace(
+        "quick entry: not when something is due",
+        RUN,
+        r#"        if self.vmcs.is_due() || !self.complete_pending_quickly(here) {
+            return self.run_with_care(here);
+        }"#,
+        "        if !self.complete_pending_quickly(here) { return self.run_with_care(here); }",
+    )
+    .run(REPEATED),
+    Mutation::replace(
+        "quick entry: not when the instruction wants care",
+        RUN,
+        r#"        if self.vmcs.is_due() || !self.complete_pending_quickly(here) {
+            return self.run_with_care(here);
+        }"#,
+        r#"        if self.vmcs.is_due() { return self.run_with_care(here); }
+        self.complete_pending_quickly(here);"#,
+    )
+    .run(COMPLETION),
+    Mutation::replace(
+        "run_once: not quick when something is due",
+        RUN,
+        r#"        if self.vmcs.is_due() || !self.complete_pending_quickly(here) {
+            return self.enter_with_care(here);
+        }"#,
+        "        if !self.complete_pending_quickly(here) { return self.enter_with_care(here); }",
+    )
+    .run(REPEATED),
+    Mutation::replace(
+        "run_once: not quick when the instruction wants care",
+        RUN,
+        r#"        if self.vmcs.is_due() || !self.complete_pending_quickly(here) {
+            return self.enter_with_care(here);
+        }"#,
+        r#"        if self.vmcs.is_due() { return self.enter_with_care(here); }
+        self.complete_pending_quickly(here);"#,
+    )
+    .run(COMPLETION),
+    Mutation::replace(
+        "quick entry: the instruction is completed",
+        RUN,
+        r#"            if !self.vmcs.skip_instruction(here) {
+                return false;
+            }"#,
+        "",
+    )
+    .run(REPEATED),
+    Mutation::replace(
+        "quick entry: the instruction is completed once",
+        RUN,
+        r#"            self.completion = None;
+        }
+        true"#,
+        r#"        }
+        true"#,
+    )
+    .run(REPEATED),
+    Mutation::replace(
+        "quick entry: the shadow that a completed instruction ended",
+        RUN,
+        r#"        self.shadow_ended = false;
+        // SAFETY: the VMCS is current and launched"#,
+        "        // SAFETY: the VMCS is current and launched",
+    )
+    .run(EVENTS),
+    Mutation::replace(
+        "careful entry: the shadow that a completed instruction ended",
+        RUN,
+        r#"        self.shadow_ended = false;
+        match self.vmcs.flush(here) {"#,
+        "        match self.vmcs.flush(here) {",
+    )
+    .run(EVENTS),
+    Mutation::replace(
+        "RIP: with TF it takes care",
+        INSTRUCTIONS,
+        r#""test {rip:e}, {TF}",
+            "jnz {more}",
+"#,
+        "",
+    )
+    .run(COMPLETION),
+    Mutation::replace(
+        "RIP: an overflow of 32 bits takes care",
+        INSTRUCTIONS,
+        r#""cmp {rip:e}, {length:e}",
+            "jb {more}",
+"#,
+        "",
+    )
+    .run(COMPLETION),
+    Mutation::replace(
+        "RIP: the length of the instruction",
+        INSTRUCTIONS,
+        r#""add {rip}, {length}",
+            "cmp {rip:e}, {length:e}","#,
+        r#""cmp {rip:e}, {length:e}","#,
+    )
+    .run(REPEATED),
+    Mutation::replace("RIP: is written", INSTRUCTIONS, r#""vmwrite {field}, {rip}","#, r#""test rsp, rsp","#)
+        .run(REPEATED),
+    Mutation::replace(
+        "RIP: without a current VMCS it takes care",
+        INSTRUCTIONS,
+        r#""vmwrite {field}, {rip}",
+            "jbe {more}","#,
+        r#""vmwrite {field}, {rip}", /* */ "#,
+    )
+    .run(REFUSED),
+    Mutation::delete("RIP: its slot is forgotten", VMCS, "remove(&self.valid, VmcsGuestNW::RIP.index());")
+        .run(REPEATED),
+    Mutation::replace(
+        "care: a vCPU that is not set up",
+        RUN,
+        "!self.controls.done\n            || ",
+        "false\n            || ",
+    )
+    .built_alone()
+    .run(REPEATED)
+    .survives(NOT_AFTER_AN_ENTRY),
+    Mutation::delete("care: a vCPU that waits for a start-up IPI", RUN, "\n            || self.waits_for_startup")
+        .run(STARTUP)
+        .survives(NOT_AFTER_AN_ENTRY),
+    Mutation::delete("care: an access that is under way", RUN, "\n            || self.mmio.is_pending()")
+        .run(MMIO)
+        .survives(NOT_AFTER_AN_ENTRY),
+    Mutation::delete("care: events that wait", RUN, "\n            || !self.events.is_idle()").run(EVENTS),
+    Mutation::delete("care: a window that is open", RUN, "\n            || self.has_open_window()").run(WINDOWS),
+    Mutation::delete("care: the host's debug registers", RUN, "\n            || !self.debug.is_idle()").run(WORLD),
+    Mutation::delete("care: the guest's breakpoints", RUN, "\n            || self.debug.has_breakpoints()")
+        .run(DEBUG)
+        .survives("the debug registers are not idle then, which is the condition before it"),
+    Mutation::delete("care: LDTR and TR", RUN, "\n            || self.context.reload_segments()").run(TASK),
+    Mutation::delete("care: an entry that failed", RUN, "\n            || self.entry_failure.is_some()")
+        .run(REFUSED)
+        .survives(NOT_AFTER_AN_ENTRY),
+    Mutation::delete("care: VMLAUNCH", RUN, "\n            || !self.vmcs.launched()")
+        .run(REFUSED)
+        .survives("behind an entry it was launched, or the guest's state was refused, which asks for care itself"),
+    Mutation::delete("care: is decided behind an entry", RUN, "self.vmcs.set_care(self.needs_care());").run(WORLD),
+    Mutation::replace(
+        "care: an event that a failed entry was to inject",
+        RUN,
+        r#"        self.take_care();
+    }
+
+    fn failed_entry"#,
+        r#"    }
+
+    fn failed_entry"#,
+    )
+    .run(REFUSED),
+    Mutation::replace(
+        "care: an interrupted event",
+        EVENTS_RS,
+        r#"        self.take_care();
+        Ok(())
+    }
+
+    /// An IRET"#,
+        r#"        Ok(())
+    }
+
+    /// An IRET"#,
+    )
+    .run(EVENTS),
+    Mutation::replace(
+        "care: a queued event",
+        EVENTS_RS,
+        r#"        self.events.push(event);
+        self.take_care();"#,
+        "        self.events.push(event);",
+    )
+    .run(EVENTS),
+    Mutation::replace(
+        "care: an exception that goes back to the guest",
+        EXITS,
+        r#"        self.take_care();
+        Ok(self.events.reflect(event))"#,
+        "        Ok(self.events.reflect(event))",
+    )
+    .run(DEBUG),
+    Mutation::replace(
+        "care: an instruction that is not just skipped",
+        COMPLETION_RS,
+        r#"        if !waits_for.is_plain() {
+            self.take_care();
+        }"#,
+        "",
+    )
+    .run(COMPLETION),
+    Mutation::replace(
+        "care: an instruction that is not decoded",
+        MMIO_RS,
+        r#"unreachable: None });
+                self.take_care();"#,
+        r#"unreachable: None });"#,
+    )
+    .run(MMIO),
+    Mutation::replace(
+        "care: memory that the caller has to map",
+        MMIO_RS,
+        r#"unreachable: Some(unreachable) });
+        self.take_care();"#,
+        r#"unreachable: Some(unreachable) });"#,
+    )
+    .run(MMIO),
+    Mutation::replace(
+        "care: memory in the middle of an instruction",
+        MMIO_RS,
+        r#"                self.take_care();
+                self.mmio.pending = Some(Pending { emulation, code, access: None });"#,
+        r#"                self.mmio.pending = Some(Pending { emulation, code, access: None });"#,
+    )
+    .run(MMIO),
+    Mutation::replace(
+        "care: an access of a device",
+        MMIO_RS,
+        r#"        self.take_care();
+        self.mmio.pending = Some(Pending { emulation, code, access: Some(access) });"#,
+        r#"        self.mmio.pending = Some(Pending { emulation, code, access: Some(access) });"#,
+    )
+    .run(MMIO),
+    Mutation::replace(
+        "due: fields that are written",
+        VMCS,
+        r#"        if self.due.load(Relaxed) & due::FIELDS == 0 {
+            self.set_due(due::FIELDS);
+        }"#,
+        "",
+    )
+    .run(REPEATED),
+    Mutation::delete("due: no more fields once they are written", VMCS, "self.due.fetch_and(!due::FIELDS, SeqCst);")
+        .run(REPEATED)
+        .survives(SLOWER),
+    Mutation::delete("due: no more care when it is not needed", VMCS, "self.due.fetch_and(!due::CARE, SeqCst);")
+        .run(REPEATED)
+        .survives(SLOWER),
+    Mutation::replace("due: care when it is needed", VMCS, "            self.set_due(due::CARE);\n", "").run(WORLD),
+    Mutation::replace(
+        "due: a failed attempt leaves the work",
+        RUN,
+        r#"        if result.is_err() {
+            self.vmcs.set_due(work);
+        }"#,
+        "",
+    )
+    .run(REFUSED)
+    .survives("no case makes a processor refuse INVEPT, INVVPID or a host's value"),
+    Mutation::delete("due: extended state behind an unbind that fails", VCPU, "self.vmcs.set_due(due::SWITCHED);")
+        .run(WORLD),
+    Mutation::delete("due: another EPT", EPT_RS, "self.vmcs.set_due(due::EPT);").run(EPT),
+    Mutation::delete("due: linear addresses", TRANSLATIONS, "self.vmcs.set_due(due::LINEAR);").run(EPT),
+    Mutation::delete("due: the caller's policy of speculation", SPECULATION, "self.vmcs.set_due(due::HOST_STATE);")
+        .run(BARRIERS),
+    Mutation::replace(
+        "careful entry: is not one of a vCPU that waits for a start-up IPI",
+        RUN,
+        r#"        if self.waits_for_startup {
+            return Ok(Entered::Wanted(AxVCpuExitReason::CpuDown { _state: 0 }));
+        }"#,
+        "",
+    )
+    .run(STARTUP),
+    Mutation::replace(
+        "careful entry: goes on with an access",
+        RUN,
+        r#"        if self.mmio.is_pending()
+            && let Some(exit) = self.continue_mmio(here)?
+        {
+            return Ok(Entered::Wanted(exit));
+        }"#,
+        "",
+    )
+    .run(MMIO),
+    Mutation::replace(
+        "careful entry: work",
+        RUN,
+        r#"        if self.vmcs.is_due() {
+            self.do_what_is_due()?;
+        }"#,
+        "",
+    )
+    .run(WORLD),
+    Mutation::delete("careful entry: the instruction is completed", RUN, "self.complete_pending(here)?;")
+        .run(COMPLETION),
+    Mutation::delete("careful entry: events", RUN, "self.inject_pending_events(here)?;").run(EVENTS),
+    Mutation::replace(
+        "careful entry: fields",
+        RUN,
+        r#"        match self.vmcs.flush(here) {
+            Ok(()) => Ok(()),
+            Err((field, failure)) => self.not_entered(field, failure),
+        }"#,
+        "        let _ = Self::not_entered; return Ok(());",
+    )
+    .run(WORLD),
+    Mutation::replace(
+        "careful entry: a failure is over",
+        RUN,
+        r#"        self.entry_failure = None;
+        if !is_entry_failure"#,
+        "        if !is_entry_failure",
+    )
+    .run(REFUSED),
+    Mutation::delete("careful entry: an event that was injected is done", RUN, "self.events.entered();").run(EVENTS),
+    Mutation::delete("failed entry: the event is kept", RUN, "self.events.take_back_injected();").run(REFUSED),
+    Mutation::delete(
+        "failed entry: the event leaves the VMCS",
+        RUN,
+        "self.vmcs.write(VmcsControl32::VMENTRY_INTERRUPTION_INFO, 0);",
+    )
+    .run(REFUSED),
+    Mutation::delete("RDMSR: is completed", RUN, "self.completion = Some(WaitsFor::EdxEax);").run(REPEATED),
+    Mutation::delete(
+        "bind: whether extended state is switched reaches the switch",
+        RUN,
+        "self.context.xstate_was_decided();",
+    )
+    .run(WORLD),
+    Mutation::delete("barriers: are recorded", SWITCH, "(self.entry_work, self.exit_work) = (at_entry, at_exit);")
+        .run(BARRIERS),
+    Mutation::replace(
+        "barriers: extended state is switched beside them",
+        SWITCH,
+        r#"(at_entry, at_exit);
+        self.xstate_was_decided();"#,
+        "(at_entry, at_exit);",
+    )
+    .run(BARRIERS),
+    Mutation::delete("extended state: whether it is switched", SWITCH, "*work = *work & !SWITCH_XSTATE | bit;")
+        .run(WORLD),
+    Mutation::delete("barriers: a selector for VERW", SWITCH, "self.verw_selector = x86::segmentation::ss().bits();")
+        .run(BARRIERS)
+        .survives("Bochs has no buffers, and VERW takes any selector"),
+    Mutation::replace(
+        "barriers: VERW alone",
+        SWITCH,
+        r#"            "verw [rdi + {verw_selector}]",
+"#,
+        "",
+    )
+    .run(BARRIERS)
+    .survives("Bochs has no buffers"),
+    Mutation::replace("VMCALL: is completed", RUN, r#"        self.completion = Some(WaitsFor::Nothing);
+        let args"#, "        let args").run(REPEATED),
+    Mutation::replace("WRMSR: is completed", RUN, r#"        self.completion = Some(WaitsFor::Nothing);
+        let regs = &self.context.guest;
+        AxVCpuExitReason::SysRegWrite"#, r#"        let regs = &self.context.guest;
+        AxVCpuExitReason::SysRegWrite"#).run(COMPLETION),
+    Mutation::replace("HLT: is completed", RUN, r#"        self.completion = Some(WaitsFor::Nothing);
+        AxVCpuExitReason::Halt"#, "        AxVCpuExitReason::Halt").run(REPEATED),
+    Mutation::replace(
+        "exit in the crate: with breakpoints its end takes care",
+        COMPLETION_RS,
+        r#"        if self.debug.has_breakpoints() || !self.vmcs.skip_instruction(here) {
+            return self.end_exit_with_care(here);
+        }"#,
+        "        if !self.vmcs.skip_instruction(here) { return self.end_exit_with_care(here); }",
+    )
+    .run(DEBUG),
+    Mutation::replace(
+        "exit in the crate: its end ends the shadow",
+        COMPLETION_RS,
+        r#"        self.shadow_ended = true;
+        Ok(())"#,
+        "        Ok(())",
+    )
+    .run(SHADOW),
+    Mutation::replace("instruction: its end ends the shadow", COMPLETION_RS, r#"        self.shadow_ended = true;
+        let single_step"#, "        let single_step").run(SHADOW),
+    Mutation::replace("instruction: RIP of 32 bits", COMPLETION_RS, r#"        if (rip ^ next) >> 32 != 0 && !self.in_64_bit_mode()? {
+            next &= 0xFFFF_FFFF;
+        }"#, "        next &= usize::MAX;").run(SHADOW),
+    Mutation::delete("instruction: RIP is written", COMPLETION_RS, "self.vmcs.write(VmcsGuestNW::RIP, next);").run(COMPLETION),
+    Mutation::replace("instruction: its traps", COMPLETION_RS, r#"        if single_step || self.debug.has_breakpoints() {
+            self.make_traps_due(single_step)?;
+        }"#, "        let _ = (single_step, Self::make_traps_due);").run(DEBUG),
+    Mutation::delete("trap: MOV SS holds it off no more", COMPLETION_RS, "self.vmcs.write_changed(VmcsGuest32::INTERRUPTIBILITY_STATE, state & !super::events::blocking::BY_SHADOW);").run(DEBUG),
+    Mutation::delete("trap: of a single step", COMPLETION_RS, "            let pending = self.vmcs.read(VmcsGuestNW::PENDING_DBG_EXCEPTIONS)?;\n            self.vmcs.write(VmcsGuestNW::PENDING_DBG_EXCEPTIONS, pending | PENDING_BS);\n").run(DEBUG),
+];
