@@ -20,6 +20,10 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         if self.controls.done && !self.controls.has_timer && ticks.is_some() {
             return ax_err!(Unsupported, "this processor has no VMX-preemption timer");
         }
+        if self.time_slice == ticks {
+            // A caller that says it before each run keeps the quick entry.
+            return Ok(());
+        }
         self.time_slice = ticks;
         if self.controls.done {
             self.apply_time_slice();
