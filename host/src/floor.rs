@@ -11,6 +11,7 @@ use raw_cpuid::cpuid;
 use x86_64::{instructions::interrupts, registers::xcontrol::XCr0};
 
 use crate::{
+    arch::vmcs::{vmread, vmwrite},
     bench::{
         self, BenchResult,
         callers::{CALLERS, Caller},
@@ -118,24 +119,6 @@ const HOST_RSP: u64 = 0x6C14;
 const HOST_RIP: u64 = 0x6C16;
 /// How many MSRs an exit stores and loads, and an entry loads.
 const MSR_LISTS: [u64; 3] = [0x400E, 0x4010, 0x4014];
-
-/// # Safety
-///
-/// A VMCS is current that has this field.
-unsafe fn vmread(field: u64) -> u64 {
-    let value;
-    // SAFETY: by the contract above.
-    unsafe { asm!("vmread {}, {}", out(reg) value, in(reg) field, options(nostack)) };
-    value
-}
-
-/// # Safety
-///
-/// As [`vmread`], and the value is one that the field may have.
-unsafe fn vmwrite(field: u64, value: u64) {
-    // SAFETY: by the contract above.
-    unsafe { asm!("vmwrite {}, {}", in(reg) field, in(reg) value, options(nostack)) };
-}
 
 /// RSP of [`enter`]'s caller, where [`leave`] goes back to.
 static mut CALLER_RSP: u64 = 0;

@@ -9,6 +9,7 @@ mod api;
 mod bench;
 mod cli;
 mod emulator;
+mod exit_counts;
 mod fuzz;
 mod guest;
 mod host_build;

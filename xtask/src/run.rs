@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use crate::{
     cli::{Backend, RunOptions},
     emulator::{self, Emulator, Machine},
+    exit_counts::ExitCounts,
     guest::{Guest, Trial, gnumach, linux},
     host_build::HostKind,
     image::{self, Mode, RunConf},
@@ -71,7 +72,11 @@ pub fn run(options: &RunOptions) -> Result<bool> {
         keyboard: true,
     }
     .run(|event| screen.show(event))?;
-    Ok(conclude(&outcome, &machine, &choice, options))
+    let good = conclude(&outcome, &machine, &choice, options);
+    if options.stats {
+        show_exit_counts(&outcome, &machine, screen.finished);
+    }
+    Ok(good)
 }
 
 /// What was asked for, with what suits it where nothing was said.
@@ -134,16 +139,6 @@ pub fn machine_memory(guest_mib: u32, disk_bytes: usize) -> u32 {
     guest_mib.saturating_add(HOST_MEMORY_MIB).saturating_add(disk_mib).next_multiple_of(16)
 }
 
-/// What the host says of exits at a guest's end, if it counted them.
-pub fn exit_counts(console: &str) -> Option<&str> {
-    let line = console.lines().find(|line| line.starts_with("[host] ") && line.contains(" exits; "))?;
-    let start = console.find(line)?;
-    let rest = &console[start..];
-    let lines = rest.lines().take_while(|line| line.starts_with("[host] "));
-    let length: usize = lines.map(|line| line.len() + 1).sum();
-    Some(rest.get(..length).unwrap_or(rest).trim_end())
-}
-
 /// The console on this terminal, up to the line that was waited for: what follows is the machine being stopped.
 struct Screen {
     goal: Option<&'static str>,
@@ -168,10 +163,6 @@ fn conclude(outcome: &Outcome, machine: &Machine, choice: &Choice, options: &Run
     if let (Some(goal), Some(after)) = (choice.stop_at, outcome.goal_after) {
         println!();
         println!("done: the guest reached {goal:?} after {:.1} s ({machine})", after.as_secs_f64());
-        // The host gave them when it was asked to stop, which is not shown.
-        if let Some(stats) = exit_counts(&outcome.console).filter(|_| options.stats) {
-            println!("{stats}");
-        }
         return true;
     }
     let ended_by_host = outcome.status.is_some_and(|status| machine.emulator.ended_by_host(status));
@@ -209,6 +200,23 @@ fn conclude(outcome: &Outcome, machine: &Machine, choice: &Choice, options: &Run
     good
 }
 
+/// The host's report of exits, if it was not on the screen, and in words what an exit costs.
+fn show_exit_counts(outcome: &Outcome, machine: &Machine, screen_finished: bool) {
+    let Some(counts) = ExitCounts::find(&outcome.console) else { return };
+    if screen_finished {
+        // The host gave it when it was asked to stop, which is not shown.
+        println!("{}", counts.report);
+    }
+    // With more processors a tick is an instruction of one of them.
+    if matches!(machine.emulator, Emulator::Bochs { .. }) && machine.cpus == 1 && counts.guest.is_some() {
+        println!(
+            "{} exits, {} instructions of the host each: a tick of Bochs' time stamp counter is an instruction",
+            counts.exits,
+            counts.host_per_exit()
+        );
+    }
+}
+
 /// Where the emulator's files go: a folder that is kept, or one that goes away.
 enum Folder {
     Kept(PathBuf),
@@ -231,17 +239,5 @@ impl Folder {
             Folder::Kept(path) => path,
             Folder::Temporary(folder) => folder.path(),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn counts_of_exits_are_the_host_s_lines_from_their_head_on() {
-        let console = "x\n[host] other\n[host] 12 exits; ticks\n[host]   7  each\nverdict: timeout\n";
-        assert_eq!(exit_counts(console), Some("[host] 12 exits; ticks\n[host]   7  each"));
-        assert_eq!(exit_counts("nothing"), None);
     }
 }

@@ -8,6 +8,7 @@ pub mod paging;
 pub mod processor;
 pub mod segments;
 pub mod time;
+pub mod vmcs;
 
 /// What the first processor still lacks after the boot code, and what all processors share.
 pub fn init_first_processor() {

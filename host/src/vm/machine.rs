@@ -45,8 +45,9 @@ impl Machine {
         Ok(Self { bus: Bus::new(memory, board, &apics), processors: processors.into_iter().map(Mutex::new).collect() })
     }
 
+    /// VMX is on where it is called.
     pub fn count_exits(&mut self) {
-        self.processors.iter_mut().for_each(|processor| processor.get_mut().stats = Some(Stats::default()));
+        self.processors.iter_mut().for_each(|processor| processor.get_mut().stats = Some(Stats::new()));
     }
 
     /// Lets vCPUs run and sleep so many nanoseconds at most, if nothing comes that they have to look after.

@@ -7,6 +7,7 @@ pub mod attention;
 mod bus;
 mod cpuid;
 pub mod ept;
+mod guest_clock;
 pub mod io;
 mod machine;
 pub mod memory;

@@ -162,14 +162,18 @@ impl Processor {
             }
         }
         self.offer_interrupt(bus, pending, ext_int)?;
-        self.vcpu.set_time_slice(Some(self.until_next(wishes, tsc)))?;
-        let entered = self.note_entry();
-        match self.vcpu.run() {
-            Ok(Exit::Nothing) => self.note_exit(&Exit::Nothing, entered),
-            Ok(exit) => {
-                self.note_exit(&exit, entered)?;
-                self.handle(exit, bus)
-            }
+        let slice = self.until_next(wishes, tsc);
+        self.vcpu.set_time_slice(Some(slice))?;
+        if let Some(stats) = &mut self.stats {
+            stats.enter(slice);
+        }
+        let result = self.vcpu.run();
+        if let (Some(stats), Ok(exit)) = (&mut self.stats, &result) {
+            stats.exit(exit);
+        }
+        match result {
+            Ok(Exit::Nothing) => Ok(()),
+            Ok(exit) => self.handle(exit, bus),
             Err(error) => {
                 bus.end(Outcome::EntryFailed(self.entry_failure(error)));
                 Ok(())
@@ -237,33 +241,22 @@ impl Processor {
     }
 
     /// Sleeps until something comes, with interrupts off up to the instruction that sleeps.
-    fn sleep(&self, bus: &Bus, limit: u64) {
+    fn sleep(&mut self, bus: &Bus, limit: u64) {
         let is_deaf = self.activity != Activity::Halted;
         if is_deaf {
             bus.goes_deaf(self.place);
         }
         // The others are told of the machine's end, but not who brings it about.
         if !bus.is_over() {
+            let since = time::tsc();
             time::sleep(time::nanos(limit));
+            if let Some(stats) = &mut self.stats {
+                stats.slept(time::tsc() - since);
+            }
         }
         if is_deaf {
             bus.hears(self.place);
         }
-    }
-
-    fn note_entry(&mut self) -> u64 {
-        let Some(stats) = &mut self.stats else { return 0 };
-        let now = time::tsc();
-        stats.enter(now);
-        now
-    }
-
-    fn note_exit(&mut self, exit: &Exit, entered: u64) -> AxResult {
-        if let Some(stats) = &mut self.stats {
-            let now = time::tsc();
-            stats.exit(exit, self.vcpu.exit_info()?.exit_reason, entered, now);
-        }
-        Ok(())
     }
 
     fn handle(&mut self, exit: Exit, bus: &Bus) -> AxResult {

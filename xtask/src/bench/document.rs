@@ -47,6 +47,10 @@ fn document(reports: &[HostReport]) -> String {
         shortest loop in assembly that saves the general registers and handles this one exit.\n\
         - *MSR area*: entries of the VMCS's lists that the exit and the entry went through. *bytes*: written to memory by \
         instructions.\n\n\
+        What the exits of a real guest cost, cold and warm, with a caller that emulates a PC: `cargo xtask run --stats` (GNU \
+        Mach) and `cargo xtask bench linux` print its exits by reason, port and MSR, and how many instructions the host \
+        executed for each kind, the crate's with the world switch apart from the caller's. The VMX-preemption timer tells \
+        the guest's from them.\n\n\
         ![Instructions of each exit](bench.svg)\n"
         .to_owned();
     for report in reports {

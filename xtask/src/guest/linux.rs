@@ -46,6 +46,7 @@ pub const BY_PVH: Trial = Trial {
     models: &[MODEL],
     instructions_per_second: INSTRUCTIONS_PER_SECOND,
     axvm: false,
+    counts_exits: false,
 };
 
 pub const BY_BZIMAGE: Trial = Trial {

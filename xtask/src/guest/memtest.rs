@@ -22,6 +22,7 @@ pub const TRIAL: Trial = Trial {
     models: &[],
     instructions_per_second: INSTRUCTIONS_PER_SECOND,
     axvm: false,
+    counts_exits: false,
 };
 
 fn fetch() -> Result<Guest> {

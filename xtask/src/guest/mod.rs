@@ -52,6 +52,8 @@ pub struct Trial {
     pub instructions_per_second: u32,
     /// Whether it runs by way of axvm.
     pub axvm: bool,
+    /// Whether its exits are counted, with the host's instructions for them.
+    pub counts_exits: bool,
 }
 
 impl Trial {

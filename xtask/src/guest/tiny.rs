@@ -25,6 +25,7 @@ pub const FLAT: Trial = Trial {
     models: &[],
     instructions_per_second: INSTRUCTIONS_PER_SECOND,
     axvm: false,
+    counts_exits: false,
 };
 pub const PVH: Trial = Trial { name: "pvh", fetch: pvh, goal: PVH_LINE, ..FLAT };
 

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     cli::LogLevel,
     emulator::Machine,
+    exit_counts::ExitCounts,
     fuzz,
     guest::{Ending, Guest, Trial, linux},
     host_build::HostImage,
@@ -104,7 +105,7 @@ fn run_guest(boot: &Boot, trial: &Trial, supplies: &Supplies) -> Result<String> 
         guest,
         memory_mib: trial.memory_mib,
         cpus: trial.cpus,
-        stats: false,
+        stats: trial.counts_exits,
         axvm: trial.axvm,
         native: false,
     };
@@ -132,7 +133,13 @@ fn judge_guest(boot: &Boot, trial: &Trial, outcome: &Outcome) -> Result<String> 
     };
     ensure!(good, "after the goal: {}", outcome.end_in_words());
     ensure_ended_by_host(boot, outcome)?;
-    Ok(format!("{goal:?}"))
+    if !trial.counts_exits {
+        return Ok(format!("{goal:?}"));
+    }
+    let counts = ExitCounts::find(&outcome.console).context("the exits were not counted")?;
+    let guest = counts.guest.context("the host's instructions were not told from the guest's")?;
+    ensure!(counts.exits > 0 && counts.host > 0 && guest > 0, "{counts:?}");
+    Ok(format!("{goal:?}; {} exits, {} instructions of the host each", counts.exits, counts.host_per_exit()))
 }
 
 /// Runs the cases whose name holds `filter`, and gives every line to `observe`.
