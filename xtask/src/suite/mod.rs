@@ -7,6 +7,7 @@ mod boots;
 mod cases;
 mod checks;
 mod coverage;
+mod names;
 mod plan;
 mod report;
 
@@ -18,7 +19,7 @@ use std::{
     time::Instant,
 };
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::{
     cli::TestOptions,
@@ -34,7 +35,15 @@ use report::Report;
 
 /// True if something ran and nothing failed.
 pub fn run(options: &TestOptions) -> Result<bool> {
-    let plan = Plan::new(options.name.as_deref());
+    let plan = match &options.name {
+        None => Plan::whole(),
+        Some(name) => {
+            let cases = names::of_cases()?;
+            let plan = Plan::named(name, &cases);
+            ensure!(!plan.is_empty(), "no test or case has {name:?} in its name{}", near(name, &cases));
+            plan
+        }
+    };
     install::install_missing(&plan.needs())?;
     let report = Report::new(plan.checks.len() + plan.boots.len());
     for check in &plan.checks {
@@ -55,6 +64,12 @@ pub fn run(options: &TestOptions) -> Result<bool> {
         report.time("case-table", || coverage::check(&passed, options.write_cases));
     }
     Ok(report.finish())
+}
+
+/// The names that come near to one that nothing has.
+fn near(name: &str, cases: &[String]) -> String {
+    let like = names::like(name, cases);
+    if like.is_empty() { String::new() } else { format!("; near it: {}", like.join(", ")) }
 }
 
 /// A build is not a test by itself, because nothing is shown by a host that only builds.

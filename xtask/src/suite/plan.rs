@@ -48,20 +48,26 @@ pub enum BootKind {
 }
 
 impl Plan {
-    /// Everything, or what `name` means: a part of a test's name, or a part of a case's name. The whole name of a check
+    /// Everything.
+    pub fn whole() -> Self {
+        Plan { checks: checks::ALL.iter().collect(), boots: boots() }
+    }
+
+    /// What `name` means: a part of a test's name, or a part of the name of one of the `cases`. The whole name of a check
     /// means only that, so that a quick check does not boot anything.
-    pub fn new(name: Option<&str>) -> Self {
-        let Some(name) = name else {
-            return Plan { checks: checks::ALL.iter().collect(), boots: boots() };
-        };
+    pub fn named(name: &str, cases: &[String]) -> Self {
         let exact: Vec<_> = checks::ALL.iter().filter(|check| check.name == name).collect();
         if !exact.is_empty() {
             return Plan { checks: exact, boots: Vec::new() };
         }
         Plan {
             checks: checks::ALL.iter().filter(|check| check.name.contains(name)).collect(),
-            boots: boots().into_iter().filter_map(|boot| boot.select(name)).collect(),
+            boots: boots().into_iter().filter_map(|boot| boot.select(name, cases)).collect(),
         }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.checks.is_empty() && self.boots.is_empty()
     }
 
     pub fn needs(&self) -> Vec<Need> {
@@ -72,7 +78,7 @@ impl Plan {
 
 impl Boot {
     /// This boot as far as `name` means it.
-    fn select(mut self, name: &str) -> Option<Self> {
+    fn select(mut self, name: &str, cases: &[String]) -> Option<Self> {
         if self.name.contains(name) {
             return Some(self);
         }
@@ -84,11 +90,11 @@ impl Boot {
             return None;
         }
         // Either a case by its whole name as the report prints it, or a part of a case's name on every machine.
-        *filter = match name.strip_prefix(&own) {
-            Some(case) => case.to_owned(),
-            None if name.starts_with(CASES) => return None,
-            None => name.to_owned(),
-        };
+        let case = name.strip_prefix(&own).unwrap_or(name);
+        if !cases.iter().any(|other| other.contains(case)) {
+            return None;
+        }
+        case.clone_into(filter);
         Some(self)
     }
 
@@ -178,8 +184,12 @@ pub fn boots() -> Vec<Boot> {
 mod tests {
     use super::*;
 
+    fn named(name: &str) -> Plan {
+        Plan::named(name, &["cpuid.leaf_1".to_owned(), "walk.of_nothing".to_owned()])
+    }
+
     fn filters(name: &str) -> Vec<(String, String)> {
-        Plan::new(Some(name))
+        named(name)
             .boots
             .into_iter()
             .filter_map(|boot| match boot.kind {
@@ -191,7 +201,7 @@ mod tests {
 
     #[test]
     fn a_name_that_no_test_has_is_looked_for_among_the_cases_of_every_machine() {
-        let plan = Plan::new(Some("cpuid"));
+        let plan = named("cpuid");
         assert!(plan.checks.is_empty());
         assert_eq!(plan.boots.len(), WORKING_MODELS.len() * (CASE_CPUS.len() + 1));
         assert!(filters("cpuid").iter().all(|(_, filter)| filter == "cpuid"));
@@ -200,8 +210,8 @@ mod tests {
     #[test]
     fn a_case_by_its_whole_name_runs_on_its_machine_only() {
         assert_eq!(
-            filters("cases/haswell/4/cpuid_leaf_1"),
-            [("cases/haswell/4".to_owned(), "cpuid_leaf_1".to_owned())]
+            filters("cases/haswell/4/cpuid.leaf_1"),
+            [("cases/haswell/4".to_owned(), "cpuid.leaf_1".to_owned())]
         );
     }
 
@@ -212,14 +222,23 @@ mod tests {
 
     #[test]
     fn the_whole_name_of_a_check_boots_nothing() {
-        let plan = Plan::new(Some(checks::ALL[0].name));
+        let plan = named(checks::ALL[0].name);
         assert_eq!((plan.checks.len(), plan.boots.len()), (1, 0));
         assert!(plan.needs().is_empty());
     }
 
     #[test]
     fn only_the_emulators_that_boot_something_are_needed() {
-        assert_eq!(Plan::new(Some("guest/gnumach/")).needs(), install::BOCHS);
-        assert_eq!(Plan::new(None).needs(), [install::BOCHS, install::QEMU].concat());
+        assert_eq!(named("guest/gnumach/").needs(), install::BOCHS);
+        assert_eq!(Plan::whole().needs(), [install::BOCHS, install::QEMU].concat());
+    }
+
+    #[test]
+    fn a_name_that_nothing_has_boots_nothing() {
+        for name in ["nosuchname", "cases/haswell/4/nosuchname", "guest/nosuchname/haswell"] {
+            assert!(named(name).is_empty(), "{name}");
+        }
+        let guest = named("guest/gnumach/tigerlake").boots;
+        assert_eq!(guest.iter().map(|boot| boot.name.as_str()).collect::<Vec<_>>(), ["guest/gnumach/tigerlake"]);
     }
 }
