@@ -206,6 +206,11 @@ const LINES: &[Line] = &[
         expected: "vCPUs on several processors interrupt and start each other; timers and lines are on time",
         cases: &["machines.*"],
     },
+    Line {
+        id: "APIC",
+        expected: "The local APIC that the crate brings along: timer, priorities, faults and IPIs as the processor's",
+        cases: &["apic.*"],
+    },
     Line { id: "Lifecycle 3", expected: "VMCS fields and regions as the processor has them", cases: &["vmcs.*"] },
 ];
 
