@@ -6,8 +6,12 @@ use super::message::{Delivery, Message};
 /// Posts a message to the local APICs that it is for.
 ///
 /// `inboxes` are those of all vCPUs of the machine, in the same order each time, and `sender` is the place in it of the vCPU
-/// that sends, for messages that come from one. `kick` is called with the place of each vCPU that has to be told; for the
-/// sender itself it does nothing, since that looks into its inbox before it enters the guest.
+/// that sends, for messages that come from one. `kick` is called with the place of each vCPU that has to be told, but not
+/// with the sender's: that handles an exit, and looks into its inbox ([`Inbox::collect`]) before it enters the guest again.
+///
+/// What a processor sends between that look and the entry, be it for its own vCPU or from a device, nobody tells it: an IPI
+/// to itself would, and so does another look. A host whose devices may send there asks
+/// [`Inbox::wants_attention`] last.
 ///
 /// `false` if nobody takes it: an I/O APIC then tries again ([`IoApic::service`](super::IoApic::service)).
 pub fn deliver<'a>(

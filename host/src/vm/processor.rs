@@ -162,6 +162,10 @@ impl Processor {
             }
         }
         self.offer_interrupt(bus, pending, ext_int)?;
+        if bus.inbox(self.place).wants_attention() {
+            // The devices that were asked for a vector sent something, and nobody interrupts their own processor for it.
+            return Ok(());
+        }
         let slice = self.until_next(wishes, tsc);
         self.vcpu.set_time_slice(Some(slice))?;
         if let Some(stats) = &mut self.stats {

@@ -171,9 +171,10 @@ impl LocalApic {
         }
     }
 
-    /// The time stamp at which [`advance`](Self::advance) next has something to do. `None` while the timer stands.
+    /// The time stamp at which [`advance`](Self::advance) next brings an interrupt. `None` while the timer stands, and while
+    /// its entry is masked.
     pub fn next_deadline(&self) -> Option<u64> {
-        self.timer.next()
+        self.lvt.delivery(Entry::Timer).and_then(|_| self.timer.next())
     }
 
     /// Something arises in the processor. A fixed interrupt is kept here; anything else that the local vector table makes of

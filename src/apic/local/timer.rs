@@ -82,11 +82,13 @@ impl Timer {
         Self { clock, mode: Mode::default(), divide: 0, initial: 0, end: None, deadline: 0 }
     }
 
-    /// Another mode disarms the timer.
+    /// Into TSC-deadline mode and out of it, the timer is disarmed: that section of the SDM, 11.5.4.1, says so. Between
+    /// one-shot and periodic it counts on, as processors do, and what follows at 0 is the mode's of that moment.
     pub(super) fn set_mode(&mut self, mode: Mode) {
-        if self.mode != mode {
-            (self.mode, self.end, self.deadline) = (mode, None, 0);
+        if mode != self.mode && !(mode.counts() && self.mode.counts()) {
+            (self.end, self.deadline) = (None, 0);
         }
+        self.mode = mode;
     }
 
     pub(super) fn divide(&self) -> u32 {

@@ -146,17 +146,34 @@ proptest! {
 }
 
 #[test]
-fn another_mode_disarms_the_timer() {
-    for (first, second) in [(ONE_SHOT, PERIODIC), (PERIODIC, DEADLINE), (ONE_SHOT, DEADLINE), (DEADLINE, ONE_SHOT)] {
+fn the_deadline_s_mode_disarms_what_counts_and_the_other_way_round() {
+    for (first, second) in [(PERIODIC, DEADLINE), (ONE_SHOT, DEADLINE), (DEADLINE, ONE_SHOT), (DEADLINE, PERIODIC)] {
         let mut apic = with_timer(TimerClock::SAME, first, 0);
         write(&mut apic, INITIAL_COUNT, 100);
         apic.write_msr(TSC_DEADLINE, 100, 0).unwrap();
         assert!(apic.next_deadline().is_some());
         write(&mut apic, TIMER, first | 1 << 16);
+        write(&mut apic, TIMER, first);
         assert!(apic.next_deadline().is_some(), "the mask is not the mode");
         write(&mut apic, TIMER, second);
         assert_eq!(apic.next_deadline(), None);
         assert_eq!((count_at(&mut apic, 0), apic.read_msr(TSC_DEADLINE, 0)), (0, Ok(0)));
+    }
+}
+
+/// A count that runs goes on under the other mode, which says what follows its end.
+#[test]
+fn a_count_goes_on_between_one_shot_and_periodic() {
+    for (first, second, next) in [(ONE_SHOT, PERIODIC, Some(200)), (PERIODIC, ONE_SHOT, None)] {
+        let mut apic = with_timer(TimerClock::SAME, first, 0b1011);
+        write(&mut apic, INITIAL_COUNT, 100);
+        write_at(&mut apic, TIMER, second, 30);
+        assert_eq!((count_at(&mut apic, 30), apic.next_deadline()), (70, Some(100)));
+        apic.advance(99);
+        assert!(!take(&mut apic), "early");
+        apic.advance(100);
+        assert!(take(&mut apic), "late");
+        assert_eq!(apic.next_deadline(), next);
     }
 }
 
@@ -175,8 +192,9 @@ fn modes_do_not_mix() {
 fn a_masked_timer_runs_without_interrupts() {
     let mut apic = with_timer(TimerClock::SAME, PERIODIC | 1 << 16, 0b1011);
     write(&mut apic, INITIAL_COUNT, 100);
+    assert_eq!(apic.next_deadline(), None, "a time at which nothing comes");
     apic.advance(150);
-    assert_eq!(apic.pending(), None);
+    assert_eq!((apic.pending(), count_at(&mut apic, 150)), (None, 50));
     apic.write(TIMER, AccessWidth::Dword, PERIODIC.into(), 150);
     assert_eq!(apic.next_deadline(), Some(200));
     apic.advance(200);
