@@ -10,6 +10,7 @@ extern crate alloc;
 
 mod arch;
 mod archive;
+mod begin;
 mod bench;
 mod boot_info;
 mod cases;
@@ -32,21 +33,12 @@ mod vm;
 mod vmx;
 
 use boot_info::BootInfo;
-use config::{Config, Mode};
+use config::Mode;
 
 /// Called by [`entry`] on the first processor, on its own stack, with SSE enabled and interrupts off.
 #[unsafe(no_mangle)]
 extern "C" fn host_main(boot_info: &'static BootInfo) -> ! {
-    output::console::init();
-    output::logger::init();
-    mem::init(boot_info);
-    let config = match archive::files(boot_info).and_then(|files| Config::read(&files)) {
-        Ok(config) => config,
-        Err(text) => panic!("{text}"),
-    };
-    output::logger::set_level(config.log_level());
-
-    arch::init_first_processor();
+    let config = begin::begin(boot_info);
     smp::start_others(config.expect_cpus);
     log::info!(
         "{} processors, {} MiB free, time stamp counter at {} kHz",

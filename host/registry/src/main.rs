@@ -13,6 +13,8 @@ mod arch;
 #[path = "../../src/archive.rs"]
 mod archive;
 mod axvisor;
+#[path = "../../src/begin.rs"]
+mod begin;
 #[path = "../../src/bench/mod.rs"]
 mod bench;
 #[path = "../../src/boot_info.rs"]
@@ -25,6 +27,8 @@ mod cases {
 mod config;
 #[path = "../../src/entry.rs"]
 mod entry;
+#[path = "../../src/hal.rs"]
+mod hal;
 mod measured;
 #[path = "../../src/mem/mod.rs"]
 mod mem;
@@ -37,19 +41,10 @@ mod vm {
 }
 
 use boot_info::BootInfo;
-use config::Config;
 
 /// Called by [`entry`] on the first processor, on its own stack, with SSE enabled and interrupts off.
 #[unsafe(no_mangle)]
 extern "C" fn host_main(boot_info: &'static BootInfo) -> ! {
-    output::console::init();
-    output::logger::init();
-    mem::init(boot_info);
-    let config = match archive::files(boot_info).and_then(|files| Config::read(&files)) {
-        Ok(config) => config,
-        Err(text) => panic!("{text}"),
-    };
-    output::logger::set_level(config.log_level());
-    arch::init_first_processor();
+    let config = begin::begin(boot_info);
     bench::run(&config.bench)
 }

@@ -2,14 +2,14 @@
 
 use alloc::boxed::Box;
 
-use axaddrspace::{AxMmHal, HostPhysAddr, HostVirtAddr, device::AccessWidth};
+use axaddrspace::device::AccessWidth;
 use axerrno::{AxError, AxResult};
-use axvcpu::{AxArchPerCpu, AxArchVCpu, AxVCpuHal};
+use axvcpu::{AxArchPerCpu, AxArchVCpu};
 use x86_vcpu::{VmxArchPerCpuState, VmxArchVCpu};
 
 use crate::{
     bench::rows::{HLT, PREEMPTION_TIMER, XSETBV},
-    mem::frames,
+    hal::HostHal,
 };
 
 pub type Vcpu = VmxArchVCpu<HostHal>;
@@ -20,30 +20,6 @@ pub const UNABLE: &[(&str, &str)] =
     &[(PREEMPTION_TIMER, "does not use the timer"), (HLT, "HLT does not exit"), (XSETBV, "panics")];
 
 const RDMSR_WRMSR_LENGTH: u8 = 2;
-
-pub struct HostHal;
-
-impl AxVCpuHal for HostHal {
-    type MmHal = HostHal;
-}
-
-impl AxMmHal for HostHal {
-    fn alloc_frame() -> Option<HostPhysAddr> {
-        frames::alloc().map(|address| (address as usize).into())
-    }
-
-    fn dealloc_frame(address: HostPhysAddr) {
-        frames::dealloc(address.as_usize() as u64);
-    }
-
-    fn phys_to_virt(address: HostPhysAddr) -> HostVirtAddr {
-        address.as_usize().into()
-    }
-
-    fn virt_to_phys(address: HostVirtAddr) -> HostPhysAddr {
-        address.as_usize().into()
-    }
-}
 
 /// Turns VMX on for ever.
 pub fn enable() {
