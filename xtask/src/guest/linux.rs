@@ -105,6 +105,16 @@ pub const HANG: Trial = Trial {
     ..PANIC
 };
 
+/// The same of a first process that runs for ever, under a kernel that goes on.
+pub const SPIN: Trial = Trial {
+    name: "linux-spin",
+    fetch: || fetch_to_end("selftest=hang"),
+    goal: "init: ending: Hang",
+    shows: HANG.shows,
+    ending: Ending::WhenStopped,
+    ..BY_PVH
+};
+
 /// With nothing tested and nothing printed on the way.
 fn fetch_to_end(how: &str) -> Result<Guest> {
     fetch(Entry::Pvh, &format!("{QUICK} quiet tests=none {how}"))

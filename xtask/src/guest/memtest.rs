@@ -1,4 +1,7 @@
-//! memtest86+ as Debian ships it: a Linux bzImage that needs no initrd and says its name at once.
+//! memtest86+ as Debian ships it: a Linux bzImage that needs no initrd.
+//!
+//! It begins with the tests of address lines, and those that invert ones and zeros follow, all over the guest's memory. When it
+//! comes to the next of its tests, these have found no error.
 
 use anyhow::Result;
 
@@ -12,9 +15,9 @@ const COMMAND_LINE: &str = "console=ttyS0,115200 nosmp";
 pub const TRIAL: Trial = Trial {
     name: "memtest86+",
     fetch,
-    goal: "Memtest86+",
-    shows: &[],
-    hides: &[],
+    goal: "#4  [Moving inversions, 8 bit pattern]",
+    shows: &["#3  [Moving inversions, 1s & 0s]", "Errors: 0 "],
+    hides: &["Failing Address"],
     panic: None,
     ending: Ending::WhenStopped,
     memory_mib: 32,

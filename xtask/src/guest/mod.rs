@@ -15,7 +15,7 @@ use anyhow::{Context, Result};
 use flate2::read::MultiGzDecoder;
 
 /// The guests that are tests: one for each kind of image that the host loads.
-pub static TRIALS: [Trial; 12] = [
+pub static TRIALS: [Trial; 13] = [
     linux::ON_TWO,
     linux::BY_BZIMAGE,
     linux::BY_PVH,
@@ -23,6 +23,7 @@ pub static TRIALS: [Trial; 12] = [
     linux::HALT,
     linux::PANIC,
     linux::HANG,
+    linux::SPIN,
     gnumach::ON_AXVM,
     gnumach::TRIAL,
     memtest::TRIAL,
