@@ -178,6 +178,10 @@ pub struct FuzzOptions {
 pub struct MutateOptions {
     /// Make only the mutations whose name holds one of these
     pub names: Vec<String>,
+
+    /// Emulators at a time
+    #[arg(long, default_value_t = 2)]
+    pub jobs: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

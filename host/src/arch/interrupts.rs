@@ -5,10 +5,10 @@ use core::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use spin::Once;
+use spin::{Mutex, Once};
 use x86_64::{
     VirtAddr,
-    instructions::{port::Port, tables::lidt},
+    instructions::{interrupts::without_interrupts, port::Port, tables::lidt},
     structures::DescriptorTablePointer,
 };
 
@@ -21,6 +21,7 @@ pub const TIMER_VECTOR: u8 = 0xEF;
 pub const SPURIOUS_VECTOR: u8 = 0xFF;
 
 const VECTORS: usize = 256;
+const DEBUG: u64 = 1;
 const NMI: u64 = 2;
 const DOUBLE_FAULT: u64 = 8;
 const MACHINE_CHECK: u64 = 18;
@@ -39,6 +40,14 @@ pub fn dispatch(vector: u8) {
     if vector != SPURIOUS_VECTOR {
         lapic::end_of_interrupt();
     }
+}
+
+/// Who is called at each #DB, and may change the registers that the interrupted code goes on with.
+static STEPPER: Mutex<Option<fn(&mut Frame)>> = Mutex::new(None);
+
+/// Sets who is called at each #DB of this host, of which there are none otherwise.
+pub fn set_stepper(stepper: Option<fn(&mut Frame)>) {
+    without_interrupts(|| *STEPPER.lock() = stepper);
 }
 
 /// What the stubs below leave on the stack.
@@ -71,6 +80,10 @@ pub struct Frame {
 
 #[unsafe(no_mangle)]
 extern "C" fn handle_vector(frame: &mut Frame) {
+    let stepper = if frame.vector == DEBUG { *STEPPER.lock() } else { None };
+    if let Some(stepper) = stepper {
+        return stepper(frame);
+    }
     match frame.vector {
         NMI => _ = COUNTS[NMI as usize].fetch_add(1, Ordering::SeqCst),
         FIRST_INTERRUPT.. => dispatch(frame.vector as u8),

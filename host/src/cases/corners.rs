@@ -7,6 +7,7 @@ use super::{
     check::{CaseResult, equal, fail},
     code::guest_code,
     guest::{Guest, RAM_END},
+    need::Need,
 };
 use crate::vm::ept::Access;
 
@@ -16,6 +17,7 @@ pub const CASES: &[Case] = &[
     Case::new("corners.nmi_after_sti", nmi_after_sti),
     Case::new("corners.nmi_stays_blocked_when_iret_exits", nmi_stays_blocked_when_iret_exits),
     Case::new("corners.setup_resets_the_fpu", setup_resets_the_fpu),
+    Case::new("corners.setup_resets_what_xcr0_leaves_out", setup_resets_what_xcr0_leaves_out).needs(&[Need::Avx]),
     Case::new("corners.debug_exception_ends_branch_stepping", debug_exception_ends_branch_stepping),
     Case::new("corners.own_msrs_are_not_passed_through", own_msrs_are_not_passed_through),
     Case::new("corners.debug_exceptions_without_end", debug_exceptions_without_end),
@@ -139,6 +141,37 @@ fn setup_resets_the_fpu() -> CaseResult {
     for _ in 0..2 {
         guest.halt()?;
         equal("FCW", guest.vcpu.regs().rbx, AFTER_RESET)?;
+        let root = guest.memory.ept.root() as usize;
+        guest.vcpu.setup(root.into(), 0.into())?;
+    }
+    Ok(())
+}
+
+guest_code!(
+    fill_ymm0,
+    "code64",
+    "mov eax, 0x40620",
+    "mov cr4, rax",
+    "xor ecx, ecx",
+    "xor edx, edx",
+    "mov eax, 7",
+    "xsetbv",
+    "vmovdqu [0x10000], ymm0",
+    "vpcmpeqd xmm0, xmm0, xmm0",
+    "vinsertf128 ymm0, ymm0, xmm0, 1",
+    "mov eax, 1",
+    "xsetbv",
+    "hlt",
+);
+
+/// The same for a register that the guest has hidden by XCR0.
+fn setup_resets_what_xcr0_leaves_out() -> CaseResult {
+    let mut guest = Guest::long(fill_ymm0())?;
+    for _ in 0..2 {
+        guest.halt()?;
+        for offset in [0, 8, 16, 24] {
+            equal("YMM0", guest.read_u64(0x10000 + offset)?, 0)?;
+        }
         let root = guest.memory.ept.root() as usize;
         guest.vcpu.setup(root.into(), 0.into())?;
     }

@@ -6,11 +6,15 @@ use super::{
     guest::Guest,
 };
 use crate::vmx;
-use x86_64::registers::control::{Cr4, Cr4Flags};
+use x86_64::registers::{
+    control::{Cr4, Cr4Flags},
+    model_specific::Msr,
+};
 
 pub const CASES: &[Case] = &[
     Case::new("enable.twice_is_an_error", twice_is_an_error),
     Case::new("enable.off_and_on", off_and_on),
+    Case::new("enable.host_that_changed_while_off", host_that_changed_while_off),
     Case::new("enable.off_twice", off_twice),
     Case::new("enable.run_while_off", run_while_off),
     Case::new("enable.drop_vcpu_while_off", drop_vcpu_while_off),
@@ -47,6 +51,26 @@ fn off_and_on() -> CaseResult {
     })?;
     equal("CR4", Cr4::read_raw(), before)?;
     is_true("is_enabled", vmx::with_state(|state| state.is_enabled()))?;
+    Guest::real(HLT)?.halt()
+}
+
+/// What is taken as constant of the host is constant while VMX is on. Every run compares.
+fn host_that_changed_while_off() -> CaseResult {
+    const SYSENTER_EIP: u32 = 0x176;
+    let mut register = Msr::new(SYSENTER_EIP);
+    // SAFETY: every processor with VMX has the MSR, and this host has no user that could execute SYSENTER.
+    let before = unsafe { register.read() };
+    let mut change = |value: u64| {
+        while_off(|| {
+            // SAFETY: as above.
+            unsafe { register.write(value) };
+            Ok(())
+        })
+    };
+    change(before ^ 0x1234_5678)?;
+    let result = Guest::real(HLT)?.halt();
+    change(before)?;
+    result?;
     Guest::real(HLT)?.halt()
 }
 

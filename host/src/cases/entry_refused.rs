@@ -5,6 +5,7 @@ use alloc::format;
 use core::arch::asm;
 
 use axvcpu::{AxArchVCpu, AxVCpuExitReason};
+use x86_64::instructions::interrupts;
 use x86_vcpu::vmx::VmcsGuestNW;
 
 use super::{
@@ -14,7 +15,7 @@ use super::{
     guest::Guest,
     host_state::HostState,
 };
-use crate::arch::time;
+use crate::{arch::time, output::logger};
 
 /// The numbers of these VM-instruction errors.
 pub const VMRESUME_OF_A_CLEAR_VMCS: u32 = 5;
@@ -29,6 +30,8 @@ pub const CASES: &[Case] = &[
     Case::new("entry_refused.instruction_was_completed", instruction_was_completed),
     Case::new("entry_refused.no_shadow_of_sti_without_if", no_shadow_of_sti_without_if),
     Case::new("entry_refused.rip_written_by_the_caller", rip_written_by_the_caller),
+    Case::new("entry_refused.rip_of_what_was_completed", rip_of_what_was_completed),
+    Case::new("entry_refused.interrupts_are_off", interrupts_are_off),
     Case::new("entry_refused.another_vmcs_in_its_place", another_vmcs_in_its_place),
 ];
 
@@ -195,6 +198,43 @@ fn rip_written_by_the_caller() -> CaseResult {
     guest.vcpu.write_guest_field(VmcsGuestNW::RIP, rip + VMCALL_LENGTH);
     guest.vcpu.run()?;
     equal("RBX at the second hypercall", guest.vcpu.regs().rbx, 2)
+}
+
+/// What the caller has read of RIP before is not what it reads behind an entry that completed the instruction and failed.
+fn rip_of_what_was_completed() -> CaseResult {
+    const VMCALL_LENGTH: usize = 3;
+    let mut guest = Guest::long(calls())?;
+    guest.vcpu.run()?;
+    let rip = guest.vcpu.rip();
+    // Something to write before the entry.
+    guest.vcpu.set_stack_pointer(0x6C00);
+    make_launch_state_clear();
+    is_error("an entry", guest.vcpu.run())?;
+    equal("RIP", guest.vcpu.rip(), rip + VMCALL_LENGTH)
+}
+
+/// From the check that the VMCS is current to the entry: the refusal's message is written there.
+fn interrupts_are_off() -> CaseResult {
+    let were_on = interrupts::are_enabled();
+    interrupts::enable();
+    let result = refusals_with_interrupts_off();
+    if !were_on {
+        interrupts::disable();
+    }
+    result
+}
+
+fn refusals_with_interrupts_off() -> CaseResult {
+    let mut guest = running_guest()?;
+    make_launch_state_clear();
+    is_error("an entry", guest.vcpu.run())?;
+    is_true("interrupts off during a run", !logger::was_interruptible())?;
+    is_true("interrupts on behind it", interrupts::are_enabled())?;
+    guest.vcpu.run()?;
+    make_launch_state_clear();
+    is_error("an entry", guest.vcpu.run_once())?;
+    is_true("interrupts off during run_once", !logger::was_interruptible())?;
+    is_true("interrupts on behind it", interrupts::are_enabled())
 }
 
 /// VMRESUME of the VMCS of a vCPU that never ran. That one was told where the host's stack is, so the vCPU's own has to be

@@ -59,6 +59,7 @@ const THEMES: &[&[Case]] = &[
     start::CASES,
     reset::CASES,
     registers::CASES,
+    callee_saved::CASES,
     exits::CASES,
     cpuid::CASES,
     msr::CASES,

@@ -29,9 +29,9 @@ const DIRECTORY: u64 = 0x1_3000;
 const OTHER_DIRECTORY: u64 = 0x1_4000;
 const LARGE_PAGE: u64 = 0x83;
 
-/// Address 0 is at 0 and at 1 GiB. With `broken`, a bit that the last entry may not have.
+/// Address 0 is at 0, and at 1, 2 and 3 GiB. With `broken`, a bit that the last entry may not have.
 fn write_pae_tables(guest: &mut Guest, broken: u64) -> CaseResult {
-    guest.write_words(PDPT, &[DIRECTORY | 1, OTHER_DIRECTORY | 1, 0, DIRECTORY | 1 | broken])?;
+    guest.write_words(PDPT, &[DIRECTORY | 1, OTHER_DIRECTORY | 1, DIRECTORY | 1, DIRECTORY | 1 | broken])?;
     guest.write_words(DIRECTORY, &[LARGE_PAGE])?;
     guest.write_words(OTHER_DIRECTORY, &[LARGE_PAGE])
 }
@@ -53,6 +53,8 @@ guest_code!(
     "xor eax, eax",
     "cpuid",
     "mov esi, [0x10000]",
+    "mov eax, [0x80010000]",
+    "mov [0x10008], eax",
     "mov edi, [0xc0010000]",
     // The table is read at MOV to CR3 and to some bits of CR4 only: here the second entry changes under way.
     "mov dword ptr [0x12008], 0",
@@ -83,6 +85,7 @@ fn pae() -> CaseResult {
     guest.run_to_halt()?;
     let registers = *guest.vcpu.regs();
     equal("memory through the second entry", registers.rsi, 0x123_4567)?;
+    equal("memory through the third entry", guest.read_u32(0x10008)?, 0x123_4567)?;
     equal("memory through the fourth entry", registers.rdi, 0x123_4567)?;
     equal("memory through an entry that is in the registers still", registers.rbp, 0x123_4567)?;
     equal("memory through the entries that CR4.PGE loaded", registers.rbx, 0x123_4567)?;

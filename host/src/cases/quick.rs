@@ -2,12 +2,14 @@
 //! before each run, which is written to the VMCS, and is reason enough for a careful entry.
 
 use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
+use x86_64::registers::debug::{Dr7, Dr7Flags, Dr7Value};
+use x86_vcpu::vmx::VmxExitReason;
 
 use super::{
     Case, callee_saved,
-    check::{CaseResult, equal, fail},
+    check::{CaseResult, equal, fail, is_true, same},
     code::guest_code,
-    guest::{Guest, VECTOR_PORT},
+    guest::{Guest, RAM_END, VECTOR_PORT},
 };
 use crate::{
     arch::{interrupts, time},
@@ -19,6 +21,14 @@ pub const CASES: &[Case] = &[
     Case::new("quick.rip_wraps_at_4_gib", rip_wraps_at_4_gib),
     Case::new("quick.interrupt_between_runs", interrupt_between_runs),
     Case::new("quick.init_between_runs", init_between_runs),
+    Case::new("quick.interrupt_before_run_once", interrupt_before_run_once),
+    Case::new("quick.rip_wraps_in_run_once", rip_wraps_in_run_once),
+    Case::new("quick.shadow_behind_another_exit", shadow_behind_another_exit),
+    Case::new("quick.two_exceptions", two_exceptions),
+    Case::new("quick.open_window", open_window),
+    Case::new("quick.interrupt_whose_delivery_exits", interrupt_whose_delivery_exits),
+    Case::new("quick.host_with_a_breakpoint", host_with_a_breakpoint),
+    Case::new("quick.undecoded_is_over", undecoded_is_over),
 ];
 
 /// The slice of a guest that is run by [`next_exit`] from here on.
@@ -80,6 +90,15 @@ fn each_instruction_once() -> CaseResult {
 
 /// Behind an instruction that the caller has to do with: the run after it completes it.
 fn rip_wraps_at_4_gib() -> CaseResult {
+    let mut guest = at_the_top_of_4_gib()?;
+    match next_exit(&mut guest)? {
+        Exit::Halt => equal("CL", guest.vcpu.regs().rcx as u8, 7),
+        other => fail("HLT behind the wrap", guest.describe(&other)),
+    }
+}
+
+/// A guest whose OUT, the last instruction below 4 GiB, waits to be completed; at 0 it sets CL to 7 and halts.
+fn at_the_top_of_4_gib() -> CaseResult<Guest> {
     const TOP: u64 = 0xFFFF_F000;
     guest_code!(to_the_top, "code32", "out 0x99, al", "mov ebx, 0xFFFFFFFE", "jmp ebx");
     let mut guest = Guest::protected(to_the_top())?;
@@ -94,10 +113,7 @@ fn rip_wraps_at_4_gib() -> CaseResult {
             other => return fail("OUT", guest.describe(&other)),
         }
     }
-    match next_exit(&mut guest)? {
-        Exit::Halt => equal("CL", guest.vcpu.regs().rcx as u8, 7),
-        other => fail("HLT behind the wrap", guest.describe(&other)),
-    }
+    Ok(guest)
 }
 
 guest_code!(open, "code64", "lgdt [0x500]", "lidt [0x510]", "sti", "2: out 0x99, al", "jmp 2b");
@@ -126,4 +142,188 @@ fn init_between_runs() -> CaseResult {
         Exit::CpuDown { .. } => Ok(()),
         other => fail("a vCPU that waits", guest.describe(&other)),
     }
+}
+
+/// The next exit that is the caller's business, by the other way to enter.
+fn next_reason(guest: &mut Guest) -> CaseResult<VmxExitReason> {
+    for _ in 0..50 {
+        match callee_saved::around(|| guest.vcpu.run_once())?? {
+            None => {}
+            Some(VmxExitReason::EXTERNAL_INTERRUPT) => {
+                interrupts::dispatch(guest.vcpu.raw_interrupt_exit_info()? as u8);
+            }
+            Some(reason) => return Ok(reason),
+        }
+    }
+    fail("an exit for the caller", "none")
+}
+
+/// It is injected before the guest goes on.
+fn interrupt_before_run_once() -> CaseResult {
+    let mut guest = Guest::long(open())?;
+    start(&mut guest)?;
+    for _ in 0..3 {
+        next_exit(&mut guest)?;
+    }
+    guest.vcpu.inject_interrupt(0x40)?;
+    same("reason", next_reason(&mut guest)?, VmxExitReason::IO_INSTRUCTION)?;
+    equal("port", guest.vcpu.io_exit_info()?.port, VECTOR_PORT)?;
+    equal("vector", guest.vcpu.regs().rax as u8, 0x40)
+}
+
+fn rip_wraps_in_run_once() -> CaseResult {
+    let mut guest = at_the_top_of_4_gib()?;
+    same("reason", next_reason(&mut guest)?, VmxExitReason::HLT)?;
+    equal("CL", guest.vcpu.regs().rcx as u8, 7)
+}
+
+guest_code!(
+    shadow_behind_cpuid,
+    "code64",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "sti",
+    "mov r8d, 0x18",
+    "out 0x99, al",
+    "xor eax, eax",
+    "cpuid",
+    "mov ss, r8w",
+    "mov bl, [0x200123]",
+    "mov bl, 2",
+    "hlt",
+);
+guest_code!(
+    shadow_behind_out,
+    "code64",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "sti",
+    "mov r8d, 0x18",
+    "out 0x99, al",
+    "mov ss, r8w",
+    "mov bl, [0x200123]",
+    "mov bl, 2",
+    "hlt",
+);
+guest_code!(says_bl, "code64", "mov al, bl", "out 0x9A, al", "iretq");
+
+/// That the instruction of an exit ended a shadow says nothing of the shadow at the next exit: with a quick entry in between,
+/// and with a careful one.
+fn shadow_behind_another_exit() -> CaseResult {
+    for (code, ticks) in [(shadow_behind_cpuid(), 200_000), (shadow_behind_out(), 300_000)] {
+        let mut guest = Guest::long(code)?;
+        guest.set_handler(0x1E, says_bl())?;
+        start(&mut guest)?;
+        next_exit(&mut guest)?;
+        // Another slice is written before the entry, the same one is not.
+        guest.vcpu.set_time_slice(Some(time::ticks(ticks)))?;
+        is_true("an exit in the shadow", matches!(next_exit(&mut guest)?, Exit::NestedPageFault { .. }))?;
+        is_true("not ready", !guest.vcpu.ready_for_interrupt()?)?;
+        guest.memory.add_page(RAM_END, Access::READ, |page| page[0x123] = 0x5A)?;
+        guest.vcpu.queue_interrupt(0x1E)?;
+        equal("BL in the handler", guest.expect_out(0x9A)?, 0x5A)?;
+    }
+    Ok(())
+}
+
+/// The second is injected at the first exit of the first one's handler.
+fn two_exceptions() -> CaseResult {
+    let mut guest = Guest::long(open())?;
+    start(&mut guest)?;
+    for _ in 0..3 {
+        next_exit(&mut guest)?;
+    }
+    for vector in [6, 5] {
+        guest.vcpu.queue_event(vector, None);
+    }
+    for vector in [6, 5] {
+        match next_exit(&mut guest)? {
+            Exit::IoWrite { port, data, .. } if port.0 == VECTOR_PORT => equal("vector", data, vector)?,
+            other => return fail("the exception's handler", guest.describe(&other)),
+        }
+    }
+    Ok(())
+}
+
+guest_code!(opens, "code64", "out 0x99, al", "xor r8d, r8d", "xor eax, eax", "sti", "cpuid", "inc r8", "inc r8", "hlt");
+
+/// It opens behind the instruction that STI's shadow covers, also where that one was completed by the crate.
+fn open_window() -> CaseResult {
+    let mut guest = Guest::long(opens())?;
+    start(&mut guest)?;
+    next_exit(&mut guest)?;
+    guest.vcpu.set_interrupt_window(true)?;
+    for _ in 0..10 {
+        let exit = guest.vcpu.run()?;
+        match (exit, guest.vcpu.exit_info()?.exit_reason) {
+            (Exit::Nothing, VmxExitReason::INTERRUPT_WINDOW) => return equal("R8", guest.vcpu.regs().r8, 0),
+            (Exit::ExternalInterrupt { vector }, _) => interrupts::dispatch(vector as u8),
+            (Exit::Nothing, _) => {}
+            (other, _) => return fail("the window's exit", guest.describe(&other)),
+        }
+    }
+    fail("the window's exit", "none")
+}
+
+guest_code!(
+    stack_without_memory,
+    "code64",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "mov esp, 0x201000",
+    "sti",
+    "2: out 0x99, al",
+    "jmp 2b"
+);
+
+/// The memory is given, and then the interrupt is delivered again, with nothing else to be done before the entry.
+fn interrupt_whose_delivery_exits() -> CaseResult {
+    let mut guest = Guest::long(stack_without_memory())?;
+    start(&mut guest)?;
+    for _ in 0..3 {
+        next_exit(&mut guest)?;
+    }
+    guest.vcpu.inject_interrupt(0x40)?;
+    is_true("an exit by the stack", matches!(next_exit(&mut guest)?, Exit::NestedPageFault { .. }))?;
+    guest.memory.add_page(RAM_END, Access::all(), |_| {})?;
+    match next_exit(&mut guest)? {
+        Exit::IoWrite { port, data, .. } if port.0 == VECTOR_PORT => equal("vector", data, 0x40),
+        other => fail("the interrupt's handler", guest.describe(&other)),
+    }
+}
+
+/// A breakpoint of the host, where it never comes, is set behind every run of a guest that has none.
+fn host_with_a_breakpoint() -> CaseResult {
+    let before = Dr7::read();
+    let mut with = before;
+    with.set_flags(Dr7Flags::GLOBAL_BREAKPOINT_0_ENABLE, true);
+    // SAFETY: nothing is executed at the address in DR0, which is 0 or what a case has left there.
+    Dr7::write(with);
+    let result = runs_with_dr7(Dr7Value::bits(&with));
+    Dr7::write(before);
+    result
+}
+
+fn runs_with_dr7(value: u64) -> CaseResult {
+    let mut guest = Guest::long(instructions())?;
+    start(&mut guest)?;
+    for _ in 0..6 {
+        next_exit(&mut guest)?;
+        equal("the host's DR7", Dr7Value::bits(&Dr7::read()), value)?;
+    }
+    Ok(())
+}
+
+guest_code!(to_a_device, "code64", "mov eax, 0x200000", "fninit", "2: fld qword ptr [rax]", "out 0x99, al", "jmp 2b");
+
+/// What is said of an instruction that is not emulated is said once: here memory comes to the place of the device.
+fn undecoded_is_over() -> CaseResult {
+    let mut guest = Guest::long(to_a_device())?;
+    guest.vcpu.set_mmio_range((RAM_END as usize).into(), 0x1000, true)?;
+    start(&mut guest)?;
+    is_true("an instruction that is not emulated", matches!(next_exit(&mut guest)?, Exit::NestedPageFault { .. }))?;
+    is_true("its bytes", guest.vcpu.mmio_undecoded().is_some())?;
+    guest.memory.add_page(RAM_END, Access::all(), |_| {})?;
+    is_true("OUT", matches!(next_exit(&mut guest)?, Exit::IoWrite { .. }))?;
+    is_true("nothing more is said of it", guest.vcpu.mmio_undecoded().is_none())
 }

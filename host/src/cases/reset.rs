@@ -31,6 +31,8 @@ pub const CASES: &[Case] = &[
     Case::new("start.setup_resets_cr8", setup_resets_cr8),
     Case::new("start.setup_ends_blocking", setup_ends_blocking),
     Case::new("start.setup_ends_hlt", setup_ends_hlt),
+    Case::new("start.setup_drops_events", setup_drops_events),
+    Case::new("start.blocking_written_by_the_caller", blocking_written_by_the_caller),
 ];
 
 guest_code!(
@@ -371,4 +373,31 @@ fn setup_ends_hlt() -> CaseResult {
     is_true("HLT before", guest.vcpu.read_vmcs(VmcsGuest32::ACTIVITY_STATE)? == 1)?;
     guest.restart(Mode::Long)?;
     equal("activity", guest.vcpu.read_vmcs(VmcsGuest32::ACTIVITY_STATE)?, 0)
+}
+
+guest_code!(say_and_open, "code64", "lgdt [0x500]", "lidt [0x510]", "out 0x99, al", "sti", "nop", "nop", "cli", "hlt");
+
+/// What waited for the guest before a setup is not for the one after it.
+fn setup_drops_events() -> CaseResult {
+    let mut guest = Guest::long(say_and_open())?;
+    guest.expect_out(0x99)?;
+    guest.vcpu.queue_interrupt(0x30)?;
+    guest.restart(Mode::Long)?;
+    guest.expect_out(0x99)?;
+    guest.halt()
+}
+
+guest_code!(cpuid_and_more, "code64", "xor eax, eax", "cpuid", "2: inc rbx", "jmp 2b");
+
+/// STI's blocking that the caller writes holds, whatever the exit before it ended.
+fn blocking_written_by_the_caller() -> CaseResult {
+    const BY_STI: u32 = 1;
+    const IF: usize = 1 << 9;
+    let mut guest = Guest::long(cpuid_and_more())?;
+    guest.run_once()?;
+    let flags = guest.vcpu.rflags()?;
+    guest.vcpu.write_guest_field(VmcsGuestNW::RFLAGS, flags | IF);
+    is_true("ready behind CPUID", guest.vcpu.ready_for_interrupt()?)?;
+    guest.vcpu.write_guest_field(VmcsGuest32::INTERRUPTIBILITY_STATE, BY_STI);
+    is_true("blocked", !guest.vcpu.ready_for_interrupt()?)
 }

@@ -1,6 +1,9 @@
 //! The `log` crate's messages, the host's and the library's, as lines that start with `[host]`.
 
+use core::sync::atomic::{AtomicBool, Ordering};
+
 use log::{Level, LevelFilter, Log, Metadata, Record};
+use x86_64::instructions::interrupts;
 
 use super::console;
 
@@ -16,6 +19,14 @@ pub fn set_level(level: LevelFilter) {
     log::set_max_level(level);
 }
 
+/// Whether interrupts were on where the last message came from.
+static INTERRUPTIBLE: AtomicBool = AtomicBool::new(false);
+
+/// What is true where the last message was written: a look into the code that wrote it.
+pub fn was_interruptible() -> bool {
+    INTERRUPTIBLE.load(Ordering::Relaxed)
+}
+
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata) -> bool {
         // This one takes the zeros at the end of every archive for a defect.
@@ -26,6 +37,7 @@ impl Log for Logger {
         if !self.enabled(record.metadata()) {
             return;
         }
+        INTERRUPTIBLE.store(interrupts::are_enabled(), Ordering::Relaxed);
         match record.level() {
             Level::Info => console::line(format_args!("[host] {}", record.args())),
             level => console::line(format_args!("[host] {}: {}", name(level), record.args())),

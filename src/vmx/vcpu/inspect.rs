@@ -99,6 +99,10 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         if encoding == VmcsGuestNW::DR7.encoding() {
             self.debug.dr7_written(bits);
         }
+        if encoding == VmcsGuest32::INTERRUPTIBILITY_STATE.encoding() {
+            // A shadow that is written now is not the one that the last instruction ended.
+            self.shadow_ended = false;
+        }
         self.vmcs.write(field, value);
     }
 

@@ -3,7 +3,7 @@
 //! A line that can be deleted while every case stays green is either not tested or not needed. [`mod@table`] has an entry
 //! for each line that moves a register between host and guest. The tree is copied, and each mutation is made in the
 //! copy and booted with the cases that are to catch it. Most stand in one host that is built once ([`mod@switch`]), so that
-//! each costs a boot.
+//! each costs a boot, and two are booted at a time.
 
 mod switch;
 mod table;
@@ -11,6 +11,11 @@ mod tree;
 
 use std::{
     collections::BTreeMap,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
     time::{Duration, Instant},
 };
 
@@ -44,45 +49,58 @@ pub fn run(options: &MutateOptions) -> Result<bool> {
     ensure!(!chosen.is_empty(), "no mutation has {} in its name", names.join(" or "));
     install::install_missing(install::BOCHS)?;
     let tree = Tree::copy(paths::root(), &paths::mutations().join("tree"))?;
-    let mut surprises = Vec::new();
-    let mut report = |mutation: &Mutation, found: Found| {
+    let numbered: Vec<(u32, &'static Mutation)> = (1..).zip(chosen.iter().copied()).collect();
+    let switched = tree.switch(&numbered)?;
+    let (together, alone): (Vec<_>, Vec<_>) = numbered.into_iter().partition(|(number, _)| switched.contains(number));
+    let report = Report::default();
+    let hosts = Hosts::build(&tree, chosen.iter().copied())?;
+    let hunter = Hunter { hosts, looks_further: chosen.len() == 1, baselines: Mutex::default() };
+    hunter.hunt_all(&together, options.jobs, &report)?;
+    for (_, mutation) in &alone {
+        mutation.run.iter().try_for_each(|run| hunter.baseline(run).map(drop))?;
+    }
+    let tree = Tree::copy(paths::root(), &paths::mutations().join("tree"))?;
+    tree::check(paths::root(), alone.iter().map(|(_, mutation)| *mutation))?;
+    let mut hunter = hunter;
+    for (_, mutation) in alone {
+        let original = tree.apply(mutation)?;
+        let found = match Hosts::build(&tree, [mutation]) {
+            Ok(hosts) => {
+                hunter.hosts = hosts;
+                hunter.hunt(None, mutation)
+            }
+            Err(error) => Ok(Found::DoesNotBuild(format!("{error:#}"))),
+        };
+        tree.write(mutation.file, &original)?;
+        report.add(mutation, &found.with_context(|| mutation.name)?);
+    }
+    if process::interrupted() {
+        return Ok(false);
+    }
+    Ok(report.end(chosen.len()))
+}
+
+/// What is said of each mutation as it is found, and at the end of those that were not as the table has them.
+#[derive(Default)]
+struct Report(Mutex<Vec<&'static str>>);
+
+impl Report {
+    fn add(&self, mutation: &Mutation, found: &Found) {
+        let mut surprises = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         println!("{}: {}", mutation.name, found.in_words(mutation));
         if found.is_surprise(mutation) {
             surprises.push(mutation.name);
         }
-    };
-    let numbered: Vec<(u32, &'static Mutation)> = (1..).zip(chosen.iter().copied()).collect();
-    let switched = tree.switch(&numbered)?;
-    let looks_further = chosen.len() == 1;
-    let mut hosts = Hosts { looks_further, ..Hosts::default() };
-    let mut baselines = Baselines::new();
-    let (together, alone): (Vec<_>, Vec<_>) = numbered.into_iter().partition(|(number, _)| switched.contains(number));
-    for (number, mutation) in together {
-        if process::interrupted() {
-            return Ok(false);
+    }
+
+    fn end(&self, count: usize) -> bool {
+        let surprises = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        println!("\n{count} mutations, {} not as expected", surprises.len());
+        for name in surprises.iter() {
+            println!("    {name}");
         }
-        hosts.select(number)?;
-        report(mutation, hunt(&mut hosts, &tree, mutation, &mut baselines).with_context(|| mutation.name)?);
+        surprises.is_empty()
     }
-    for (_, mutation) in &alone {
-        mutation.run.iter().try_for_each(|run| ensure_baseline(&mut hosts, &tree, run, &mut baselines))?;
-    }
-    let tree = Tree::copy(paths::root(), &paths::mutations().join("tree"))?;
-    tree::check(paths::root(), alone.iter().map(|(_, mutation)| *mutation))?;
-    for (_, mutation) in alone {
-        if process::interrupted() {
-            return Ok(false);
-        }
-        let original = tree.apply(mutation)?;
-        let found = hunt(&mut Hosts { looks_further, ..Hosts::default() }, &tree, mutation, &mut baselines);
-        tree.write(mutation.file, &original)?;
-        report(mutation, found.with_context(|| mutation.name)?);
-    }
-    println!("\n{} mutations, {} not as expected", chosen.len(), surprises.len());
-    for name in &surprises {
-        println!("    {name}");
-    }
-    Ok(surprises.is_empty())
 }
 
 /// Whether every entry of the table still names exactly one place of the tree, and boots that exist. Builds nothing.
@@ -142,6 +160,7 @@ fn first_of(red: &[String]) -> String {
 /// A boot without a mutation, by what it runs.
 type Baselines = BTreeMap<&'static str, Baseline>;
 
+#[derive(Clone)]
 struct Baseline {
     /// How long it may take with one.
     limit: Duration,
@@ -149,25 +168,97 @@ struct Baseline {
     red: Vec<String>,
 }
 
-/// Without this, a case that is red anyway would catch everything, and a slow machine would look like a host that hangs.
-/// Asked once of what is about to be run, of hosts that have all mutations in them and make none.
-fn ensure_baseline(hosts: &mut Hosts, tree: &Tree, run: &'static str, baselines: &mut Baselines) -> Result<()> {
-    if baselines.contains_key(run) {
-        return Ok(());
+/// Boots hosts with mutations in them, and looks for what is red then.
+struct Hunter {
+    hosts: Hosts,
+    /// Whether [`WHOLE`] is run, too.
+    looks_further: bool,
+    baselines: Mutex<Baselines>,
+}
+
+impl Hunter {
+    /// Hunts all of them, `jobs` at a time, in hosts that have all of them and make the one of the number.
+    fn hunt_all(&self, mutations: &[(u32, &'static Mutation)], jobs: usize, report: &Report) -> Result<()> {
+        let next = AtomicUsize::new(0);
+        let work = || {
+            while let Some((number, mutation)) = mutations.get(next.fetch_add(1, Ordering::Relaxed)) {
+                if process::interrupted() {
+                    break;
+                }
+                report.add(mutation, &self.hunt(Some(*number), mutation).with_context(|| mutation.name)?);
+            }
+            Ok(())
+        };
+        thread::scope(|scope| {
+            let workers: Vec<_> = (0..jobs.max(1)).map(|_| scope.spawn(work)).collect();
+            workers.into_iter().try_for_each(|worker| match worker.join() {
+                Ok(result) => result,
+                Err(_) => bail!("a thread panicked"),
+            })
+        })
     }
-    let number = hosts.number.unwrap_or(0);
-    hosts.select(0)?;
-    let (boot, filter) = boot_of(run)?;
-    let host = hosts.get(tree, boot.host)?;
-    let started = Instant::now();
-    let Reds { red, timed_out } = red_cases(&boot, &filter, host, BOOT_LIMIT)?;
-    ensure!(!timed_out, "{run} passes its time limit without a mutation");
-    if !red.is_empty() {
-        println!("red without a mutation: {}", red.join(", "));
+
+    /// Without this, a case that is red anyway would catch everything, and a slow machine would look like a host that hangs.
+    /// Asked once of what is about to be run, of hosts that have all mutations in them and make none.
+    fn baseline(&self, run: &'static str) -> Result<Baseline> {
+        let known = || self.baselines.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(baseline) = known().get(run) {
+            return Ok(baseline.clone());
+        }
+        let (boot, filter) = boot_of(run)?;
+        let started = Instant::now();
+        let Reds { red, timed_out } = red_cases(&boot, &filter, &self.hosts.with(boot.host, 0)?, BOOT_LIMIT)?;
+        ensure!(!timed_out, "{run} passes its time limit without a mutation");
+        if !red.is_empty() {
+            println!("red without a mutation: {}", red.join(", "));
+        }
+        let red = red.iter().map(|failure| name_in(failure).to_owned()).collect();
+        let baseline = Baseline { limit: (started.elapsed() * PATIENCE).max(PATIENCE_MIN), red };
+        known().insert(run, baseline.clone());
+        Ok(baseline)
     }
-    let red = red.iter().map(|failure| name_in(failure).to_owned()).collect();
-    baselines.insert(run, Baseline { limit: (started.elapsed() * PATIENCE).max(PATIENCE_MIN), red });
-    hosts.select(number)
+
+    /// Boots what the mutation names, one after the other, until what it breaks is red. Without a number, the mutation is
+    /// the only one in the hosts.
+    fn hunt(&self, number: Option<u32>, mutation: &Mutation) -> Result<Found> {
+        let mut found = Found::Survived;
+        for run in mutation.run {
+            let Reds { red, timed_out } = self.reds(number, run)?;
+            if mutation.is_named_by(&red) {
+                let (mut named, others): (Vec<_>, Vec<_>) =
+                    red.into_iter().partition(|failure| mutation.is_named_by(std::slice::from_ref(failure)));
+                named.extend(others);
+                return Ok(Found::Caught(named));
+            }
+            if timed_out {
+                return Ok(Found::Hangs(run));
+            }
+            if !red.is_empty() {
+                found = Found::CaughtByOthers(red);
+            }
+        }
+        if self.looks_further && matches!(found, Found::Survived) && mutation.survives.is_none() {
+            // Not what the table says, so all that could have caught it is of interest.
+            let red = self.reds(number, WHOLE)?.red;
+            if !red.is_empty() {
+                found = Found::CaughtElsewhere(red);
+            }
+        }
+        Ok(found)
+    }
+
+    /// What is red with the mutation, and not without.
+    fn reds(&self, number: Option<u32>, run: &'static str) -> Result<Reds> {
+        let baseline = self.baseline(run)?;
+        let (boot, filter) = boot_of(run)?;
+        let host = match number {
+            Some(number) => &self.hosts.with(boot.host, number)?,
+            None => self.hosts.get(boot.host)?,
+        };
+        let mut reds = red_cases(&boot, &filter, host, baseline.limit)?;
+        reds.red.retain(|failure| baseline.red.iter().all(|name| name != name_in(failure)));
+        Ok(reds)
+    }
 }
 
 /// Of a case, in what is said of its failure.
@@ -175,90 +266,48 @@ fn name_in(failure: &str) -> &str {
     failure.split(' ').next().unwrap_or_default()
 }
 
-/// Boots what the mutation names, one after the other, until what it breaks is red.
-fn hunt(hosts: &mut Hosts, tree: &Tree, mutation: &Mutation, baselines: &mut Baselines) -> Result<Found> {
-    let mut found = Found::Survived;
-    for run in mutation.run {
-        let (boot, filter) = boot_of(run)?;
-        if hosts.number.is_some() {
-            ensure_baseline(hosts, tree, run, baselines)?;
-        }
-        let host = match hosts.get(tree, boot.host) {
-            Ok(host) => host,
-            Err(error) => return Ok(Found::DoesNotBuild(format!("{error:#}"))),
-        };
-        let baseline = baselines.get(run);
-        let limit = baseline.map_or(BOOT_LIMIT, |baseline| baseline.limit);
-        let Reds { mut red, timed_out } = red_cases(&boot, &filter, host, limit)?;
-        red.retain(|failure| baseline.is_none_or(|baseline| baseline.red.iter().all(|name| name != name_in(failure))));
-        if mutation.is_named_by(&red) {
-            let (mut named, others): (Vec<_>, Vec<_>) =
-                red.into_iter().partition(|failure| mutation.is_named_by(std::slice::from_ref(failure)));
-            named.extend(others);
-            return Ok(Found::Caught(named));
-        }
-        if timed_out {
-            return Ok(Found::Hangs(run));
-        }
-        if !red.is_empty() {
-            found = Found::CaughtByOthers(red);
-        }
-    }
-    if hosts.looks_further && matches!(found, Found::Survived) && mutation.survives.is_none() {
-        // Not what the table says, so all that could have caught it is of interest.
-        let (boot, filter) = boot_of(WHOLE)?;
-        if hosts.number.is_some() {
-            ensure_baseline(hosts, tree, WHOLE, baselines)?;
-        }
-        let Reds { mut red, .. } = red_cases(&boot, &filter, hosts.get(tree, boot.host)?, BOOT_LIMIT)?;
-        red.retain(|failure| {
-            baselines.get(WHOLE).is_none_or(|baseline| baseline.red.iter().all(|name| name != name_in(failure)))
-        });
-        if !red.is_empty() {
-            found = Found::CaughtElsewhere(red);
-        }
-    }
-    Ok(found)
-}
-
-/// The hosts built from the tree as it is now, and the number of the mutation that is made in them.
-#[derive(Default)]
-struct Hosts {
-    images: BTreeMap<&'static str, HostImage>,
-    number: Option<u32>,
-    /// Whether [`WHOLE`] is run, too.
-    looks_further: bool,
-}
+/// The hosts built from the tree as it is.
+struct Hosts(BTreeMap<&'static str, HostImage>);
 
 impl Hosts {
-    /// Makes the mutation of this number in all of them.
-    fn select(&mut self, number: u32) -> Result<()> {
-        self.number = Some(number);
-        self.images.values_mut().try_for_each(|image| switch::select(&mut image.host, number))
+    /// Those that these mutations are booted in.
+    fn build<'a>(tree: &Tree, mutations: impl IntoIterator<Item = &'a Mutation>) -> Result<Self> {
+        let mut images = BTreeMap::new();
+        for run in mutations.into_iter().flat_map(|mutation| mutation.run).chain([&WHOLE]) {
+            let kind = boot_of(run)?.0.host;
+            if !images.contains_key(kind.name()) {
+                images.insert(kind.name(), build(tree, kind)?);
+            }
+        }
+        Ok(Self(images))
     }
 
-    fn get(&mut self, tree: &Tree, kind: HostKind) -> Result<&HostImage> {
-        if !self.images.contains_key(kind.name()) {
-            let target = paths::mutations().join(kind.name());
-            let mut build = kind.command_in(&tree.host(), &target);
-            build.arg("--quiet");
-            if kind == HostKind::Sse {
-                // The cases run in seconds however the host is compiled; to build it is what takes long. Without SSE it builds
-                // only as it is: code that is optimised out asks for SSE registers at a lower level.
-                let quick = [("LTO", "off"), ("CODEGEN_UNITS", "16"), ("OPT_LEVEL", "1"), ("INCREMENTAL", "true")];
-                for (name, value) in quick {
-                    build.env(format!("CARGO_PROFILE_RELEASE_{name}"), value);
-                }
-            }
-            capture(&mut build, BUILD_LIMIT)?.success()?;
-            let mut image = HostKind::load_from(&target)?;
-            if let Some(number) = self.number {
-                switch::select(&mut image.host, number)?;
-            }
-            self.images.insert(kind.name(), image);
-        }
-        self.images.get(kind.name()).context("a host that was just built")
+    fn get(&self, kind: HostKind) -> Result<&HostImage> {
+        self.0.get(kind.name()).context("a host that was not built")
     }
+
+    /// One that makes the mutation of this number.
+    fn with(&self, kind: HostKind, number: u32) -> Result<HostImage> {
+        let image = self.get(kind)?;
+        let mut image = HostImage { host: image.host.clone(), boot: image.boot.clone() };
+        switch::select(&mut image.host, number)?;
+        Ok(image)
+    }
+}
+
+fn build(tree: &Tree, kind: HostKind) -> Result<HostImage> {
+    let target = paths::mutations().join(kind.name());
+    let mut build = kind.command_in(&tree.host(), &target);
+    build.arg("--quiet");
+    // The cases run in seconds however the host is compiled; to build it is what takes long. Without SSE it builds only with
+    // LTO: code that is not optimised across crates asks for SSE registers.
+    let (lto, units) = if kind == HostKind::Sse { ("off", "16") } else { ("true", "1") };
+    let quick = [("LTO", lto), ("CODEGEN_UNITS", units), ("OPT_LEVEL", "1"), ("INCREMENTAL", "true")];
+    for (name, value) in quick {
+        build.env(format!("CARGO_PROFILE_RELEASE_{name}"), value);
+    }
+    capture(&mut build, BUILD_LIMIT)?.success()?;
+    HostKind::load_from(&target)
 }
 
 /// A boot of the suite, and which of its cases: both from the name of a case or the beginning of one.

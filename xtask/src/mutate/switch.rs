@@ -1,7 +1,7 @@
 //! All mutations in one host: each stands beside what it replaces, and a number in the image says which is made.
 //!
-//! So the host is built once, and a mutation costs a boot. What cannot be written so (constants, patterns, parts of an
-//! expression) is built for itself.
+//! So the host is built once, and a mutation costs a boot. Where a part of a statement is another, the whole block stands there
+//! twice. What cannot be written so (constants, jumps in assembly) is built for itself.
 
 use std::{collections::BTreeMap, ops::Range};
 
@@ -43,21 +43,35 @@ pub struct Switched {
 /// A place of a file, and what may stand there by number.
 struct Place {
     range: Range<usize>,
+    form: Form,
     choices: Vec<(u32, String)>,
+}
+
+/// How a choice between texts is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// Lines of assembly.
+    Assembly,
+    /// A condition that stands beside others, on a line of its own, and may be left out.
+    Condition,
+    /// A binding, by its value.
+    Binding,
+    /// Whole statements, or all that is in a block.
+    Statements,
 }
 
 /// Puts into `files`, the texts as they are, all of the mutations (with their numbers) that can be.
 pub fn switch(files: &BTreeMap<&'static str, String>, mutations: &[(u32, &'static Mutation)]) -> Switched {
     let mut places: BTreeMap<&'static str, Vec<Place>> = BTreeMap::new();
     let mut numbers = Vec::new();
-    for (number, mutation) in mutations.iter().filter(|(_, mutation)| !mutation.built_alone) {
+    for (number, mutation) in mutations {
         let Some(text) = files.get(mutation.file) else { continue };
-        let Some((range, replacement)) = widen(text, mutation) else { continue };
+        let Some((range, form, replacement)) = widen(text, mutation) else { continue };
         let places = places.entry(mutation.file).or_default();
-        if let Some(place) = places.iter_mut().find(|place| place.range == range) {
+        if let Some(place) = places.iter_mut().find(|place| place.range == range && place.form == form) {
             place.choices.push((*number, replacement));
-        } else if places.iter().all(|place| place.range.end <= range.start || range.end <= place.range.start) {
-            places.push(Place { range, choices: vec![(*number, replacement)] });
+        } else if places.iter().all(|place| are_apart(&place.range, &range) || is_nested(&place.range, &range)) {
+            places.push(Place { range, form, choices: vec![(*number, replacement)] });
         } else {
             continue;
         }
@@ -67,15 +81,42 @@ pub fn switch(files: &BTreeMap<&'static str, String>, mutations: &[(u32, &'stati
     Switched { numbers, texts }
 }
 
+fn are_apart(a: &Range<usize>, b: &Range<usize>) -> bool {
+    a.end <= b.start || b.end <= a.start
+}
+
+fn is_nested(a: &Range<usize>, b: &Range<usize>) -> bool {
+    let holds = |outer: &Range<usize>, inner: &Range<usize>| outer.start <= inner.start && inner.end <= outer.end;
+    a != b && (holds(a, b) || holds(b, a))
+}
+
 fn rewrite(text: &str, mut places: Vec<Place>) -> String {
-    places.sort_by_key(|place| std::cmp::Reverse(place.range.start));
-    let mut text = text.to_owned();
-    for Place { range, choices } in places {
-        let original = &text[range.clone()];
-        let choice = if is_assembly(original) { in_assembly(original, &choices) } else { in_rust(original, &choices) };
-        text.replace_range(range, &choice);
+    // What holds others comes before them.
+    places.sort_by_key(|place| (place.range.start, std::cmp::Reverse(place.range.end)));
+    rewrite_range(text, 0..text.len(), &places)
+}
+
+/// Where places are nested, a choice of the inner one stands in what the outer one has without a mutation.
+fn rewrite_range(text: &str, range: Range<usize>, places: &[Place]) -> String {
+    let (mut all, mut at, mut rest) = (String::new(), range.start, places);
+    while let Some((place, others)) = rest.split_first() {
+        let inside = others.iter().take_while(|other| other.range.start < place.range.end).count();
+        let original = rewrite_range(text, place.range.clone(), &others[..inside]);
+        all += &text[at..place.range.start];
+        all += &choice(&original, place);
+        at = place.range.end;
+        rest = &others[inside..];
     }
-    text
+    all + &text[at..range.end]
+}
+
+fn choice(original: &str, place: &Place) -> String {
+    match place.form {
+        Form::Assembly => in_assembly(original, &place.choices),
+        Form::Condition => in_condition(original, &place.choices),
+        Form::Binding => in_binding(original, &place.choices),
+        Form::Statements => in_statements(original, &place.choices),
+    }
 }
 
 fn is_assembly(text: &str) -> bool {
@@ -102,22 +143,26 @@ fn in_assembly(original: &str, choices: &[(u32, String)]) -> String {
     format!("{tests}{original}\n\"jmp {last}f{end}\",\n{replacements}\"{last}:{end}\",")
 }
 
-fn in_rust(original: &str, choices: &[(u32, String)]) -> String {
-    let expression = |text: &str| {
+fn in_condition(original: &str, choices: &[(u32, String)]) -> String {
+    let condition = condition_in(original).unwrap_or_default();
+    let numbers = choices.iter().map(|(number, _)| format!("!crate::mutant({number}) && "));
+    format!("|| {}({condition})\n", numbers.collect::<String>())
+}
+
+fn in_binding(original: &str, choices: &[(u32, String)]) -> String {
+    let (pattern, value) = original.split_once('=').unwrap_or_default();
+    let value_of = |text: &str| {
         let (_, value) = text.split_once('=').unwrap_or_default();
         value.trim().trim_end_matches(';').to_owned()
     };
-    if let Some(condition) = condition_in(original) {
-        let numbers = choices.iter().map(|(number, _)| format!("!crate::mutant({number}) && "));
-        return format!("|| {}({condition})\n", numbers.collect::<String>());
+    let mut all = format!("{}= ", pattern.trim_start());
+    for (number, replacement) in choices {
+        all += &format!("if crate::mutant({number}) {{ {} }} else ", value_of(replacement));
     }
-    if let Some((pattern, _)) = original.trim_start().strip_prefix("let ").and_then(|rest| rest.split_once('=')) {
-        let mut all = format!("let {pattern}= ");
-        for (number, replacement) in choices {
-            all += &format!("if crate::mutant({number}) {{ {} }} else ", expression(replacement));
-        }
-        return format!("{all}{{ {} }};", expression(original));
-    }
+    format!("{all}{{ {} }};", value.trim().trim_end_matches(';'))
+}
+
+fn in_statements(original: &str, choices: &[(u32, String)]) -> String {
     let mut all = String::new();
     for (number, replacement) in choices {
         all += &format!("if crate::mutant({number}) {{\n{replacement}\n}} else ");
@@ -125,8 +170,9 @@ fn in_rust(original: &str, choices: &[(u32, String)]) -> String {
     format!("{all}{{\n{original}\n}}\n")
 }
 
-/// The whole lines that a mutation is in, without those that it leaves alone, if they can be chosen between at run time.
-fn widen(text: &str, mutation: &Mutation) -> Option<(Range<usize>, String)> {
+/// The whole lines that a mutation is in, without those that it leaves alone, if they can be chosen between at run time;
+/// otherwise the block that it is in.
+fn widen(text: &str, mutation: &Mutation) -> Option<(Range<usize>, Form, String)> {
     let found = text.find(mutation.find)?;
     let start = text[..found].rfind('\n').map_or(0, |at| at + 1);
     let found_end = found + mutation.find.len();
@@ -140,9 +186,77 @@ fn widen(text: &str, mutation: &Mutation) -> Option<(Range<usize>, String)> {
     let after = old.iter().rev().zip(new.iter().rev()).take(shorter).take_while(|(a, b)| a == b).count();
     let start = start + old[..before].iter().map(|line| line.len()).sum::<usize>();
     let (old, new) = (old[before..old.len() - after].concat(), new[before..new.len() - after].concat());
-    let goes = new.trim().is_empty() && condition_in(&old).is_some();
-    (goes || can_be_chosen(&old) && (new.trim().is_empty() || is_assembly(&old) || can_be_chosen(&new)))
-        .then(|| (start..start + old.len(), new))
+    let range = start..start + old.len();
+    match form_of(&old, &new) {
+        Some(form) => Some((range, form, new)),
+        None if is_assembly(&old) => None,
+        None => {
+            let block = block_around(text, &range)?;
+            let new = [&text[block.start..range.start], &new, &text[range.end..block.end]].concat();
+            Some((block, Form::Statements, new))
+        }
+    }
+}
+
+fn form_of(old: &str, new: &str) -> Option<Form> {
+    let goes = new.trim().is_empty();
+    if goes && condition_in(old).is_some() {
+        return Some(Form::Condition);
+    }
+    if is_assembly(old) {
+        return can_be_chosen(old).then_some(Form::Assembly);
+    }
+    if !can_be_chosen(old) || !goes && !can_be_chosen(new) {
+        return None;
+    }
+    let binds = |text: &str| text.trim_start().starts_with("let ");
+    if binds(old) && !goes && binds(new) { Some(Form::Binding) } else { (!binds(old)).then_some(Form::Statements) }
+}
+
+/// The lines in the innermost braces around `range` that hold statements, of a function that is not `const`.
+fn block_around(text: &str, range: &Range<usize>) -> Option<Range<usize>> {
+    let mut depth = 0;
+    for at in (0..range.start).rev() {
+        match text.as_bytes()[at] {
+            b'}' => depth += 1,
+            b'{' if depth > 0 => depth -= 1,
+            b'{' => {
+                let line = text[..at].rfind('\n').map_or(0, |at| at + 1);
+                let opener = text[line..at].trim();
+                if opener.contains("impl ") || opener.contains("macro_rules!") || opener.contains("const fn") {
+                    return None;
+                }
+                let end = end_of_block(text, at)?;
+                if text[at..].starts_with("{\n") && opens_statements(opener) && end >= range.end {
+                    return Some(at + 2..end);
+                }
+            }
+            _ => {}
+        }
+    }
+    None
+}
+
+fn opens_statements(opener: &str) -> bool {
+    let begins =
+        ["if ", "for ", "while ", "loop", "unsafe", "else", "} else"].iter().any(|word| opener.starts_with(word));
+    opener.contains("fn ") || opener.contains("-> ") || opener.ends_with("=>") || opener == ")" || begins
+}
+
+/// Where the line of the brace begins that closes the one at `open`.
+fn end_of_block(text: &str, open: usize) -> Option<usize> {
+    let mut depth = 0;
+    for (at, byte) in text.bytes().enumerate().skip(open) {
+        match byte {
+            b'{' => depth += 1,
+            b'}' => depth -= 1,
+            _ => {}
+        }
+        if depth == 0 {
+            return text[..at].rfind('\n').map(|line| line + 1);
+        }
+    }
+    None
 }
 
 /// Whole statements, or lines of assembly.
@@ -173,16 +287,8 @@ fn can_be_chosen(text: &str) -> bool {
 mod tests {
     use super::*;
 
-    const DELETE: Mutation = Mutation {
-        name: "one",
-        file: "a.rs",
-        find: "b();",
-        replace: "",
-        run: &[],
-        expect: None,
-        built_alone: false,
-        survives: None,
-    };
+    const DELETE: Mutation =
+        Mutation { name: "one", file: "a.rs", find: "b();", replace: "", run: &[], expect: None, survives: None };
 
     fn switched(text: &str, mutations: &'static [Mutation]) -> (Vec<u32>, Option<String>) {
         let files = BTreeMap::from([("a.rs", text.to_owned())]);
@@ -246,5 +352,23 @@ mod tests {
         assert_eq!(image[4..8], [4, 3, 2, 1]);
         assert!(select(&mut [0; 64], 1).is_err());
         assert!(select(&mut [&[0; 4][..], MARK, MARK].concat(), 1).is_err());
+    }
+
+    #[test]
+    fn a_part_of_a_statement_is_chosen_with_its_block() {
+        const ONE: &[Mutation] = &[Mutation { find: "a + 1", replace: "a", ..DELETE }];
+        let (_, text) = switched("fn f() -> u8 {\n    let a = 1;\n    a + 1\n}\n", ONE);
+        let expected = "fn f() -> u8 { if crate::mutant(1) { let a = 1; a } else { let a = 1; a + 1 } }";
+        assert_eq!(words(&text.unwrap()), words(expected));
+    }
+
+    #[test]
+    fn a_choice_may_stand_in_another() {
+        const TWO: &[Mutation] = &[DELETE, Mutation { find: "a + 1", replace: "a", ..DELETE }];
+        let (numbers, text) = switched("fn f() -> u8 {\n    b();\n    a + 1\n}\n", TWO);
+        assert_eq!(numbers, [1, 2]);
+        let expected = "fn f() -> u8 { if crate::mutant(2) { b(); a } \
+                        else { if crate::mutant(1) { } else { b(); } a + 1 } }";
+        assert_eq!(words(&text.unwrap()), words(expected));
     }
 }

@@ -127,16 +127,8 @@ pub fn check<'a>(root: &Path, table: impl IntoIterator<Item = &'a Mutation>) -> 
 mod tests {
     use super::*;
 
-    const MUTATION: Mutation = Mutation {
-        name: "one",
-        file: "a.rs",
-        find: "x();",
-        replace: "",
-        run: &[],
-        expect: None,
-        built_alone: false,
-        survives: None,
-    };
+    const MUTATION: Mutation =
+        Mutation { name: "one", file: "a.rs", find: "x();", replace: "", run: &[], expect: None, survives: None };
 
     fn verdict(text: &str, table: &[Mutation]) -> Result<()> {
         let folder = tempfile::tempdir()?;

@@ -122,12 +122,12 @@ const LINES: &[Line] = &[
     Line {
         id: "Host state",
         expected: "The host's state is the host's behind every run",
-        cases: &["host.*", "world.*", "owners.*"],
+        cases: &["host.*", "world.*", "owners.*", "switch.*"],
     },
     Line {
         id: "Guest state",
         expected: "The guest's state is the guest's through exits, binds, other vCPUs and other processors; and at reset",
-        cases: &["registers.*", "world.patterns_*", "start.*", "debug.*", "corners.setup_resets_the_fpu"],
+        cases: &["registers.*", "world.patterns_*", "start.*", "debug.*", "corners.setup_resets_*"],
     },
     Line {
         id: "Time 1",
@@ -149,6 +149,7 @@ const LINES: &[Line] = &[
         id: "Time 3",
         expected: "A skipped instruction ends STI and MOV SS blocking, traps where TF is set, and RIP wraps",
         cases: &[
+            "quick.*",
             "debug.single_step_*",
             "blocked.hlt_ends_the_shadow",
             "blocked.rip_wraps_at_4_gib",

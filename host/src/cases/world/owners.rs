@@ -7,12 +7,13 @@ use core::arch::asm;
 
 use axvcpu::AxArchVCpu;
 use spin::Mutex;
+use x86_64::registers::control::{Cr4, Cr4Flags};
 use x86_vcpu::FpuPolicy;
 
 use super::{
     super::{
         Case,
-        check::{CaseResult, equal, fail, is_true},
+        check::{CaseResult, equal, fail, is_error, is_true},
         code::guest_code,
         guest::Guest,
         need::Need,
@@ -28,6 +29,7 @@ pub const CASES: &[Case] = &[
     Case::new("owners.vmx_off_then_elsewhere", vmx_off_then_elsewhere).needs(&[Need::Processors(2)]).on_first(),
     Case::new("owners.vmx_off_then_dropped", vmx_off_then_dropped).needs(&[Need::Processors(2)]).on_first(),
     Case::new("owners.two_policies", two_policies).needs(&[Need::Xsave]),
+    Case::new("owners.host_without_osxsave", host_without_osxsave).needs(&[Need::Xsave]),
 ];
 
 /// A guest ran, and VMX was turned off while it was bound: its state goes with it to another processor.
@@ -100,6 +102,22 @@ fn two_policies() -> CaseResult {
     stays.vcpu.unbind()?;
     moves.expect_out(0x99)?;
     equal("the host's XCR0", read_xcr0(), before)
+}
+
+/// A host that takes back what its vCPUs were made for gets an error, and not an exception.
+fn host_without_osxsave() -> CaseResult {
+    let mut guest = Guest::long(exits())?;
+    let host = Cr4::read();
+    // SAFETY: nothing of this host uses XSAVE by itself.
+    unsafe { Cr4::write(host & !Cr4Flags::OSXSAVE) };
+    let result = guest.vcpu.run();
+    // SAFETY: what it was.
+    unsafe { Cr4::write(host) };
+    is_error("a run without CR4.OSXSAVE", result)?;
+    // That the host's CR4 is another than at the bind is not the matter here.
+    guest.vcpu.unbind()?;
+    guest.vcpu.bind()?;
+    guest.expect_out(0x99).map(drop)
 }
 
 fn turn_off_and_on() -> CaseResult {

@@ -1,7 +1,9 @@
 //! Registers that the processor itself uses, used by the guest behind exits: what RDMSR answers is one thing, where
 //! SYSCALL leads another.
 
-use axvcpu::AxArchVCpu;
+use alloc::{vec, vec::Vec};
+
+use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
 use x86_64::{
     instructions::tables::{lgdt, lidt, sgdt, sidt},
     registers::control::{Cr4, Cr4Flags},
@@ -20,7 +22,10 @@ use super::{
     host::PatternedHost,
     pattern::Pattern,
 };
-use crate::{arch::segments, vmx};
+use crate::{
+    arch::{segments, time},
+    vmx,
+};
 
 pub const CASES: &[Case] = &[
     Case::new("world.guest_uses_syscall", syscall),
@@ -298,21 +303,28 @@ fn with_tables_as_they_are() -> CaseResult {
     guest.run_to_halt().map(drop)
 }
 
+guest_code!(say_again, "code64", "2: out 0x99, al", "jmp 2b");
+
 /// An exit leaves the limit that a TSS without I/O bitmap has. What it is then only IN and OUT at CPL 3 would show, but LTR,
 /// which puts it right, sets the descriptor's busy bit.
 fn host_task_register_is_loaded_again() -> CaseResult {
     let busy_behind_a_run = |limit| {
         segments::load_task(limit);
         vmx::with_state(vmx::State::refresh)?;
-        let mut guest = Guest::long(read_cr4())?;
-        segments::forget_busy_task();
-        let exit = guest.vcpu.run();
-        let busy = segments::task_is_busy();
+        let mut guest = Guest::long(say_again())?;
+        guest.vcpu.set_time_slice(Some(time::ticks(200_000)))?;
+        let (mut exit, mut busy) = (Ok(Exit::Nothing), Vec::new());
+        // Also behind an entry before which there is nothing to do.
+        for _ in 0..3 {
+            segments::forget_busy_task();
+            exit = exit.and_then(|_| guest.vcpu.run());
+            busy.push(segments::task_is_busy());
+        }
         segments::load_task(segments::TASK);
         vmx::with_state(vmx::State::refresh)?;
         exit?;
         Ok::<_, super::super::check::Failure>(busy)
     };
-    same("a TSS with an I/O bitmap is loaded again", busy_behind_a_run(segments::LARGE_TASK)?, true)?;
-    same("one without is not", busy_behind_a_run(segments::TASK)?, false)
+    same("a TSS with an I/O bitmap is loaded again", busy_behind_a_run(segments::LARGE_TASK)?, vec![true; 3])?;
+    same("one without is not", busy_behind_a_run(segments::TASK)?, vec![false; 3])
 }

@@ -1,6 +1,9 @@
 //! Extended state, under both policies.
 
-use super::{Mutation, NO_SSE, NO_SSE_OLD, NO_SSE_SETUP, NO_SSE_XSETBV, OWNERS, PROCESSORS, RESET};
+use super::{
+    HOSTS, Mutation, NO_SSE, NO_SSE_LOOKS, NO_SSE_OLD, NO_SSE_OWNERS, NO_SSE_SETUP, NO_SSE_XSETBV, OWNERS, PROCESSORS,
+    RESET, WORLD,
+};
 
 const XSTATE: &str = "src/vmx/vcpu/xstate.rs";
 const FPU: &str = "src/vmx/fpu.rs";
@@ -155,7 +158,7 @@ pub const TABLE: &[Mutation] = &[
             asm!("xrstor64"#,
         r#"            asm!("xrstor64"#,
     )
-    .run(NO_SSE),
+    .run(NO_SSE_SETUP),
     Mutation::replace(
         "WhileBound: XCR0 behind XRSTOR",
         FPU,
@@ -165,4 +168,31 @@ pub const TABLE: &[Mutation] = &[
 "#,
     )
     .run(NO_SSE),
+    Mutation::delete("bind: how the extended state is moved", XSTATE, "switch.method = self.method;").run(WORLD),
+    Mutation::delete("bind: a host under which it cannot be moved", XSTATE, "self.check_host()?;").run(HOSTS),
+    Mutation::replace(
+        "bind: a guest that is in another processor's registers",
+        XSTATE,
+        "if self.loaded.get().is_some_and(|last| !core::ptr::eq(last, home) && last.fpu.is(&self.guest)) {",
+        "if false {",
+    )
+    .run(NO_SSE_OWNERS),
+    Mutation::replace(
+        "drop: the extended state",
+        XSTATE,
+        r#"self.unbind();
+        if self.loaded"#,
+        "if self.loaded",
+    )
+    .run(NO_SSE_OWNERS),
+    Mutation::delete("WhileBound: how it is moved", FPU, "self.method.store(method, Release);").run(NO_SSE),
+    Mutation::replace(
+        "WhileBound: a look at the state leaves XCR0",
+        FPU,
+        "unsafe { set_xcr0(xcr0) };\n        }\n    }\n\n    fn save",
+        "let _ = xcr0;\n        }\n    }\n\n    fn save",
+    )
+    .run(NO_SSE),
+    Mutation::replace("WhileBound: a look at the state", XSTATE, "home.fpu.store(&self.guest);", "let _ = home;")
+        .run(NO_SSE_LOOKS),
 ];

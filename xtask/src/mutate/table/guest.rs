@@ -3,6 +3,7 @@
 use super::{CR4, Mutation, PAGING, RESET, WORLD};
 
 const START: &str = "src/vmx/vcpu/start.rs";
+const INSPECT: &str = "src/vmx/vcpu/inspect.rs";
 const CONTROL: &str = "src/vmx/vcpu/control_registers.rs";
 
 pub const TABLE: &[Mutation] = &[
@@ -43,7 +44,8 @@ pub const TABLE: &[Mutation] = &[
         START,
         "vmcs.write(VmcsControl32::VMENTRY_INTERRUPTION_INFO, 0);",
     )
-    .run(RESET),
+    .run(RESET)
+    .survives("a new VMCS of Bochs has 0 there, and nothing is left there by an exit or a failed entry"),
     Mutation::replace("reset: data segments", START, "self.write_data_segments(real_data);", "let _ = real_data;")
         .run(RESET),
     Mutation::replace(
@@ -64,6 +66,15 @@ pub const TABLE: &[Mutation] = &[
     Mutation::delete("reset: debug registers", START, "self.debug.reset(DR6_RESET);").run(RESET),
     Mutation::delete("reset: CR8", START, "self.cr8 = 0;").run(RESET),
     Mutation::delete("reset: events", START, "self.events.clear();").run(RESET),
+    Mutation::delete("reset: the shadow that an instruction ended", START, "self.shadow_ended = false;")
+        .run(RESET)
+        .survives("there is no shadow after reset, and who writes one says so"),
+    Mutation::delete(
+        "caller's interruptibility: the shadow that an instruction ended",
+        INSPECT,
+        "self.shadow_ended = false;",
+    )
+    .run(RESET),
     Mutation::delete("reset: completion", START, "self.completion = None;").run(RESET),
     Mutation::delete("reset: MSR lists", START, "self.msrs.reset();").run(RESET),
     Mutation::delete("reset: extended state", START, "self.xstate.reset(&mut self.context.xstate);").run(RESET),

@@ -12,7 +12,11 @@ const EXITS: &str = "src/vmx/vcpu/exits.rs";
 const VMCS: &str = "src/vmx/vmcs/mod.rs";
 const PROCESSOR: &str = "src/vmx/processor.rs";
 const PERCPU: &str = "src/vmx/percpu.rs";
-const CAPABILITY: &str = "src/vmx/capability.rs";
+const SETUP: &str = "src/vmx/vcpu/setup.rs";
+
+/// Where each control is taken out on its way into the VMCS.
+const EXIT_CONTROLS: &str = "vmcs.write(VmcsControl32::VMEXIT_CONTROLS, exit);";
+const ENTRY_CONTROLS: &str = "vmcs.write(VmcsControl32::VMENTRY_CONTROLS, entry);";
 
 const WRITTEN_BY_EXITS: &str = "the guest changes it only by an exit that writes the field";
 
@@ -180,7 +184,24 @@ pub const TABLE: &[Mutation] = &[
         let result = self.run_undisturbed();"#,
         "let result = self.run_undisturbed();",
     )
-    .run(WORLD),
+    .run(REFUSED),
+    Mutation::replace(
+        "run_once: RFLAGS.IF is cleared",
+        RUN,
+        r#"interrupts::disable();
+    let result = run();"#,
+        "let result = run();",
+    )
+    .run(REFUSED),
+    Mutation::replace(
+        "run_once: RFLAGS.IF behind it",
+        RUN,
+        r#"let result = run();
+    if interrupts_were_on {"#,
+        r#"let result = run();
+    if false && interrupts_were_on {"#,
+    )
+    .run(REFUSED),
     Mutation::replace(
         "exit: RFLAGS.IF",
         RUN,
@@ -284,30 +305,63 @@ pub const TABLE: &[Mutation] = &[
     )
     .run(ENABLE)
     .survives("nothing here makes VMXON fail behind the checks before it"),
-    Mutation::delete("exit control: SAVE_DEBUG_CONTROLS", CAPABILITY, ".union(ExitControls::SAVE_DEBUG_CONTROLS)")
-        .built_alone()
-        .run(WORLD)
-        .survives(WRITTEN_BY_EXITS),
-    Mutation::delete("exit control: SAVE_PAT", CAPABILITY, ".union(ExitControls::SAVE_PAT)")
-        .built_alone()
-        .run(WORLD)
-        .survives(WRITTEN_BY_EXITS),
-    Mutation::delete("exit control: LOAD_PAT", CAPABILITY, ".union(ExitControls::LOAD_PAT)").built_alone().run(WORLD),
-    Mutation::delete("exit control: SAVE_EFER", CAPABILITY, ".union(ExitControls::SAVE_EFER)")
-        .built_alone()
-        .run(WORLD)
-        .survives(WRITTEN_BY_EXITS),
-    Mutation::delete("exit control: LOAD_EFER", CAPABILITY, ".union(ExitControls::LOAD_EFER)").built_alone().run(WORLD),
+    Mutation::replace(
+        "exit control: SAVE_DEBUG_CONTROLS",
+        SETUP,
+        EXIT_CONTROLS,
+        "vmcs.write(VmcsControl32::VMEXIT_CONTROLS, exit & !(1 << 2));",
+    )
+    .run(WORLD)
+    .survives(WRITTEN_BY_EXITS),
+    Mutation::replace(
+        "exit control: SAVE_PAT",
+        SETUP,
+        EXIT_CONTROLS,
+        "vmcs.write(VmcsControl32::VMEXIT_CONTROLS, exit & !(1 << 18));",
+    )
+    .run(WORLD)
+    .survives(WRITTEN_BY_EXITS),
+    Mutation::replace(
+        "exit control: LOAD_PAT",
+        SETUP,
+        EXIT_CONTROLS,
+        "vmcs.write(VmcsControl32::VMEXIT_CONTROLS, exit & !(1 << 19));",
+    )
+    .run(WORLD),
+    Mutation::replace(
+        "exit control: SAVE_EFER",
+        SETUP,
+        EXIT_CONTROLS,
+        "vmcs.write(VmcsControl32::VMEXIT_CONTROLS, exit & !(1 << 20));",
+    )
+    .run(WORLD)
+    .survives(WRITTEN_BY_EXITS),
+    Mutation::replace(
+        "exit control: LOAD_EFER",
+        SETUP,
+        EXIT_CONTROLS,
+        "vmcs.write(VmcsControl32::VMEXIT_CONTROLS, exit & !(1 << 21));",
+    )
+    .run(WORLD),
     Mutation::replace(
         "entry control: LOAD_DEBUG_CONTROLS",
-        CAPABILITY,
-        "EntryControls::LOAD_DEBUG_CONTROLS.union(EntryControls::LOAD_PAT)",
-        "EntryControls::LOAD_PAT",
+        SETUP,
+        ENTRY_CONTROLS,
+        "vmcs.write(VmcsControl32::VMENTRY_CONTROLS, entry & !(1 << 2));",
     )
-    .built_alone()
     .run(WORLD),
-    Mutation::delete("entry control: LOAD_PAT", CAPABILITY, ".union(EntryControls::LOAD_PAT)").built_alone().run(WORLD),
-    Mutation::delete("entry control: LOAD_EFER", CAPABILITY, ".union(EntryControls::LOAD_EFER)")
-        .built_alone()
-        .run(WORLD),
+    Mutation::replace(
+        "entry control: LOAD_PAT",
+        SETUP,
+        ENTRY_CONTROLS,
+        "vmcs.write(VmcsControl32::VMENTRY_CONTROLS, entry & !(1 << 14));",
+    )
+    .run(WORLD),
+    Mutation::replace(
+        "entry control: LOAD_EFER",
+        SETUP,
+        ENTRY_CONTROLS,
+        "vmcs.write(VmcsControl32::VMENTRY_CONTROLS, entry & !(1 << 15));",
+    )
+    .run(WORLD),
 ];

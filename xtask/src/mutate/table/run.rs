@@ -132,14 +132,13 @@ pub const TABLE: &[Mutation] = &[
     )
     .run(REFUSED),
     Mutation::delete("RIP: its slot is forgotten", VMCS, "remove(&self.valid, VmcsGuestNW::RIP.index());")
-        .run(REPEATED),
+        .run(REFUSED),
     Mutation::replace(
         "care: a vCPU that is not set up",
         RUN,
         "!self.controls.done\n            || ",
         "false\n            || ",
     )
-    .built_alone()
     .run(REPEATED)
     .survives(NOT_AFTER_AN_ENTRY),
     Mutation::delete("care: a vCPU that waits for a start-up IPI", RUN, "\n            || self.waits_for_startup")
@@ -150,7 +149,7 @@ pub const TABLE: &[Mutation] = &[
         .survives(NOT_AFTER_AN_ENTRY),
     Mutation::delete("care: events that wait", RUN, "\n            || !self.events.is_idle()").run(EVENTS),
     Mutation::delete("care: a window that is open", RUN, "\n            || self.has_open_window()").run(WINDOWS),
-    Mutation::delete("care: the host's debug registers", RUN, "\n            || !self.debug.is_idle()").run(WORLD),
+    Mutation::delete("care: the host's debug registers", RUN, "\n            || !self.debug.is_idle()").run(REPEATED),
     Mutation::delete("care: the guest's breakpoints", RUN, "\n            || self.debug.has_breakpoints()")
         .run(DEBUG)
         .survives("the debug registers are not idle then, which is the condition before it"),
@@ -173,7 +172,8 @@ pub const TABLE: &[Mutation] = &[
 
     fn failed_entry"#,
     )
-    .run(REFUSED),
+    .run(REFUSED)
+    .survives("the field that is written in the line before makes the entry a careful one, too"),
     Mutation::replace(
         "care: an interrupted event",
         EVENTS_RS,
@@ -402,4 +402,38 @@ pub const TABLE: &[Mutation] = &[
         }"#, "        let _ = (single_step, Self::make_traps_due);").run(DEBUG),
     Mutation::delete("trap: MOV SS holds it off no more", COMPLETION_RS, "self.vmcs.write_changed(VmcsGuest32::INTERRUPTIBILITY_STATE, state & !super::events::blocking::BY_SHADOW);").run(DEBUG),
     Mutation::delete("trap: of a single step", COMPLETION_RS, "            let pending = self.vmcs.read(VmcsGuestNW::PENDING_DBG_EXCEPTIONS)?;\n            self.vmcs.write(VmcsGuestNW::PENDING_DBG_EXCEPTIONS, pending | PENDING_BS);\n").run(DEBUG),
+    Mutation::delete("careful entry: a shadow that is over, where RFLAGS is another", RUN, "self.settle_shadow(here)?;").run(REFUSED),
+    Mutation::delete("exit: an event that it interrupted", RUN, "self.keep_interrupted_event(here, reason)?;").run(EVENTS),
+    Mutation::delete("refused entry: what it says of the launch state", RUN, "self.vmcs.entry_refused(why);").run(REFUSED),
+    Mutation::replace("refused entry: its reason", RUN, r#"        self.entry_failure = Some(failure);
+        self.context"#, "        self.context").run(REFUSED),
+    Mutation::delete("refused guest state: its reason", RUN, "self.entry_failure = Some(EntryFailure::GuestState { reason, qualification });").run(REFUSED),
+    Mutation::delete("entry with a field that is refused: its reason", RUN, "self.entry_failure = Some(EntryFailure::Refused(failure));").run(REFUSED),
+    Mutation::delete("bind: which reading of the host it is", RUN, "self.host_generation = generation;").run(WORLD).survives("the host's constants are taken over at every bind then: slower, not wrong"),
+    Mutation::delete("bind: the barriers", RUN, "self.take_over_speculation_control(home)?;").run(BARRIERS),
+    Mutation::delete("bind: the host's SPEC_CTRL", RUN, "self.context.take_over_spec_ctrl();").run(BARRIERS),
+    Mutation::delete("bind: translations", RUN, "self.renew_translations(home, moved, work)?;").run(EPT),
+    Mutation::delete("window: what waits gets an interrupt's", EVENTS_RS, r#"        if self.events.has(Class::Interrupt) {
+            self.set_interrupt_window(true)?;
+        }
+"#).run(WINDOWS),
+    Mutation::replace("window: what waits gets an NMI's", EVENTS_RS, "0 => self.set_nmi_window(true),", "0 => {}").run(WINDOWS),
+    Mutation::delete("window: is closed", EXITS, "self.set_interrupt_window(false)?;").run(WINDOWS),
+    Mutation::replace("window: an NMI's is closed", EXITS, "self.set_nmi_window(false);", "let _ = Self::set_nmi_window;").run(WINDOWS),
+    Mutation::delete("events: a shadow that is over, at a window", EVENTS_RS, r#"            if self.has_open_window() {
+                self.settle_shadow(here)?;
+            }
+"#).run(WINDOWS),
+    Mutation::delete("events: what an exit interrupted waits again", EVENTS_RS, "self.events.begin_entry();").run(EVENTS),
+    Mutation::delete("events: one that is injected waits no more", EVENTS_RS, "self.events.take(event);").run(EVENTS),
+    Mutation::delete("events: is in the VMCS", EVENTS_RS, "self.vmcs.write(VmcsControl32::VMENTRY_INTERRUPTION_INFO, event.info.bits());").run(EVENTS),
+    Mutation::replace("events: an error code", EVENTS_RS, "self.vmcs.write_changed(VmcsControl32::VMENTRY_EXCEPTION_ERR_CODE, code);", "let _ = code;").run(EVENTS),
+    Mutation::delete("events: the length of an instruction", EVENTS_RS, "self.vmcs.write_changed(VmcsControl32::VMENTRY_INSTRUCTION_LEN, event.instruction_length);").run(EVENTS),
+    Mutation::replace("events: RF of a fault", EVENTS_RS, "self.vmcs.write_changed(VmcsGuestNW::RFLAGS, rflags | RFLAGS_RF);", "let _ = rflags;").run(EVENTS),
+    Mutation::replace("events: an NMI whose delivery exits is not blocked", EVENTS_RS, "self.vmcs.write_changed(VmcsGuest32::INTERRUPTIBILITY_STATE, state & !blocking::BY_NMI);", "let _ = state;").run(EVENTS),
+    Mutation::replace("events: NMIs are blocked again", EVENTS_RS, r#"let state = self.vmcs.get(here, VmcsGuest32::INTERRUPTIBILITY_STATE)?;
+            self.vmcs.write_changed(VmcsGuest32::INTERRUPTIBILITY_STATE, state | blocking::BY_NMI);"#, "").run(EVENTS),
+    Mutation::replace("events: the shadow that an instruction ended", EVENTS_RS, "self.vmcs.write(VmcsGuest32::INTERRUPTIBILITY_STATE, state & !blocking::BY_SHADOW);", "let _ = state;").run(SHADOW),
+    Mutation::replace("events: a guest in HLT is woken", EVENTS_RS, "self.vmcs.write(VmcsGuest32::ACTIVITY_STATE, ACTIVE);", "").run(EVENTS),
+    Mutation::delete("exception: its CR2", EXITS, "self.context.guest_cr2 = self.qualification(here)?;").run(EVENTS),
 ];
