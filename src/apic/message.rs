@@ -107,9 +107,12 @@ impl Delivery {
 
 impl Message {
     /// The message that a device's write of `data` to `address` is (SDM Vol. 3A, 11.11 "Message Signalled Interrupts").
+    /// The address's redirection hint sends a fixed interrupt to the one with the lowest priority, too.
+    ///
     /// `None` for an address outside FEE00000H to FEEFFFFFH, and for a delivery mode that no device sends.
     pub const fn from_msi(address: u64, data: u32) -> Option<Self> {
         const LOGICAL: u64 = 1 << 2;
+        const REDIRECTION_HINT: u64 = 1 << 3;
         if address >> 20 != 0xFEE {
             return None;
         }
@@ -117,6 +120,9 @@ impl Message {
         let trigger = Trigger::from_bit(data & 1 << 15 != 0);
         match Delivery::from_bits(data >> 8, data as u8, trigger) {
             None | Some(Delivery::StartUp { .. }) => None,
+            Some(Delivery::Fixed { vector, trigger }) if address & REDIRECTION_HINT != 0 => {
+                Some(Self { destination, delivery: Delivery::LowestPriority { vector, trigger } })
+            }
             Some(delivery) => Some(Self { destination, delivery }),
         }
     }

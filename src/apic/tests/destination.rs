@@ -128,10 +128,14 @@ fn an_owner_publishes_its_address() {
 #[test]
 fn devices_write_messages() {
     let fixed = |vector, trigger| Delivery::Fixed { vector, trigger };
+    let to_one = |vector, trigger| Delivery::LowestPriority { vector, trigger };
     let message = |destination, delivery| Some(Message { destination, delivery });
     let cases = [
         ((0xFEE0_3000, 0x0041), message(Destination::Physical(3), fixed(0x41, Trigger::Edge))),
-        ((0xFEE0_300C, 0xC041), message(Destination::Logical(3), fixed(0x41, Trigger::Level))),
+        ((0xFEE0_3004, 0xC041), message(Destination::Logical(3), fixed(0x41, Trigger::Level))),
+        ((0xFEE0_300C, 0x0041), message(Destination::Logical(3), to_one(0x41, Trigger::Edge))),
+        ((0xFEE0_3008, 0x0141), message(Destination::Physical(3), to_one(0x41, Trigger::Edge))),
+        ((0xFEE0_300C, 0x0400), message(Destination::Logical(3), Delivery::Nmi)),
         ((0xFEEF_F000, 0x0400), message(Destination::Physical(Destination::BROADCAST), Delivery::Nmi)),
         ((0xFEF0_0000, 0x0041), None),
         ((0x1_FEE0_0000, 0x0041), None),
