@@ -43,8 +43,8 @@ fn number_behind(line: &str, text: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
-    const FIRST: &str = "[host] 12 exits; time stamp ticks in the host: 120, which is 10 for each exit; in the guest: 7; \
-                         asleep: 0";
+    const FIRST: &str = "[host] 12 exits; time stamp ticks in the host: 120, which is 10 for each exit, 3 in the vCPU and \
+                         7 outside; in the guest: 7; asleep: 0";
 
     #[test]
     fn the_report_is_the_host_s_lines_from_their_head_on() {

@@ -88,7 +88,8 @@ impl Stats {
         let kind = Kind::of(exit, reason);
         let cost = self.kinds.entry(kind).or_default();
         cost.exits += 1;
-        cost.library += run - guest;
+        // A timer that is coarser than the time stamps may be ahead of them.
+        cost.library += run.saturating_sub(guest);
         self.guest += guest;
         self.handling = Some(kind);
         self.since = time::tsc();
@@ -134,10 +135,13 @@ impl fmt::Display for Stats {
         let guest = if self.clock.is_some() { "the guest" } else { "the guest and the vCPU" };
         writeln!(
             f,
-            "[host] {} exits; time stamp ticks in the host: {}, which is {} for each exit; in {guest}: {}; asleep: {}",
+            "[host] {} exits; time stamp ticks in the host: {}, which is {} for each exit, {} in the vCPU and {} outside; \
+             in {guest}: {}; asleep: {}",
             sum.exits,
             sum.host(),
             sum.each(),
+            sum.library / sum.exits.max(1),
+            sum.caller / sum.exits.max(1),
             self.guest,
             self.asleep,
         )?;
