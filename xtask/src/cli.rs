@@ -182,6 +182,10 @@ pub struct MutateOptions {
     /// Emulators at a time
     #[arg(long, default_value_t = 2)]
     pub jobs: usize,
+
+    /// Boot a mutation that is expected to survive with all cases that it names, and not with the first of them alone
+    #[arg(long)]
+    pub thorough: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -23,6 +23,8 @@ pub const CASES: &[Case] = &[
     Case::new("blocked.mov_ss_holds_off", mov_ss_holds_off),
     Case::new("blocked.sti_holds_off", sti_holds_off),
     Case::new("blocked.hlt_ends_the_shadow", hlt_ends_the_shadow),
+    Case::new("blocked.outs_ends_the_shadow", outs_ends_the_shadow),
+    Case::new("blocked.fault_pushes_rf", fault_pushes_rf),
     Case::new("blocked.rip_wraps_at_4_gib", rip_wraps_at_4_gib),
 ];
 
@@ -255,6 +257,45 @@ fn hlt_ends_the_shadow() -> CaseResult {
     equal("BL in the handler", guest.expect_out(0x9A)?, 3)?;
     guest.halt()?;
     equal("BL", guest.vcpu.regs().rbx, 4)
+}
+
+guest_code!(
+    sends,
+    "code64",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "mov esi, 0x10000",
+    "mov edx, 0x99",
+    "mov bl, 3",
+    "sti",
+    "outsb",
+    "mov bl, 4",
+    "mov bl, 5",
+    "hlt",
+);
+
+/// The same for an instruction that is executed for the guest.
+fn outs_ends_the_shadow() -> CaseResult {
+    let mut guest = Guest::long(sends())?;
+    guest.set_handler(0x1E, says_bl())?;
+    guest.exit()?;
+    guest.vcpu.queue_interrupt(0x1E)?;
+    equal("BL in the handler", guest.expect_out(0x9A)?, 3)
+}
+
+guest_code!(says_rf, "code64", "mov eax, [rsp + 16]", "shr eax, 16", "and al, 1", "out 0x9A, al", "hlt");
+
+/// A fault that is injected has its instruction's breakpoint behind it, as one that the processor raises; an interrupt does
+/// not.
+fn fault_pushes_rf() -> CaseResult {
+    let mut guest = ready(Mode::Long)?;
+    guest.set_handler(6, says_rf())?;
+    guest.vcpu.queue_event(6, None);
+    equal("RF in the flags on the stack", guest.expect_out(0x9A)?, 1)?;
+    let mut guest = ready(Mode::Long)?;
+    guest.set_handler(0x1E, says_rf())?;
+    guest.vcpu.queue_interrupt(0x1E)?;
+    equal("RF in the flags on the stack", guest.expect_out(0x9A)?, 0)
 }
 
 /// CPUID as the last instruction below 4 GiB: EIP goes on at 0.

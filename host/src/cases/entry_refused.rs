@@ -12,7 +12,7 @@ use super::{
     Case, callee_saved,
     check::{CaseResult, equal, is_error, is_true, same},
     code::guest_code,
-    guest::Guest,
+    guest::{Guest, VECTOR_PORT},
     host_state::HostState,
 };
 use crate::{arch::time, output::logger};
@@ -31,6 +31,8 @@ pub const CASES: &[Case] = &[
     Case::new("entry_refused.no_shadow_of_sti_without_if", no_shadow_of_sti_without_if),
     Case::new("entry_refused.rip_written_by_the_caller", rip_written_by_the_caller),
     Case::new("entry_refused.rip_of_what_was_completed", rip_of_what_was_completed),
+    Case::new("entry_refused.event_is_kept", event_is_kept),
+    Case::new("entry_refused.event_that_has_to_wait_now", event_that_has_to_wait_now),
     Case::new("entry_refused.interrupts_are_off", interrupts_are_off),
     Case::new("entry_refused.another_vmcs_in_its_place", another_vmcs_in_its_place),
 ];
@@ -122,6 +124,7 @@ fn no_current_vmcs_with_changes() -> CaseResult {
     clear(current_vmcs());
     guest.vcpu.set_stack_pointer(0x6C00);
     is_error("an entry without its VMCS", guest.vcpu.run())?;
+    is_true("a reason", guest.vcpu.entry_failure().is_some())?;
     expect_to_go_on(&mut guest)?;
     equal("RSP", guest.vcpu.stack_pointer(), 0x6C00)
 }
@@ -211,6 +214,35 @@ fn rip_of_what_was_completed() -> CaseResult {
     make_launch_state_clear();
     is_error("an entry", guest.vcpu.run())?;
     equal("RIP", guest.vcpu.rip(), rip + VMCALL_LENGTH)
+}
+
+guest_code!(open, "code64", "lgdt [0x500]", "lidt [0x510]", "sti", "2: out 0x99, al", "jmp 2b");
+
+/// A guest that was to get an interrupt by an entry that was refused.
+fn refused_with_an_interrupt() -> CaseResult<Guest> {
+    let mut guest = Guest::long(open())?;
+    guest.expect_out(0x99)?;
+    guest.vcpu.inject_interrupt(0x40)?;
+    make_launch_state_clear();
+    is_error("an entry", guest.vcpu.run())?;
+    Ok(guest)
+}
+
+/// The next entry injects it.
+fn event_is_kept() -> CaseResult {
+    let mut guest = refused_with_an_interrupt()?;
+    equal("vector", guest.expect_out(VECTOR_PORT)?, 0x40)
+}
+
+/// It is not injected by an entry before which the caller has turned the guest's interrupts off.
+fn event_that_has_to_wait_now() -> CaseResult {
+    const IF: usize = 1 << 9;
+    let mut guest = refused_with_an_interrupt()?;
+    let flags = guest.vcpu.rflags()?;
+    guest.vcpu.write_guest_field(VmcsGuestNW::RFLAGS, flags & !IF);
+    guest.expect_out(0x99)?;
+    guest.vcpu.write_guest_field(VmcsGuestNW::RFLAGS, flags | IF);
+    equal("vector", guest.expect_out(VECTOR_PORT)?, 0x40)
 }
 
 /// From the check that the VMCS is current to the entry: the refusal's message is written there.

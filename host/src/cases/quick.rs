@@ -8,7 +8,7 @@ use x86_vcpu::vmx::VmxExitReason;
 use super::{
     Case, callee_saved,
     check::{CaseResult, equal, fail, is_true, same},
-    code::guest_code,
+    code::{ORIGIN, guest_code},
     guest::{Guest, RAM_END, VECTOR_PORT},
 };
 use crate::{
@@ -29,6 +29,7 @@ pub const CASES: &[Case] = &[
     Case::new("quick.interrupt_whose_delivery_exits", interrupt_whose_delivery_exits),
     Case::new("quick.host_with_a_breakpoint", host_with_a_breakpoint),
     Case::new("quick.undecoded_is_over", undecoded_is_over),
+    Case::new("quick.unreachable_is_over", unreachable_is_over),
 ];
 
 /// The slice of a guest that is run by [`next_exit`] from here on.
@@ -278,18 +279,27 @@ guest_code!(
 
 /// The memory is given, and then the interrupt is delivered again, with nothing else to be done before the entry.
 fn interrupt_whose_delivery_exits() -> CaseResult {
-    let mut guest = Guest::long(stack_without_memory())?;
-    start(&mut guest)?;
-    for _ in 0..3 {
-        next_exit(&mut guest)?;
+    const NMI: u8 = 2;
+    for vector in [0x40, NMI] {
+        let mut guest = Guest::long(stack_without_memory())?;
+        start(&mut guest)?;
+        for _ in 0..3 {
+            next_exit(&mut guest)?;
+        }
+        match vector {
+            NMI => guest.vcpu.queue_event(NMI, None),
+            _ => guest.vcpu.inject_interrupt(vector.into())?,
+        }
+        is_true("an exit by the stack", matches!(next_exit(&mut guest)?, Exit::NestedPageFault { .. }))?;
+        guest.memory.add_page(RAM_END, Access::all(), |_| {})?;
+        match next_exit(&mut guest)? {
+            Exit::IoWrite { port, data, .. } if port.0 == VECTOR_PORT => equal("vector", data, vector.into())?,
+            other => return fail("the interrupt's handler", guest.describe(&other)),
+        }
+        // Bochs 2.7 keeps the blocking of an NMI from one vCPU to the next until an IRET.
+        is_true("OUT", matches!(next_exit(&mut guest)?, Exit::IoWrite { .. } | Exit::Halt))?;
     }
-    guest.vcpu.inject_interrupt(0x40)?;
-    is_true("an exit by the stack", matches!(next_exit(&mut guest)?, Exit::NestedPageFault { .. }))?;
-    guest.memory.add_page(RAM_END, Access::all(), |_| {})?;
-    match next_exit(&mut guest)? {
-        Exit::IoWrite { port, data, .. } if port.0 == VECTOR_PORT => equal("vector", data, 0x40),
-        other => fail("the interrupt's handler", guest.describe(&other)),
-    }
+    Ok(())
 }
 
 /// A breakpoint of the host, where it never comes, is set behind every run of a guest that has none.
@@ -323,6 +333,24 @@ fn undecoded_is_over() -> CaseResult {
     start(&mut guest)?;
     is_true("an instruction that is not emulated", matches!(next_exit(&mut guest)?, Exit::NestedPageFault { .. }))?;
     is_true("its bytes", guest.vcpu.mmio_undecoded().is_some())?;
+    guest.memory.add_page(RAM_END, Access::all(), |_| {})?;
+    is_true("OUT", matches!(next_exit(&mut guest)?, Exit::IoWrite { .. }))?;
+    is_true("nothing more is said of it", guest.vcpu.mmio_undecoded().is_none())
+}
+
+/// The same for an instruction that could not be read, because its page was away.
+fn unreachable_is_over() -> CaseResult {
+    let mut guest = Guest::long(to_a_device())?;
+    start(&mut guest)?;
+    is_true("an exit by the device", matches!(next_exit(&mut guest)?, Exit::NestedPageFault { .. }))?;
+    let entry = guest.memory.ept.page_entry_address(ORIGIN)? as *mut u64;
+    // SAFETY: an entry of this guest's EPT, which does not run now.
+    let before = unsafe { entry.replace(0) };
+    let exit = guest.vcpu.decode_mmio()?;
+    // SAFETY: as above.
+    unsafe { entry.write(before) };
+    is_true("memory that is missing", matches!(exit, Exit::NestedPageFault { .. }))?;
+    is_true("it is known", guest.vcpu.mmio_undecoded().is_some_and(|undecoded| undecoded.unreachable.is_some()))?;
     guest.memory.add_page(RAM_END, Access::all(), |_| {})?;
     is_true("OUT", matches!(next_exit(&mut guest)?, Exit::IoWrite { .. }))?;
     is_true("nothing more is said of it", guest.vcpu.mmio_undecoded().is_none())

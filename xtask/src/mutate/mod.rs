@@ -54,7 +54,8 @@ pub fn run(options: &MutateOptions) -> Result<bool> {
     let (together, alone): (Vec<_>, Vec<_>) = numbered.into_iter().partition(|(number, _)| switched.contains(number));
     let report = Report::default();
     let hosts = Hosts::build(&tree, chosen.iter().copied())?;
-    let hunter = Hunter { hosts, looks_further: chosen.len() == 1, baselines: Mutex::default() };
+    let hunter =
+        Hunter { hosts, looks_further: chosen.len() == 1, thorough: options.thorough, baselines: Mutex::default() };
     hunter.hunt_all(&together, options.jobs, &report)?;
     for (_, mutation) in &alone {
         mutation.run.iter().try_for_each(|run| hunter.baseline(run).map(drop))?;
@@ -173,6 +174,8 @@ struct Hunter {
     hosts: Hosts,
     /// Whether [`WHOLE`] is run, too.
     looks_further: bool,
+    /// Whether what is expected to survive is booted with all that it names, which takes longest, and not only the first.
+    thorough: bool,
     baselines: Mutex<Baselines>,
 }
 
@@ -222,7 +225,8 @@ impl Hunter {
     /// the only one in the hosts.
     fn hunt(&self, number: Option<u32>, mutation: &Mutation) -> Result<Found> {
         let mut found = Found::Survived;
-        for run in mutation.run {
+        let most = if mutation.survives.is_some() && !self.thorough { 1 } else { mutation.run.len() };
+        for run in &mutation.run[..most] {
             let Reds { red, timed_out } = self.reds(number, run)?;
             if mutation.is_named_by(&red) {
                 let (mut named, others): (Vec<_>, Vec<_>) =

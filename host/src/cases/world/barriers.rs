@@ -7,19 +7,23 @@ use x86_vcpu::SpeculationPolicy;
 use super::{
     super::{
         Case,
-        check::CaseResult,
+        check::{CaseResult, is_true},
+        code::guest_code,
         entry_refused::{VMRESUME_OF_A_CLEAR_VMCS, expect_refusal, make_launch_state_clear},
+        guest::Guest,
     },
     host::PatternedHost,
     pattern::Pattern,
     patterns::{ALL, Player},
     program::EXITS,
 };
+use crate::arch::time;
 
 pub const CASES: &[Case] = &[
     Case::new("world.speculation_barriers_on", on),
     Case::new("world.speculation_barriers_off", off),
     Case::new("world.speculation_barriers_on_and_off", on_and_off),
+    Case::new("world.speculation_barriers_while_bound", while_bound),
 ];
 
 /// All but the flush, whose MSR Bochs does not have. The library leaves out what needs IBPB where there is none.
@@ -70,4 +74,35 @@ fn step_and_refusal(player: &mut Player, host: &PatternedHost, round: u64) -> Ca
         host.around(round, || expect_refusal(&mut player.guest, Some(VMRESUME_OF_A_CLEAR_VMCS)))?;
         Ok(player.guest.vcpu.unbind()?)
     })
+}
+
+guest_code!(exits, "code64", "2: out 0x99, al", "jmp 2b");
+
+/// The quickest of a few runs, in ticks of the time-stamp counter.
+fn quickest(guest: &mut Guest) -> CaseResult<u64> {
+    let mut quickest = u64::MAX;
+    for _ in 0..10 {
+        let start = time::tsc();
+        guest.vcpu.run()?;
+        quickest = quickest.min(time::tsc() - start);
+    }
+    Ok(quickest)
+}
+
+/// A policy holds from the next run on, also without a bind: its branches take time.
+fn while_bound() -> CaseResult {
+    let mut guest = Guest::long(exits())?;
+    guest.vcpu.set_speculation_policy(SpeculationPolicy::NONE);
+    let without = quickest(&mut guest)?;
+    for (what, policy, least) in [
+        ("200 jumps", SpeculationPolicy { clear_history: true, ..SpeculationPolicy::NONE }, 200),
+        ("32 calls", SpeculationPolicy { fill_return_stack: true, ..SpeculationPolicy::NONE }, 32),
+    ] {
+        guest.vcpu.set_speculation_policy(policy);
+        let with = quickest(&mut guest)?;
+        is_true(what, with >= without + least)?;
+        guest.vcpu.set_speculation_policy(SpeculationPolicy::NONE);
+        is_true("not any more", quickest(&mut guest)? < without + least)?;
+    }
+    Ok(())
 }

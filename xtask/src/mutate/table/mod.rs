@@ -73,6 +73,11 @@ const DEBUG: &[&str] = &["cases/tigerlake/1/debug."];
 const PROCESSORS: &[&str] = &["cases/tigerlake/4/world.patterns_migration"];
 const NO_SSE: &[&str] = &["no-sse/tigerlake/4/world.patterns_", "no-sse/tigerlake/4/owners."];
 const NO_SSE_OWNERS: &[&str] = &["no-sse/tigerlake/4/owners."];
+const EPT_ROOT: &[&str] = &["cases/tigerlake/4/ept.root_changed"];
+const SELECTED: &[&str] = &["cases/tigerlake/1/selected.exception"];
+const MSRS: &[&str] = &["cases/tigerlake/1/msr.read"];
+const TRAPS: &[&str] =
+    &["cases/tigerlake/1/debug.", "cases/tigerlake/1/blocked.trap", "cases/tigerlake/1/string_io.single"];
 const NO_SSE_LOOKS: &[&str] = &["no-sse/tigerlake/4/registers.pkru", "no-sse/tigerlake/4/mmio.avx_64"];
 const HOSTS: &[&str] = &["cases/tigerlake/1/owners.host_without"];
 const NO_SSE_OLD: &[&str] = &["no-sse/arrandale/4/world.patterns_"];

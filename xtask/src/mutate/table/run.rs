@@ -1,7 +1,8 @@
 //! Which entries are quick, what a quick one does, and what a careful one does beside the switch.
 
 use super::{
-    BARRIERS, COMPLETION, DEBUG, EPT, EVENTS, MMIO, Mutation, REFUSED, REPEATED, SHADOW, STARTUP, TASK, WINDOWS, WORLD,
+    BARRIERS, COMPLETION, DEBUG, EPT, EPT_ROOT, EVENTS, MMIO, MSRS, Mutation, REFUSED, REPEATED, SELECTED, SHADOW,
+    STARTUP, TASK, TRAPS, WINDOWS, WORLD,
 };
 
 const RUN: &str = "src/vmx/vcpu/run.rs";
@@ -236,7 +237,8 @@ pub const TABLE: &[Mutation] = &[
                 self.mmio.pending = Some(Pending { emulation, code, access: None });"#,
         r#"                self.mmio.pending = Some(Pending { emulation, code, access: None });"#,
     )
-    .run(MMIO),
+    .run(MMIO)
+    .survives("what says to the caller that it is missing takes care, too"),
     Mutation::replace(
         "care: an access of a device",
         MMIO_RS,
@@ -273,7 +275,7 @@ pub const TABLE: &[Mutation] = &[
     .survives("no case makes a processor refuse INVEPT, INVVPID or a host's value"),
     Mutation::delete("due: extended state behind an unbind that fails", VCPU, "self.vmcs.set_due(due::SWITCHED);")
         .run(WORLD),
-    Mutation::delete("due: another EPT", EPT_RS, "self.vmcs.set_due(due::EPT);").run(EPT),
+    Mutation::delete("due: another EPT", EPT_RS, "self.vmcs.set_due(due::EPT);").run(EPT_ROOT),
     Mutation::delete("due: linear addresses", TRANSLATIONS, "self.vmcs.set_due(due::LINEAR);").run(EPT),
     Mutation::delete("due: the caller's policy of speculation", SPECULATION, "self.vmcs.set_due(due::HOST_STATE);")
         .run(BARRIERS),
@@ -327,7 +329,8 @@ pub const TABLE: &[Mutation] = &[
         "        if !is_entry_failure",
     )
     .run(REFUSED),
-    Mutation::delete("careful entry: an event that was injected is done", RUN, "self.events.entered();").run(EVENTS),
+    Mutation::delete("careful entry: an event that was injected is done", RUN, "self.events.entered();").run(EVENTS)
+    .survives("the next entry is a careful one for nothing, and forgets it: slower, not wrong"),
     Mutation::delete("failed entry: the event is kept", RUN, "self.events.take_back_injected();").run(REFUSED),
     Mutation::delete(
         "failed entry: the event leaves the VMCS",
@@ -335,7 +338,7 @@ pub const TABLE: &[Mutation] = &[
         "self.vmcs.write(VmcsControl32::VMENTRY_INTERRUPTION_INFO, 0);",
     )
     .run(REFUSED),
-    Mutation::delete("RDMSR: is completed", RUN, "self.completion = Some(WaitsFor::EdxEax);").run(REPEATED),
+    Mutation::delete("RDMSR: is completed", RUN, "self.completion = Some(WaitsFor::EdxEax);").run(MSRS),
     Mutation::delete(
         "bind: whether extended state is switched reaches the switch",
         RUN,
@@ -351,7 +354,8 @@ pub const TABLE: &[Mutation] = &[
         self.xstate_was_decided();"#,
         "(at_entry, at_exit);",
     )
-    .run(BARRIERS),
+    .run(BARRIERS)
+    .survives("what follows in the same work decides it again"),
     Mutation::delete("extended state: whether it is switched", SWITCH, "*work = *work & !SWITCH_XSTATE | bit;")
         .run(WORLD),
     Mutation::delete("barriers: a selector for VERW", SWITCH, "self.verw_selector = x86::segmentation::ss().bits();")
@@ -401,7 +405,7 @@ pub const TABLE: &[Mutation] = &[
             self.make_traps_due(single_step)?;
         }"#, "        let _ = (single_step, Self::make_traps_due);").run(DEBUG),
     Mutation::delete("trap: MOV SS holds it off no more", COMPLETION_RS, "self.vmcs.write_changed(VmcsGuest32::INTERRUPTIBILITY_STATE, state & !super::events::blocking::BY_SHADOW);").run(DEBUG),
-    Mutation::delete("trap: of a single step", COMPLETION_RS, "            let pending = self.vmcs.read(VmcsGuestNW::PENDING_DBG_EXCEPTIONS)?;\n            self.vmcs.write(VmcsGuestNW::PENDING_DBG_EXCEPTIONS, pending | PENDING_BS);\n").run(DEBUG),
+    Mutation::delete("trap: of a single step", COMPLETION_RS, "            let pending = self.vmcs.read(VmcsGuestNW::PENDING_DBG_EXCEPTIONS)?;\n            self.vmcs.write(VmcsGuestNW::PENDING_DBG_EXCEPTIONS, pending | PENDING_BS);\n").run(TRAPS),
     Mutation::delete("careful entry: a shadow that is over, where RFLAGS is another", RUN, "self.settle_shadow(here)?;").run(REFUSED),
     Mutation::delete("exit: an event that it interrupted", RUN, "self.keep_interrupted_event(here, reason)?;").run(EVENTS),
     Mutation::delete("refused entry: what it says of the launch state", RUN, "self.vmcs.entry_refused(why);").run(REFUSED),
@@ -429,11 +433,11 @@ pub const TABLE: &[Mutation] = &[
     Mutation::delete("events: is in the VMCS", EVENTS_RS, "self.vmcs.write(VmcsControl32::VMENTRY_INTERRUPTION_INFO, event.info.bits());").run(EVENTS),
     Mutation::replace("events: an error code", EVENTS_RS, "self.vmcs.write_changed(VmcsControl32::VMENTRY_EXCEPTION_ERR_CODE, code);", "let _ = code;").run(EVENTS),
     Mutation::delete("events: the length of an instruction", EVENTS_RS, "self.vmcs.write_changed(VmcsControl32::VMENTRY_INSTRUCTION_LEN, event.instruction_length);").run(EVENTS),
-    Mutation::replace("events: RF of a fault", EVENTS_RS, "self.vmcs.write_changed(VmcsGuestNW::RFLAGS, rflags | RFLAGS_RF);", "let _ = rflags;").run(EVENTS),
+    Mutation::replace("events: RF of a fault", EVENTS_RS, "self.vmcs.write_changed(VmcsGuestNW::RFLAGS, rflags | RFLAGS_RF);", "let _ = rflags;").run(SHADOW),
     Mutation::replace("events: an NMI whose delivery exits is not blocked", EVENTS_RS, "self.vmcs.write_changed(VmcsGuest32::INTERRUPTIBILITY_STATE, state & !blocking::BY_NMI);", "let _ = state;").run(EVENTS),
     Mutation::replace("events: NMIs are blocked again", EVENTS_RS, r#"let state = self.vmcs.get(here, VmcsGuest32::INTERRUPTIBILITY_STATE)?;
             self.vmcs.write_changed(VmcsGuest32::INTERRUPTIBILITY_STATE, state | blocking::BY_NMI);"#, "").run(EVENTS),
     Mutation::replace("events: the shadow that an instruction ended", EVENTS_RS, "self.vmcs.write(VmcsGuest32::INTERRUPTIBILITY_STATE, state & !blocking::BY_SHADOW);", "let _ = state;").run(SHADOW),
-    Mutation::replace("events: a guest in HLT is woken", EVENTS_RS, "self.vmcs.write(VmcsGuest32::ACTIVITY_STATE, ACTIVE);", "").run(EVENTS),
-    Mutation::delete("exception: its CR2", EXITS, "self.context.guest_cr2 = self.qualification(here)?;").run(EVENTS),
+    Mutation::replace("events: a guest in HLT is woken", EVENTS_RS, "self.vmcs.write(VmcsGuest32::ACTIVITY_STATE, ACTIVE);", "").run(SELECTED),
+    Mutation::delete("exception: its CR2", EXITS, "self.context.guest_cr2 = self.qualification(here)?;").run(SELECTED),
 ];

@@ -273,8 +273,7 @@ pub const TABLE: &[Mutation] = &[
 "#,
         "",
     )
-    .run(BARRIERS)
-    .survives(NO_PREDICTORS),
+    .run(BARRIERS),
     Mutation::replace(
         "barriers: shadow stack behind the return-stack fill",
         SWITCH,
@@ -310,8 +309,7 @@ pub const TABLE: &[Mutation] = &[
             "jnz 4b\n","#,
         r#""5:\n","#,
     )
-    .run(BARRIERS)
-    .survives(NO_PREDICTORS),
+    .run(BARRIERS),
     Mutation::replace(
         "barriers: flush of the level-1 data cache",
         SWITCH,
