@@ -13,7 +13,9 @@ use core::sync::atomic::{
     Ordering::{Acquire, Release},
 };
 
-use axerrno::{AxResult, ax_err, ax_err_type};
+use axerrno::{AxResult, ax_err_type};
+
+use super::bad_state;
 
 /// How the extended state is moved. The numbers are used in assembly.
 pub(crate) mod method {
@@ -40,9 +42,12 @@ pub(crate) struct FpuOwner {
     guest_area: AtomicU64,
     /// Address of the area with the host's state, which is there while the registers hold a guest's. Made once.
     host_area: AtomicU64,
-    /// The host's XCR0, and the one under which all is moved; how it is moved.
+    /// The host's XCR0, the one under which all is moved, and, while the registers hold a guest's state, the one that is set:
+    /// known, because asking costs as much as a write. All 0 where there is no XSAVE.
     host_xcr0: AtomicU64,
     all_xcr0: AtomicU64,
+    set_xcr0: AtomicU64,
+    /// How the state is moved.
     method: AtomicU64,
 }
 
@@ -67,13 +72,14 @@ impl FpuOwner {
             // It is the processor's from now on.
             core::mem::forget(host);
         } else if self.method.load(Acquire) != method {
-            return ax_err!(BadState, "the host changed CR4.OSXSAVE between two vCPUs");
+            return bad_state("the host changed CR4.OSXSAVE between two vCPUs");
         }
         match self.guest_area.load(Acquire) {
             0 => {
                 let host_xcr0 = if method == method::FXSAVE { 0 } else { read_xcr0() };
                 self.host_xcr0.store(host_xcr0, Release);
                 self.all_xcr0.store(host_xcr0 | allowed_xcr0, Release);
+                self.set_xcr0.store(host_xcr0, Release);
                 self.save(self.host_area.load(Acquire));
             }
             another => self.save(another),
@@ -100,47 +106,57 @@ impl FpuOwner {
 
     /// Copies the registers, which hold this guest's state, to its area. They stay the guest's.
     pub(crate) fn store(&self, area: &Area) {
-        let guest_xcr0 = (self.method.load(Acquire) != method::FXSAVE).then(read_xcr0);
+        let guest_xcr0 = self.set_xcr0.load(Acquire);
         self.save(area.address());
-        if let Some(xcr0) = guest_xcr0 {
-            // SAFETY: what XCR0 was.
-            unsafe { set_xcr0(xcr0) };
-        }
+        self.use_xcr0(guest_xcr0);
     }
 
+    /// The guest whose state the registers hold has set its XCR0.
+    pub(crate) fn guest_set_xcr0(&self, value: u64) {
+        self.use_xcr0(value);
+    }
+
+    #[inline(always)]
     fn save(&self, area: u64) {
         let all = self.all_xcr0.load(Acquire);
         let (low, high) = (all as u32, (all >> 32) as u32);
-        // SAFETY: the area has the size that CPUID gives for all components and is aligned; XCR0 gets a value that the
-        // processor has.
+        self.use_xcr0(all);
+        // SAFETY: the area has the size that CPUID gives for all components and is aligned.
         unsafe {
             match self.method.load(Acquire) {
-                method::FXSAVE => asm!("fxsave64 [{}]", in(reg) area, options(nostack)),
                 method::XSAVEOPT => {
-                    set_xcr0(all);
                     asm!("xsaveopt64 [{}]", in(reg) area, in("eax") low, in("edx") high, options(nostack));
                 }
-                _ => {
-                    set_xcr0(all);
-                    asm!("xsave64 [{}]", in(reg) area, in("eax") low, in("edx") high, options(nostack));
-                }
+                method::FXSAVE => asm!("fxsave64 [{}]", in(reg) area, options(nostack)),
+                _ => asm!("xsave64 [{}]", in(reg) area, in("eax") low, in("edx") high, options(nostack)),
             }
         }
     }
 
+    #[inline(always)]
     fn restore(&self, area: u64, xcr0: u64) {
         let all = self.all_xcr0.load(Acquire);
         let (low, high) = (all as u32, (all >> 32) as u32);
-        // SAFETY: the area holds a state that was saved, or made for a reset; XCR0 gets values that the processor has: all,
-        // and the host's or one that the guest may set.
+        // SAFETY: the area holds a state that was saved, or made for a reset.
         unsafe {
             if self.method.load(Acquire) == method::FXSAVE {
                 asm!("fxrstor64 [{}]", in(reg) area, options(nostack));
                 return;
             }
-            set_xcr0(all);
+            self.use_xcr0(all);
             asm!("xrstor64 [{}]", in(reg) area, in("eax") low, in("edx") high, options(nostack));
-            set_xcr0(xcr0);
+        }
+        self.use_xcr0(xcr0);
+    }
+
+    /// Writes XCR0 where it has another value: all, the host's, or one that the guest may set. Nothing where there is no XSAVE,
+    /// and so no other value than 0.
+    #[inline(always)]
+    fn use_xcr0(&self, value: u64) {
+        if self.set_xcr0.load(Acquire) != value {
+            // SAFETY: CR4.OSXSAVE is set where XSAVE is used, and the processor has the value.
+            unsafe { write_xcr0(value) };
+            self.set_xcr0.store(value, Release);
         }
     }
 }
@@ -153,17 +169,15 @@ pub(crate) fn read_xcr0() -> u64 {
     u64::from(high) << 32 | u64::from(low)
 }
 
-/// Writes XCR0 where it has another value.
+/// Writes XCR0.
 ///
 /// # Safety
 /// CR4.OSXSAVE is set, and the processor accepts the value.
-pub(crate) unsafe fn set_xcr0(value: u64) {
-    if read_xcr0() != value {
-        // SAFETY: as the caller promises.
-        unsafe {
-            asm!("xsetbv", in("ecx") 0, in("eax") value as u32, in("edx") (value >> 32) as u32,
-                 options(nostack, preserves_flags));
-        }
+unsafe fn write_xcr0(value: u64) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        asm!("xsetbv", in("ecx") 0, in("eax") value as u32, in("edx") (value >> 32) as u32,
+             options(nostack, preserves_flags));
     }
 }
 

@@ -1,7 +1,8 @@
 //! The host's state as the host-state area of a VMCS wants it.
 //!
 //! A VM exit loads the host's state from the VMCS (SDM Vol. 3C, section 28.5, "Loading Host State"). Some of it is
-//! constant for a processor once its host runs: descriptor tables, TR, the SYSENTER MSRs, TSC_AUX, XSS, EFER, PAT and whether it uses IBRS. That
+//! constant for a processor once its host runs: descriptor tables, TR, the MSRs of SYSENTER and SYSCALL, TSC_AUX, XSS, EFER,
+//! PAT and whether it uses IBRS. That
 //! part is taken when VMX is enabled, and again when the host says that it changed something
 //! ([`VmxPerCpuState::refresh_host_state`](super::VmxArchPerCpuState::refresh_host_state)). The rest (CR0, CR3, CR4, FS
 //! and GS base) is read whenever a vCPU is bound, and written to its VMCS only where it differs from what is there.
@@ -11,7 +12,6 @@
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use axerrno::AxResult;
 use x86::segmentation as segment;
 use x86_64::registers::control::{Cr0, Cr4, Cr4Flags};
 
@@ -52,6 +52,7 @@ macro_rules! host_constants {
 
 host_constants! {
     es, cs, ss, ds, fs, gs, tr, ldtr, tsc_aux, xss, spec_ctrl,
+    star, lstar, fmask,
     tr_base, tr_limit,
     gdtr_base, gdtr_limit,
     idtr_base, idtr_limit,
@@ -83,6 +84,12 @@ impl HostConstants {
 
     pub(crate) fn set_debugctl(&self, value: u64) {
         self.debugctl.store(value, Relaxed);
+        self.generation.fetch_add(1, Relaxed);
+    }
+
+    /// STAR, LSTAR and FMASK.
+    pub(crate) fn syscall(&self) -> [u64; 3] {
+        [self.star.load(Relaxed), self.lstar.load(Relaxed), self.fmask.load(Relaxed)]
     }
 
     /// TSC_AUX, or 0 where there is none.
@@ -190,6 +197,9 @@ impl Values {
             tsc_aux: if has_rdtscp() { Msr::IA32_TSC_AUX.read() } else { 0 },
             xss: if has_xsaves() { Msr::IA32_XSS.read() } else { 0 },
             spec_ctrl: if accepted_spec_ctrl(native_cpuid) != 0 { Msr::IA32_SPEC_CTRL.read() } else { 0 },
+            star: Msr::IA32_STAR.read(),
+            lstar: Msr::IA32_LSTAR.read(),
+            fmask: Msr::IA32_FMASK.read(),
             pat: Msr::IA32_PAT.read(),
             efer: Msr::IA32_EFER.read(),
             sysenter_cs: Msr::IA32_SYSENTER_CS.read(),
@@ -222,20 +232,44 @@ fn tss_of(gdt: u64, tr: u16) -> (u64, u64) {
     (base, if low & (1 << 55) != 0 { limit << 12 | 0xFFF } else { limit })
 }
 
-/// Puts the part of the host's state that may change between two binds into the host-state area of `vmcs`.
-pub(crate) fn write_variable_state<H: AxVCpuHal>(vmcs: &Vmcs<H>) -> AxResult {
-    let cr4 = Cr4::read_raw();
-    let (fs_base, gs_base) = segment_bases(cr4);
-    vmcs.write_changed(VmcsHostNW::CR0, Cr0::read_raw() as usize);
-    // SAFETY: reading CR3 is allowed at CPL 0.
-    vmcs.write_changed(VmcsHostNW::CR3, unsafe { x86::controlregs::cr3() } as usize);
-    vmcs.write_changed(VmcsHostNW::CR4, cr4 as usize);
-    vmcs.write_changed(VmcsHostNW::FS_BASE, fs_base as usize);
-    vmcs.write_changed(VmcsHostNW::GS_BASE, gs_base as usize);
-    Ok(())
+/// The part of the host's state that may change between two binds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct HostVariables {
+    cr0: u64,
+    cr3: u64,
+    cr4: u64,
+    fs_base: u64,
+    gs_base: u64,
+}
+
+impl HostVariables {
+    /// What they are now.
+    #[inline(always)]
+    pub(crate) fn read_here() -> Self {
+        let cr4 = Cr4::read_raw();
+        let (fs_base, gs_base) = segment_bases(cr4);
+        // SAFETY: reading CR3 is allowed at CPL 0.
+        let cr3 = unsafe { x86::controlregs::cr3() };
+        Self { cr0: Cr0::read_raw(), cr3, cr4, fs_base, gs_base }
+    }
+
+    /// Puts them into the host-state area of `vmcs`.
+    pub(crate) fn write_to<H: AxVCpuHal>(&self, vmcs: &Vmcs<H>) {
+        vmcs.write_changed(VmcsHostNW::CR0, self.cr0 as usize);
+        vmcs.write_changed(VmcsHostNW::CR3, self.cr3 as usize);
+        vmcs.write_changed(VmcsHostNW::CR4, self.cr4 as usize);
+        vmcs.write_changed(VmcsHostNW::FS_BASE, self.fs_base as usize);
+        vmcs.write_changed(VmcsHostNW::GS_BASE, self.gs_base as usize);
+    }
+
+    /// CR4.MCE.
+    pub(crate) fn mce(&self) -> u64 {
+        self.cr4 & Cr4Flags::MACHINE_CHECK_EXCEPTION.bits()
+    }
 }
 
 /// FS and GS base: by RDFSBASE and RDGSBASE where CR4 allows them, which is several times quicker than two RDMSRs.
+#[inline(always)]
 fn segment_bases(cr4: u64) -> (u64, u64) {
     if cr4 & Cr4Flags::FSGSBASE.bits() != 0 {
         let (fs, gs): (u64, u64);

@@ -134,40 +134,51 @@ pub(crate) unsafe fn vmread_existing(encoding: u32) -> u64 {
 }
 
 /// Adds the VM-exit instruction length to the guest's RIP in the current VMCS. `false`, and nothing is changed, where that is
-/// not all: RFLAGS.TF is set, or the lower half of RIP overflows, of which outside 64-bit mode there is no more; and
-/// where there is no current VMCS after all.
+/// not all: the lower half of RIP overflows, of which outside 64-bit mode there is no more; with `SEES_STEPS`, RFLAGS.TF is
+/// set; and where there is no current VMCS after all.
 ///
 /// One block, because it is on the way of most exits: a flag is tested where it was made.
 ///
 /// # Safety
 /// The processor is in VMX root operation, there is a current VMCS, and its RIP is the guest's to move.
 #[inline(always)]
-pub(crate) unsafe fn advance_rip_quickly() -> bool {
+pub(crate) unsafe fn advance_rip_quickly<const SEES_STEPS: bool>() -> bool {
     const LENGTH: u32 = VmcsReadOnly32::VMEXIT_INSTRUCTION_LEN.encoding();
     const RIP: u32 = VmcsGuestNW::RIP.encoding();
     const RFLAGS: u32 = VmcsGuestNW::RFLAGS.encoding();
     const TF: u32 = 1 << 8;
+
+    macro_rules! advance {
+        ([$($steps:literal),*] $($constants:tt)*) => {
+            asm!(
+                "mov {field:e}, {LENGTH}",
+                "vmread {length}, {field}",
+                $($steps,)*
+                "mov {field:e}, {RIP}",
+                "vmread {rip}, {field}",
+                "add {rip}, {length}",
+                "cmp {rip:e}, {length:e}",
+                "jb {more}",
+                "vmwrite {field}, {rip}",
+                "jbe {more}",
+                LENGTH = const LENGTH, RIP = const RIP,
+                field = out(reg) _, length = out(reg) _, rip = out(reg) _,
+                more = label { return false },
+                $($constants)*
+                options(nostack),
+            )
+        };
+    }
     // SAFETY: as the caller promises. A VMREAD that fails leaves a number without meaning, and then VMWRITE fails as well.
     unsafe {
-        asm!(
-            "mov {field:e}, {LENGTH}",
-            "vmread {length}, {field}",
-            "mov {field:e}, {RFLAGS}",
-            "vmread {rip}, {field}",
-            "test {rip:e}, {TF}",
-            "jnz {more}",
-            "mov {field:e}, {RIP}",
-            "vmread {rip}, {field}",
-            "add {rip}, {length}",
-            "cmp {rip:e}, {length:e}",
-            "jb {more}",
-            "vmwrite {field}, {rip}",
-            "jbe {more}",
-            LENGTH = const LENGTH, RFLAGS = const RFLAGS, RIP = const RIP, TF = const TF,
-            field = out(reg) _, length = out(reg) _, rip = out(reg) _,
-            more = label { return false },
-            options(nostack),
-        );
+        if SEES_STEPS {
+            advance!(
+                ["mov {field:e}, {RFLAGS}", "vmread {rip}, {field}", "test {rip:e}, {TF}", "jnz {more}"]
+                RFLAGS = const RFLAGS, TF = const TF,
+            );
+        } else {
+            advance!([]);
+        }
     }
     true
 }

@@ -23,6 +23,8 @@ mod vcpu;
 mod vmcs;
 mod vpid;
 
+use axerrno::{AxResult, ax_err};
+
 pub use self::capability::{EptVpidCaps, Field as VmxControls, MissingControl, Unsupported};
 pub(crate) use self::definitions::vector;
 pub use self::definitions::{VmxExitReason, VmxInstructionError, VmxInterruptInfo, VmxInterruptionType};
@@ -40,7 +42,7 @@ pub use self::translations::TranslationDrops;
 pub use self::vcpu::VmxVcpu as VmxArchVCpu;
 pub use self::vcpu::{
     EptInvalidator, EptMemory, ExitOn, FpuPolicy, HypercallPolicy, MmioAccess, MmioUndecoded, MsrPolicy, MwaitPolicy,
-    Reflected, SpeculationPolicy, StartState, StringIo, VmCpuMode, VmxVcpu,
+    Reflected, SpeculationPolicy, StartState, StepPolicy, StringIo, UnbindPolicy, VmCpuMode, VmxVcpu,
 };
 pub use self::vmcs::{
     FIELDS, FieldInfo, FieldKind, FieldValue, GuestStateField, VmcsControl16, VmcsControl32, VmcsControl64,
@@ -60,4 +62,11 @@ pub fn has_hardware_support() -> bool {
 /// The VMCS revision identifier of this processor, from IA32_VMX_BASIC. 0 on a processor without VMX.
 pub fn read_vmcs_revision_id() -> u32 {
     if has_hardware_support() { VmxBasic::from_bits(Msr::IA32_VMX_BASIC.read()).revision_id } else { 0 }
+}
+
+/// `BadState` and why, out of the way of code that seldom says so.
+#[cold]
+#[inline(never)]
+fn bad_state<T>(why: &str) -> AxResult<T> {
+    ax_err!(BadState, why)
 }

@@ -101,24 +101,28 @@ impl<H: AxVCpuHal> VmxPerCpuState<H> {
     }
 
     /// Reads the host's constant state again: what the table at [the top of the crate](crate#state-of-host-and-guest) says to
-    /// be taken when VMX is enabled. A host that changes something of that calls this before it binds the next vCPU; vCPUs
-    /// that are bound already take it over when they are bound again.
+    /// be taken when VMX is enabled. A host that changes something of that calls this before it runs the next vCPU, bound
+    /// already or not.
     ///
     /// # Errors
     /// `BadState` if VMX is not enabled, or this is another processor. A host that moves its GDT or its TSS descriptor
     /// becomes another processor in the crate's eyes: it must turn VMX off before and on after that.
     pub fn refresh_host_state(&mut self) -> AxResult {
-        self.processor()?.host.refresh();
+        let processor = self.processor()?;
+        processor.host.refresh();
+        processor.forget_current();
         Ok(())
     }
 
     /// Says what the host has in IA32_DEBUGCTL on this processor, which an exit sets to 0: it is written back after each
-    /// exit of vCPUs that are bound from now on. 0 at first, for a host that does not use the MSR.
+    /// exit from now on. 0 at first, for a host that does not use the MSR.
     ///
     /// # Errors
     /// `BadState` if VMX is not enabled, or this is another processor.
     pub fn set_host_debugctl(&mut self, value: u64) -> AxResult {
-        self.processor()?.host.set_debugctl(value);
+        let processor = self.processor()?;
+        processor.host.set_debugctl(value);
+        processor.forget_current();
         Ok(())
     }
 

@@ -26,6 +26,7 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering::Relaxed};
 
 use axerrno::{AxResult, ax_err};
 
+use super::bad_state;
 use super::capability::Capabilities;
 use super::fpu::FpuOwner;
 use super::guest_cpuid::{accepted_spec_ctrl, native_cpuid};
@@ -45,9 +46,33 @@ pub(crate) struct Stay {
     session: u64,
 }
 
+/// What tells whether a VMCS is current on the processor that executes the question.
+pub(crate) struct Seat {
+    key: u64,
+    /// Physical address of the current VMCS, or 0.
+    current: AtomicU64,
+}
+
+/// The seat of a vCPU that is not bound: no VMCS is at this address.
+pub(crate) static NOWHERE: Seat = Seat { key: 0, current: AtomicU64::new(u64::MAX) };
+
+impl Seat {
+    /// Whether the VMCS at `region` is the current one of this processor.
+    #[inline(always)]
+    pub(crate) fn is_current(&self, region: u64) -> bool {
+        self.current.load(Relaxed) == region
+    }
+
+    /// Whether this is the processor that executes this.
+    #[inline(always)]
+    pub(crate) fn is_here(&self) -> bool {
+        self.key == key_here()
+    }
+}
+
 /// The record of one processor.
 pub(crate) struct Processor {
-    key: u64,
+    pub(crate) seat: Seat,
     next: *const Processor,
     /// What its VMX can do, decided when it was first enabled.
     pub(crate) capabilities: Capabilities,
@@ -64,8 +89,6 @@ pub(crate) struct Processor {
     sessions: AtomicU64,
     /// What it has cached of guests' memory.
     pub(crate) translations: Translations,
-    /// Physical address of the current VMCS, or 0.
-    current: AtomicU64,
     /// The number of the guest that ran here last, or 0.
     last_guest: AtomicU64,
     /// Whose extended state the registers hold, where that is not switched at each exit.
@@ -87,7 +110,7 @@ impl Processor {
         let mut next = REGISTRY[bucket_of(key)].load(Acquire).cast_const();
         // SAFETY: the registry holds null or records that live for ever.
         while let Some(record) = unsafe { next.as_ref() } {
-            if record.key == key {
+            if record.seat.key == key {
                 return Some(record);
             }
             next = record.next;
@@ -99,7 +122,7 @@ impl Processor {
     pub(crate) fn here() -> AxResult<&'static Self> {
         match Self::known_here() {
             Some(record) if record.enabled.load(Acquire) => Ok(record),
-            _ => ax_err!(BadState, "VMX is not enabled on this processor"),
+            _ => bad_state("VMX is not enabled on this processor"),
         }
     }
 
@@ -108,7 +131,7 @@ impl Processor {
         let key = key_here();
         let head = &REGISTRY[bucket_of(key)];
         let record = Box::leak(Box::new(Self {
-            key,
+            seat: Seat { key, current: AtomicU64::new(0) },
             next: ptr::null(),
             capabilities,
             host,
@@ -118,7 +141,6 @@ impl Processor {
             enabled: AtomicBool::new(false),
             sessions: AtomicU64::new(0),
             translations: Translations::new(),
-            current: AtomicU64::new(0),
             last_guest: AtomicU64::new(0),
             fpu: FpuOwner::default(),
             active: [const { AtomicU64::new(0) }; MAX_ACTIVE],
@@ -135,9 +157,10 @@ impl Processor {
     /// Whether this is the record of the processor that executes this.
     #[inline(always)]
     pub(crate) fn is_here(&self) -> bool {
-        self.key == key_here()
+        self.seat.is_here()
     }
 
+    #[inline(always)]
     pub(crate) fn is_enabled(&self) -> bool {
         self.enabled.load(Acquire)
     }
@@ -155,12 +178,6 @@ impl Processor {
         Stay { processor: ptr::from_ref(self) as usize, session: self.sessions.load(Relaxed) }
     }
 
-    /// Whether the VMCS at `region` is the current one of this processor.
-    #[inline(always)]
-    pub(crate) fn is_current(&self, region: u64) -> bool {
-        self.current.load(Relaxed) == region
-    }
-
     /// Whether another guest than this one ran here last; from now on it is this one.
     pub(crate) fn another_guest_ran(&self, guest: u64) -> bool {
         let last = self.last_guest.load(Relaxed);
@@ -168,14 +185,15 @@ impl Processor {
         last != 0 && last != guest
     }
 
-    /// Records that there is no current VMCS although there should be.
-    pub(crate) fn current_was_lost(&self) {
-        self.current.store(0, Relaxed);
+    /// Records that it is not known which VMCS is current: the next run of any vCPU loads its own, and looks at all that may
+    /// have changed since.
+    pub(crate) fn forget_current(&self) {
+        self.seat.current.store(0, Relaxed);
     }
 
     /// Physical address of the VMCS that is current here, or 0.
     pub(crate) fn current_region(&self) -> u64 {
-        self.current.load(Relaxed)
+        self.seat.current.load(Relaxed)
     }
 
     /// Whether the VMCS at `region` is active on this processor, at the place that [`Self::load`] gave it.
@@ -188,12 +206,13 @@ impl Processor {
     /// free or already its own.
     ///
     /// # Safety
-    /// The caller owns the region, which holds this processor's VMCS revision identifier, is not active on another
-    /// processor, and stays allocated until [`Self::clear`] or [`Self::clear_all`] has been called here.
+    /// This processor executes this, with VMX on ([`Self::check_usable`]). The caller owns the region, which holds this
+    /// processor's VMCS revision identifier, is not active on another processor, and stays allocated until [`Self::clear`] or
+    /// [`Self::clear_all`] has been called here.
+    #[inline]
     pub(crate) unsafe fn load(&self, region: u64, hint: usize) -> AxResult<usize> {
-        self.check_usable()?;
         let place = self.take_place(region, hint)?;
-        if self.is_current(region) {
+        if self.seat.is_current(region) {
             return Ok(place);
         }
         // SAFETY: VMX is on, and the caller promises the rest.
@@ -201,7 +220,7 @@ impl Processor {
             self.active[place].store(0, Release);
             refused("VMPTRLD", failure)?;
         }
-        self.current.store(region, Relaxed);
+        self.seat.current.store(region, Relaxed);
         Ok(place)
     }
 
@@ -214,17 +233,24 @@ impl Processor {
         if let Err(failure) = unsafe { vmptrld(region) } {
             return refused("VMPTRLD", failure);
         }
-        self.current.store(region, Relaxed);
+        self.seat.current.store(region, Relaxed);
         Ok(())
     }
 
+    #[inline(always)]
     fn take_place(&self, region: u64, hint: usize) -> AxResult<usize> {
-        let free_or_own = |place: &AtomicU64| [0, region].contains(&place.load(Relaxed));
-        let place = match self.active.get(hint) {
-            Some(place) if free_or_own(place) => Some(hint),
-            _ => self.active.iter().position(free_or_own),
-        };
-        let Some(place) = place else {
+        match self.active.get(hint) {
+            Some(place) if [0, region].contains(&place.load(Relaxed)) => {
+                place.store(region, Release);
+                Ok(hint)
+            }
+            _ => self.take_another_place(region),
+        }
+    }
+
+    #[cold]
+    fn take_another_place(&self, region: u64) -> AxResult<usize> {
+        let Some(place) = self.active.iter().position(|place| [0, region].contains(&place.load(Relaxed))) else {
             return ax_err!(ResourceBusy, "too many vCPUs are bound to this processor");
         };
         self.active[place].store(region, Release);
@@ -234,15 +260,16 @@ impl Processor {
     /// Writes the VMCS at `region` back to its memory; it is then neither active nor current, and has no place any more.
     ///
     /// # Safety
-    /// The caller owns the region, and it is not active on another processor.
+    /// This processor executes this, with VMX on ([`Self::check_usable`]). The caller owns the region, and it is not active on
+    /// another processor.
+    #[inline]
     pub(crate) unsafe fn clear(&self, region: u64, place: Option<usize>) -> AxResult {
-        self.check_usable()?;
         // SAFETY: VMX is on, and the caller promises the rest.
         if let Err(failure) = unsafe { vmclear(region) } {
             return refused("VMCLEAR", failure);
         }
-        if self.is_current(region) {
-            self.current.store(0, Relaxed);
+        if self.seat.is_current(region) {
+            self.seat.current.store(0, Relaxed);
         }
         if let Some(place) = place.and_then(|place| self.active.get(place)) {
             place.store(0, Release);
@@ -253,24 +280,29 @@ impl Processor {
     /// Clears every VMCS that is active here, as software must before VMXOFF: what the processor still holds of an active
     /// VMCS is lost by it (SDM Vol. 3C, section 25.11.1, "Software Use of Virtual-Machine Control Structures").
     pub(crate) fn clear_all(&self) -> AxResult {
+        self.check_usable()?;
         for (place, active) in self.active.iter().enumerate() {
             let region = active.load(Relaxed);
             if region != 0 {
-                // SAFETY: it was loaded here, and whoever loaded it keeps its memory until it is cleared.
+                // SAFETY: checked above; it was loaded here, and whoever loaded it keeps its memory until it is cleared.
                 unsafe { self.clear(region, Some(place)) }?;
             }
         }
         Ok(())
     }
 
-    fn check_usable(&self) -> AxResult {
+    /// That this processor executes this, with VMX on.
+    #[inline(always)]
+    pub(crate) fn check_usable(&self) -> AxResult {
+        if self.is_enabled() && self.is_here() { Ok(()) } else { self.not_usable() }
+    }
+
+    #[cold]
+    fn not_usable(&self) -> AxResult {
         if !self.is_enabled() {
-            return ax_err!(BadState, "VMX is not enabled on this processor");
+            return bad_state("VMX is not enabled on this processor");
         }
-        if !self.is_here() {
-            return ax_err!(BadState, "the VMCS belongs to another processor");
-        }
-        Ok(())
+        bad_state("the VMCS belongs to another processor")
     }
 }
 

@@ -27,8 +27,10 @@ pub fn enable() {
     cr4.set(Cr4Flags::MACHINE_CHECK_EXCEPTION, features.as_ref().is_some_and(|info| info.has_mce()));
     let has_xsave = features.as_ref().is_some_and(|info| info.has_xsave());
     cr4.set(Cr4Flags::OSXSAVE, has_xsave);
-    // SAFETY: global pages and XSAVE change nothing for code that does not use them, and machine checks have a handler, or
-    // end in a triple fault as they would without the bit.
+    let has_fsgsbase = cpuid.get_extended_feature_info().is_some_and(|info| info.has_fsgsbase());
+    cr4.set(Cr4Flags::FSGSBASE, has_fsgsbase);
+    // SAFETY: global pages, XSAVE and the bases of FS and GS change nothing for code that does not use them, and machine
+    // checks have a handler, or end in a triple fault as they would without the bit.
     unsafe { Cr4::write(cr4) };
 
     if has_xsave {

@@ -188,10 +188,12 @@ impl<H: AxVCpuHal> AxArchVCpu for VmxVcpu<H> {
         self.run_described()
     }
 
+    #[inline(always)]
     fn bind(&mut self) -> AxResult {
         self.bind_to_current_processor()
     }
 
+    #[inline(always)]
     fn unbind(&mut self) -> AxResult {
         self.unbind_from_current_processor()
     }

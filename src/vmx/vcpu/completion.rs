@@ -70,6 +70,17 @@ pub(super) enum WaitsFor {
     },
 }
 
+/// When a guest that steps through its own code (RFLAGS.TF) gets the trap of an instruction that was executed for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum StepPolicy {
+    /// Behind that instruction, as on a processor.
+    #[default]
+    Exact,
+    /// Perhaps only behind the next one, so that a debugger in the guest sees the two as one step. Saves the VMREAD of RFLAGS
+    /// at each such instruction, which is the only way to know.
+    Late,
+}
+
 impl WaitsFor {
     /// Completing the instruction means nothing but to move RIP, by the length that the exit says.
     const fn is_plain(self) -> bool {
@@ -78,6 +89,11 @@ impl WaitsFor {
 }
 
 impl<H: AxVCpuHal> VmxVcpu<H> {
+    /// Says when a guest that steps through its own code gets the trap of an instruction that was executed for it.
+    pub fn set_step_policy(&mut self, policy: StepPolicy) {
+        self.step_policy = policy;
+    }
+
     /// Moves RIP past an instruction of `instr_len` bytes, with all that completing one means: STI and MOV SS blocking
     /// end, a single-step trap becomes due where TF asks for one, and RIP wraps at 32 bits outside 64-bit mode.
     ///
@@ -242,7 +258,12 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// The same where neither RIP nor RFLAGS was written since the exit.
     #[inline(always)]
     pub(super) fn end_exit_quickly(&mut self, here: Here) -> AxResult {
-        if self.debug.has_breakpoints() || !self.vmcs.skip_instruction(here) {
+        let skipped = !self.debug.has_breakpoints()
+            && match self.step_policy {
+                StepPolicy::Exact => self.vmcs.skip_instruction::<true>(here),
+                StepPolicy::Late => self.vmcs.skip_instruction::<false>(here),
+            };
+        if !skipped {
             return self.end_exit_with_care(here);
         }
         self.shadow_ended = true;
@@ -262,11 +283,14 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         if (rip ^ next) >> 32 != 0 && !self.in_64_bit_mode()? {
             next &= 0xFFFF_FFFF;
         }
+        // RIP goes last: should something fail before it, all of this is done again.
+        self.end_instruction(here)?;
         self.vmcs.write(VmcsGuestNW::RIP, next);
-        self.end_instruction(here)
+        Ok(())
     }
 
-    /// What the end of an instruction means beside RIP, also of one element of a string instruction.
+    /// What the end of an instruction means beside RIP, also of one element of a string instruction. May be done again where it
+    /// failed.
     #[inline(always)]
     fn end_instruction(&mut self, here: Option<Here>) -> AxResult {
         self.shadow_ended = true;

@@ -11,7 +11,7 @@
 
 use axerrno::AxResult;
 use axvcpu::AxVCpuHal;
-use x86_64::registers::control::{Cr4, Cr4Flags};
+use x86_64::registers::control::Cr4Flags;
 
 use super::exits::Handled;
 use super::{Here, VmxVcpu};
@@ -61,8 +61,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     /// Takes over the host's CR4.MCE, which stays set for the guest so that a machine check reaches the host.
-    pub(super) fn bind_cr4(&mut self) -> AxResult {
-        let host_mce = Cr4::read_raw() & CR4_MCE;
+    pub(super) fn bind_cr4(&mut self, host_mce: u64) -> AxResult {
         if host_mce != self.host_mce {
             let seen = self.guest_cr4()?;
             self.host_mce = host_mce;

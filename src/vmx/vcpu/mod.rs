@@ -1,6 +1,6 @@
 //! The virtual CPU.
 //!
-//! One idea a file: [`run`] is one entry and one exit; [`switch`] goes into the guest and back, with [`xstate`], [`debug`] and [`msr_areas`] for the state that
+//! One idea a file: [`run`] is one entry and one exit, [`bind`] what comes before the first of them on a processor; [`switch`] goes into the guest and back, with [`xstate`], [`debug`] and [`msr_areas`] for the state that
 //! has rules of its own, and [`speculation`] for barriers; [`setup`] decides the control fields and [`start`] the guest's
 //! first state; [`exits`] handles what needs no caller, with [`cpuid`], [`msrs`] and [`control_registers`] for what they
 //! are named after; [`msr_policy`], [`io`] and [`timer`] are what the caller decides; [`string_io`] is INS and OUTS; [`completion`] moves RIP; [`events`]
@@ -10,6 +10,7 @@
 //! [`arch`] is the adapter to axvcpu.
 
 mod arch;
+mod bind;
 mod completion;
 mod control_registers;
 mod cpuid;
@@ -39,12 +40,15 @@ mod translations;
 mod tsc;
 mod xstate;
 
+use core::cell::Cell;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use axaddrspace::{GuestPhysAddr, HostPhysAddr};
 use axerrno::AxResult;
 use axvcpu::AxVCpuHal;
 
+pub use bind::UnbindPolicy;
+pub use completion::StepPolicy;
 pub use guest_memory::EptMemory;
 pub use intercepts::{ExitOn, HypercallPolicy, MwaitPolicy, Reflected};
 pub use memory::VmCpuMode;
@@ -71,9 +75,10 @@ use self::tsc::TscControl;
 use self::xstate::XState;
 use super::exit_info::EntryFailure;
 use super::guest_cpuid::{CpuidPolicy, CpuidTable};
+use super::host::HostVariables;
 use super::processor::Stay;
 use super::structs::{IOBitmap, MsrBitmap};
-use super::vmcs::{Here, Vmcs, due};
+use super::vmcs::{Here, Vmcs};
 use super::vpid::Vpid;
 use crate::ept::EptFormat;
 use crate::guest_memory::PagingSupport;
@@ -102,6 +107,7 @@ pub struct VmxVcpu<H: AxVCpuHal> {
     events: EventQueue,
     /// What the instruction of the last exit waits for, if the next entry completes it.
     completion: Option<WaitsFor>,
+    step_policy: StepPolicy,
     /// The INS or OUTS that it is about.
     string: Option<Element>,
     mmio: Mmio,
@@ -134,6 +140,11 @@ pub struct VmxVcpu<H: AxVCpuHal> {
     /// Where it ran last, and which generation of that processor's constant state the VMCS holds.
     last_stay: Stay,
     host_generation: u64,
+    /// What the VMCS has of the host's state that may change between two binds.
+    host: HostVariables,
+    unbind_policy: UnbindPolicy,
+    /// It stays where it is bound, and a bind there has no more to do than to compare.
+    stays: Cell<bool>,
     /// Its tag on that processor.
     vpid: Option<Vpid>,
     start: Option<StartState>,
@@ -174,6 +185,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             debug: DebugRegisters::default(),
             events: EventQueue::default(),
             completion: None,
+            step_policy: StepPolicy::default(),
             string: None,
             mmio: Mmio::default(),
             shadow_ended: false,
@@ -194,6 +206,9 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             entry_failure: None,
             last_stay: Stay::default(),
             host_generation: 0,
+            host: HostVariables::default(),
+            unbind_policy: UnbindPolicy::default(),
+            stays: Cell::new(false),
             vpid: None,
             start: None,
             entry: None,
@@ -202,29 +217,6 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             vm_id,
             id: vcpu_id,
         })
-    }
-
-    /// Binds the vCPU to the processor that executes this: its VMCS becomes active and current there. Binding it again
-    /// there is not an error.
-    ///
-    /// # Errors
-    /// `BadState` where VMX is not enabled, or for a vCPU that is bound to another processor.
-    pub fn bind_to_current_processor(&self) -> AxResult {
-        self.vmcs.bind()?;
-        self.vmcs.set_due(due::HOST_STATE);
-        Ok(())
-    }
-
-    /// Unbinds the vCPU, which may then be bound to any processor: its VMCS is written back to memory, and extended
-    /// state that was left in the registers is taken out of them.
-    ///
-    /// # Errors
-    /// `BadState` for a vCPU that is not bound, or is bound to another processor.
-    pub fn unbind_from_current_processor(&self) -> AxResult {
-        self.xstate.unbind();
-        // Should the VMCS stay here, its extended state has to come back.
-        self.vmcs.set_due(due::SWITCHED);
-        self.vmcs.unbind()
     }
 
     /// The general registers but RSP, which is in the VMCS ([`stack_pointer`](Self::stack_pointer)).

@@ -71,6 +71,8 @@ pub(super) struct GuestMsrs<H: AxVCpuHal> {
     /// TSC_AUX and XSS of the processor that the vCPU is bound to.
     host_tsc_aux: u64,
     host_xss: u64,
+    /// The host's KERNEL_GS_BASE, as in its list.
+    host_kernel_gs_base: u64,
 }
 
 impl<H: AxVCpuHal> GuestMsrs<H> {
@@ -84,6 +86,7 @@ impl<H: AxVCpuHal> GuestMsrs<H> {
             spec_ctrl_active: false,
             host_tsc_aux: 0,
             host_xss: 0,
+            host_kernel_gs_base: 0,
         };
         for (i, msr) in LISTED.into_iter().enumerate() {
             for list in [0, HOST_LIST] {
@@ -172,28 +175,37 @@ impl<H: AxVCpuHal> GuestMsrs<H> {
         self.write_counts(vmcs);
     }
 
-    /// Takes the host's values at a bind.
-    pub(super) fn bind(&mut self, vmcs: &Vmcs<H>, host: &HostConstants) {
+    /// Takes the host's values that are constant for the processor, on one where the vCPU did not run last, or where they have
+    /// changed.
+    pub(super) fn take_constants(&mut self, vmcs: &Vmcs<H>, host: &HostConstants) {
+        for (i, value) in host.syscall().into_iter().enumerate() {
+            self.set_data(HOST_LIST, SYSCALL_GROUP + i, value);
+        }
+        self.host_tsc_aux = host.tsc_aux();
+        self.host_xss = host.xss();
+        self.write_counts(vmcs);
+    }
+
+    /// Takes the host's other values at a bind.
+    pub(super) fn bind(&mut self) {
         if self.syscall_active {
             self.read_host_group();
         }
-        // Constants of the processor, so that mostly nothing of the lists changes by them.
-        if (host.tsc_aux(), host.xss()) != (self.host_tsc_aux, self.host_xss) {
-            self.host_tsc_aux = host.tsc_aux();
-            self.host_xss = host.xss();
-            self.write_counts(vmcs);
-        }
     }
 
-    /// Not taken as constant: hosts set up SYSCALL late, and exchange KERNEL_GS_BASE with every thread.
+    /// Hosts exchange KERNEL_GS_BASE with every thread, and may write SPEC_CTRL at any time.
     fn read_host_group(&mut self) {
-        const GROUP: [usize; 4] = [SYSCALL_GROUP, SYSCALL_GROUP + 1, SYSCALL_GROUP + 2, KERNEL_GS_BASE];
-        for i in GROUP {
-            self.set_data(HOST_LIST, i, LISTED[i].read());
-        }
+        self.host_kernel_gs_base = LISTED[KERNEL_GS_BASE].read();
+        self.set_data(HOST_LIST, KERNEL_GS_BASE, self.host_kernel_gs_base);
         if self.spec_ctrl_active {
             self.set_data(HOST_LIST, SPEC_CTRL, LISTED[SPEC_CTRL].read());
         }
+    }
+
+    /// Whether the host's values are still those that a bind took, as far as one look tells.
+    #[inline(always)]
+    pub(super) fn host_is_unchanged(&self) -> bool {
+        !self.syscall_active || self.host_kernel_gs_base == LISTED[KERNEL_GS_BASE].read()
     }
 
     /// Where the run of entries that are in use ends.

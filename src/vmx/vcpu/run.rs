@@ -9,19 +9,17 @@
 //! that they need.
 
 use axaddrspace::device::SysRegAddr;
-use axerrno::{AxResult, ax_err, ax_err_type};
+use axerrno::{AxResult, ax_err};
 use axvcpu::{AxVCpuExitReason, AxVCpuHal};
 use x86_64::instructions::interrupts;
 
 use super::completion::WaitsFor;
 use super::exits::{self, Handled};
 use super::switch::{REFUSED, vmx_launch, vmx_resume};
-use super::{Here, VmxVcpu};
+use super::{Here, StepPolicy, VmxVcpu};
 use crate::vmx::definitions::VmxExitReason;
 use crate::vmx::exit_info::{EntryFailure, VmxExitInfo};
-use crate::vmx::host;
 use crate::vmx::instructions::{self, VmFail};
-use crate::vmx::processor::Processor;
 use crate::vmx::vmcs::{VmcsControl32, VmcsGuestNW, VmcsReadOnly32, VmcsReadOnlyNW, due};
 
 /// How an attempt to enter ended.
@@ -79,11 +77,34 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     #[inline(always)]
     fn run_undisturbed(&mut self) -> AxResult<AxVCpuExitReason> {
         let here = self.vmcs.current()?;
-        if self.vmcs.is_due() || !self.complete_pending_quickly(here) {
+        if self.vmcs.is_due() {
+            return self.run_behind_work(here);
+        }
+        if !self.complete_pending_quickly(here) {
             return self.run_with_care(here);
         }
         let reason = self.enter_quickly(here);
         self.take_exit(here, reason)
+    }
+
+    /// A run behind a bind, or behind another vCPU's: with work of the processor, and often nothing else.
+    #[inline(never)]
+    fn run_behind_work(&mut self, here: Here) -> AxResult<AxVCpuExitReason> {
+        if !self.do_work_alone()? || !self.complete_pending_quickly(here) {
+            return self.run_with_care(here);
+        }
+        let reason = self.enter_behind_work(here);
+        self.take_exit(here, reason)
+    }
+
+    /// Does what is due, if that is work of the processor and nothing more. Whether nothing is due then.
+    #[inline(always)]
+    fn do_work_alone(&mut self) -> AxResult<bool> {
+        if !self.vmcs.work_alone_is_due() {
+            return Ok(false);
+        }
+        self.do_what_is_due()?;
+        Ok(!self.vmcs.is_due())
     }
 
     #[inline(never)]
@@ -106,18 +127,39 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         reason
     }
 
+    /// The same for a VMCS that may be clear.
+    #[inline(always)]
+    fn enter_behind_work(&mut self, here: Here) -> u32 {
+        if self.vmcs.launched() {
+            return self.enter_quickly(here);
+        }
+        debug_assert!(!self.needs_care(), "an entry that needs care is taken for a quick one");
+        self.shadow_ended = false;
+        // SAFETY: as above, but the VMCS is clear.
+        let reason = unsafe { vmx_launch(&raw mut self.context) };
+        self.vmcs.exit_happened(here);
+        if !is_entry_failure(reason) {
+            self.vmcs.guest_ran(here);
+        }
+        reason
+    }
+
     fn enter(&mut self, here: Here) -> AxResult<Entered> {
-        if self.vmcs.is_due() || !self.complete_pending_quickly(here) {
+        if self.vmcs.is_due() && !self.do_work_alone()? || !self.complete_pending_quickly(here) {
             return self.enter_with_care(here);
         }
-        Ok(Entered::Exited(self.enter_quickly(here)))
+        Ok(Entered::Exited(self.enter_behind_work(here)))
     }
 
     /// Completes what the last exit left, if that means nothing but to move RIP.
     #[inline(always)]
     fn complete_pending_quickly(&mut self, here: Here) -> bool {
         if self.completion.is_some() {
-            if !self.vmcs.skip_instruction(here) {
+            let skipped = match self.step_policy {
+                StepPolicy::Exact => self.vmcs.skip_instruction_before_entry::<true>(here),
+                StepPolicy::Late => self.vmcs.skip_instruction_before_entry::<false>(here),
+            };
+            if !skipped {
                 return false;
             }
             self.completion = None;
@@ -246,7 +288,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
     /// What has to be in the VMCS and in the registers before an entry.
     fn prepare_entry(&mut self, here: Here) -> AxResult {
-        if self.vmcs.is_due() {
+        if self.vmcs.work_is_due() {
             self.do_what_is_due()?;
         }
         self.complete_pending(here)?;
@@ -263,16 +305,16 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     /// The entry itself.
-    fn enter_prepared(&mut self, here: Here) -> u32 {
+    fn enter_prepared(&mut self, _: Here) -> u32 {
         let debug_idle = self.debug.is_idle();
         if !debug_idle {
             self.debug.load_guest();
         }
         let context = &raw mut self.context;
-        let launch = self.vmcs.needs_launch(here);
-        // SAFETY: the VMCS is current, has HOST_RIP from `setup`, and the launch state that `needs_launch` says;
+        let launched = self.vmcs.launched();
+        // SAFETY: the VMCS is current, has HOST_RIP from `setup`, and the launch state that `launched` says;
         // interrupts are off. What the EPT maps is the caller's to decide.
-        let reason = unsafe { if launch { vmx_launch(context) } else { vmx_resume(context) } };
+        let reason = unsafe { if launched { vmx_resume(context) } else { vmx_launch(context) } };
         if !debug_idle {
             self.debug.load_host();
         }
@@ -291,57 +333,11 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             || self.debug.has_breakpoints()
             || self.context.reload_segments()
             || self.entry_failure.is_some()
-            || !self.vmcs.launched()
     }
 
     /// Something has changed that a quick entry would not look at.
     pub(super) fn take_care(&self) {
         self.vmcs.set_due(due::CARE);
-    }
-
-    /// What an entry needs only after a bind, after another vCPU ran here, or after a change of the EPT.
-    #[cold]
-    fn do_what_is_due(&mut self) -> AxResult {
-        let home = self.vmcs.home().ok_or_else(|| ax_err_type!(BadState, "the vCPU is not bound"))?;
-        let work = self.vmcs.take_work();
-        if work == 0 {
-            return Ok(());
-        }
-        let result = self.do_work(home, work);
-        if result.is_err() {
-            self.vmcs.set_due(work);
-        }
-        result
-    }
-
-    fn do_work(&mut self, home: &'static Processor, work: u32) -> AxResult {
-        let moved = self.last_stay != home.stay();
-        if work & due::HOST_STATE != 0 {
-            self.take_over_host(home, moved)?;
-        }
-        self.xstate.take_over(&mut self.context.xstate, home, moved)?;
-        self.context.xstate_was_decided();
-        self.renew_translations(home, moved, work)?;
-        self.separate_from_last_guest(home);
-        self.last_stay = home.stay();
-        Ok(())
-    }
-
-    /// Reads the host's state that the vCPU has to give back, after a bind.
-    fn take_over_host(&mut self, home: &Processor, moved: bool) -> AxResult {
-        let generation = home.host.generation();
-        if moved || generation != self.host_generation {
-            home.host.write_to(&self.vmcs);
-            self.context.set_host_tables(&home.host);
-            self.take_over_speculation_control(home)?;
-            self.host_generation = generation;
-        }
-        host::write_variable_state(&self.vmcs)?;
-        self.context.take_over_spec_ctrl();
-        self.msrs.bind(&self.vmcs, &home.host);
-        self.bind_cr4()?;
-        self.debug.bind(home.host.debugctl());
-        Ok(())
     }
 
     /// An exit has changed LDTR and the limit of TR; few hosts have others.
@@ -404,7 +400,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 }
 
-/// Bit 31 of the exit reason: the processor did not reach the guest.
+/// Bit 31 of the exit reason, set in [`REFUSED`] too: the processor did not reach the guest.
 fn is_entry_failure(exit_reason: u32) -> bool {
     exit_reason & (1 << 31) != 0
 }

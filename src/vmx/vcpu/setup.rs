@@ -6,7 +6,6 @@ use axvcpu::AxVCpuHal;
 
 use super::ept::eptp;
 use super::start::StartState;
-use super::switch::SwitchContext;
 use super::{VmxVcpu, new_guest};
 use crate::ept::InvalidEptRoot;
 use crate::vmx::capability::{
@@ -124,7 +123,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         if secondary & SecondaryControls::XSAVES.bits() != 0 {
             vmcs.write(VmcsControl64::XSS_EXITING_BITMAP, 0);
         }
-        vmcs.write(VmcsHostNW::RIP, SwitchContext::exit_address());
+        vmcs.write(VmcsHostNW::RIP, self.context.exit_address());
 
         let set = |controls: u32, control: SecondaryControls| controls & control.bits() != 0;
         let rdtscp = set(secondary, SecondaryControls::RDTSCP);

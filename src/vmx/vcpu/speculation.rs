@@ -38,7 +38,7 @@ use super::completion::{GP, Outcome};
 use super::switch::barrier;
 use crate::msr::Msr;
 use crate::vmx::processor::Processor;
-use crate::vmx::vmcs::due;
+use crate::vmx::vmcs::{VmcsHostNW, due};
 
 /// The one command of IA32_PRED_CMD: an indirect-branch prediction barrier.
 const IBPB: u64 = 1;
@@ -144,6 +144,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
                 | when(policy.write_ibrs && home.host.uses_ibrs(), barrier::WRITE_SPEC_CTRL)
                 | when(policy.clear_history, barrier::CLEAR_HISTORY),
         );
+        self.vmcs.write_changed(VmcsHostNW::RIP, self.context.exit_address());
         self.pass_speculation_control()
     }
 

@@ -23,8 +23,8 @@
 //! [`vmx_launch`] and [`vmx_resume`] are ordinary functions of the C ABI to their caller. They push what the ABI wants
 //! kept and a pointer to the [`SwitchContext`], tell the VMCS where the stack is (only when that moved), load the
 //! guest's registers and enter. If the entry is refused, execution goes on after the instruction, with the guest's
-//! registers loaded but on the host's stack. If the guest ran, the processor comes back at [`vmx_exit`], on the same
-//! stack. Both ways end in one `ret` to the caller, which pairs with its `call`, so the return predictor stays right.
+//! registers loaded but on the host's stack. If the guest ran, the processor comes back at [`vmx_exit`], or, where barriers
+//! or extended state come first, at [`vmx_exit_to_work`], on the same stack. Both ways end in one `ret` to the caller, which pairs with its `call`, so the return predictor stays right.
 //!
 //! The processor clears RFLAGS at an exit (only bit 1 stays set): the direction flag is clear and interrupts are off.
 //! The caller turns them off before the entry too, so that nothing comes between the check that the VMCS is current
@@ -113,19 +113,28 @@ impl SwitchContext {
         self.xstate_was_decided();
     }
 
-    /// Takes over whether the extended state is switched here.
-    pub(super) fn xstate_was_decided(&mut self) {
+    /// Takes over whether the extended state is switched here. Whether that has changed.
+    #[inline(always)]
+    pub(super) fn xstate_was_decided(&mut self) -> bool {
         let bit = if self.xstate.method == method::NONE { 0 } else { SWITCH_XSTATE };
-        for work in [&mut self.entry_work, &mut self.exit_work] {
-            *work = *work & !SWITCH_XSTATE | bit;
+        let changes = self.exit_work & SWITCH_XSTATE != bit;
+        if changes {
+            self.entry_work ^= SWITCH_XSTATE;
+            self.exit_work ^= SWITCH_XSTATE;
         }
+        changes
     }
 
     /// Reads the host's IA32_SPEC_CTRL, where that is to be written after each exit.
     pub(super) fn take_over_spec_ctrl(&mut self) {
-        if self.exit_work & barrier::WRITE_SPEC_CTRL != 0 {
+        if self.writes_spec_ctrl() {
             self.host_spec_ctrl = Msr::IA32_SPEC_CTRL.read();
         }
+    }
+
+    /// Whether it is written after each exit.
+    pub(super) fn writes_spec_ctrl(&self) -> bool {
+        self.exit_work & barrier::WRITE_SPEC_CTRL != 0
     }
 
     /// Whether an exit leaves LDTR or TR different from the host's.
@@ -140,8 +149,9 @@ impl SwitchContext {
     }
 
     /// Where an exit continues, for HOST_RIP.
-    pub(super) fn exit_address() -> usize {
-        vmx_exit as *const () as usize
+    pub(super) fn exit_address(&self) -> usize {
+        let exit: unsafe extern "C" fn() = if self.exit_work == 0 { vmx_exit } else { vmx_exit_to_work };
+        exit as *const () as usize
     }
 }
 
@@ -171,76 +181,22 @@ pub(super) unsafe extern "C" fn vmx_resume(context: *mut SwitchContext) -> u32 {
 /// guest's registers still loaded.
 #[unsafe(naked)]
 unsafe extern "C" fn vmx_exit() {
-    naked_asm!(
-        // [rsp] is the context. All registers are the guest's, so one must be parked.
-        "push rdi",
-        "mov rdi, [rsp + 8]",
-        "mov [rdi + {rax}], rax",
-        "mov [rdi + {rcx}], rcx",
-        "mov [rdi + {rdx}], rdx",
-        "mov [rdi + {rbx}], rbx",
-        "mov [rdi + {rbp}], rbp",
-        "mov [rdi + {rsi}], rsi",
-        "pop qword ptr [rdi + {rdi}]",
-        "mov [rdi + {r8}], r8",
-        "mov [rdi + {r9}], r9",
-        "mov [rdi + {r10}], r10",
-        "mov [rdi + {r11}], r11",
-        "mov [rdi + {r12}], r12",
-        "mov [rdi + {r13}], r13",
-        "mov [rdi + {r14}], r14",
-        "mov [rdi + {r15}], r15",
-        // Barriers, and extended state: it must be out of the registers before compiled code, which may use them, runs.
-        "cmp byte ptr [rdi + {exit_work}], 0",
-        "jne 57f",
-        // A processor that guesses that there is nothing to do must not get to a return by that.
-        "lfence",
-        "51:",
-        // The limits of the descriptor tables are FFFFH now.
-        "cmp byte ptr [rdi + {reload_tables}], 0",
-        "je 52f",
-        "lgdt [rdi + {gdtr}]",
-        "lidt [rdi + {idtr}]",
-        "52:",
-        "mov rax, cr2",
-        "mov [rdi + {guest_cr2}], rax",
-        "cmp rax, [rdi + {host_cr2}]",
-        "jne 58f",
-        "53:",
-        "mov ecx, {exit_reason}",
-        "vmread rax, rcx",
-        "pop rdi",
-        "pop r15",
-        "pop r14",
-        "pop r13",
-        "pop r12",
-        "pop rbx",
-        "pop rbp",
-        "ret",
-        "57:",
-        raise_exit_barriers!(),
-        switch_xstate!("guest", "host"),
-        "jmp 51b",
-        "58:",
-        "mov rcx, [rdi + {host_cr2}]",
-        "mov cr2, rcx",
-        "jmp 53b",
-        rax = const register(0), rcx = const register(1), rdx = const register(2), rbx = const register(3),
-        rbp = const register(5), rsi = const register(6), rdi = const register(7), r8 = const register(8),
-        r9 = const register(9), r10 = const register(10), r11 = const register(11), r12 = const register(12),
-        r13 = const register(13), r14 = const register(14), r15 = const register(15),
-        exit_reason = const VmcsReadOnly32::EXIT_REASON.encoding(),
+    exit!()
+}
+
+/// The same where there is work right after an exit: barriers, or the extended state, which must be out of the registers before
+/// compiled code, which may use them, runs. It has an address of its own, and not a test, so that a processor cannot guess
+/// its way past it.
+#[unsafe(naked)]
+unsafe extern "C" fn vmx_exit_to_work() {
+    exit!(
+        raise_exit_barriers!(), switch_xstate!("guest", "host");
         exit_work = const offset_of!(SwitchContext, exit_work),
         host_spec_ctrl = const offset_of!(SwitchContext, host_spec_ctrl),
         spec_ctrl = const Msr::IA32_SPEC_CTRL.number(),
         write_spec_ctrl = const barrier::WRITE_SPEC_CTRL,
         fill_return_stack = const barrier::FILL_RETURN_STACK,
         clear_history = const barrier::CLEAR_HISTORY,
-        reload_tables = const offset_of!(SwitchContext, reload_tables),
-        gdtr = const offset_of!(SwitchContext, gdtr),
-        idtr = const offset_of!(SwitchContext, idtr),
-        guest_cr2 = const offset_of!(SwitchContext, guest_cr2),
-        host_cr2 = const offset_of!(SwitchContext, host_cr2),
         method = const offset_of!(SwitchContext, xstate.method),
         fxsave = const method::FXSAVE,
         xsaveopt = const method::XSAVEOPT,
@@ -251,6 +207,70 @@ unsafe extern "C" fn vmx_exit() {
         host_xcr0 = const offset_of!(SwitchContext, xstate.host_xcr0),
     )
 }
+
+/// The body of both.
+macro_rules! exit {
+    ($($work:expr),* $(; $($constants:tt)*)?) => {
+        naked_asm!(
+            // [rsp] is the context. All registers are the guest's, so one must be parked.
+            "push rdi",
+            "mov rdi, [rsp + 8]",
+            "mov [rdi + {rax}], rax",
+            "mov [rdi + {rcx}], rcx",
+            "mov [rdi + {rdx}], rdx",
+            "mov [rdi + {rbx}], rbx",
+            "mov [rdi + {rbp}], rbp",
+            "mov [rdi + {rsi}], rsi",
+            "pop qword ptr [rdi + {rdi}]",
+            "mov [rdi + {r8}], r8",
+            "mov [rdi + {r9}], r9",
+            "mov [rdi + {r10}], r10",
+            "mov [rdi + {r11}], r11",
+            "mov [rdi + {r12}], r12",
+            "mov [rdi + {r13}], r13",
+            "mov [rdi + {r14}], r14",
+            "mov [rdi + {r15}], r15",
+            $($work,)*
+            // The limits of the descriptor tables are FFFFH now.
+            "cmp byte ptr [rdi + {reload_tables}], 0",
+            "je 52f",
+            "lgdt [rdi + {gdtr}]",
+            "lidt [rdi + {idtr}]",
+            "52:",
+            "mov rax, cr2",
+            "mov [rdi + {guest_cr2}], rax",
+            "cmp rax, [rdi + {host_cr2}]",
+            "jne 58f",
+            "53:",
+            "mov ecx, {exit_reason}",
+            "vmread rax, rcx",
+            "pop rdi",
+            "pop r15",
+            "pop r14",
+            "pop r13",
+            "pop r12",
+            "pop rbx",
+            "pop rbp",
+            "ret",
+            "58:",
+            "mov rcx, [rdi + {host_cr2}]",
+            "mov cr2, rcx",
+            "jmp 53b",
+            rax = const register(0), rcx = const register(1), rdx = const register(2), rbx = const register(3),
+            rbp = const register(5), rsi = const register(6), rdi = const register(7), r8 = const register(8),
+            r9 = const register(9), r10 = const register(10), r11 = const register(11), r12 = const register(12),
+            r13 = const register(13), r14 = const register(14), r15 = const register(15),
+            exit_reason = const VmcsReadOnly32::EXIT_REASON.encoding(),
+            reload_tables = const offset_of!(SwitchContext, reload_tables),
+            gdtr = const offset_of!(SwitchContext, gdtr),
+            idtr = const offset_of!(SwitchContext, idtr),
+            guest_cr2 = const offset_of!(SwitchContext, guest_cr2),
+            host_cr2 = const offset_of!(SwitchContext, host_cr2),
+            $($($constants)*)?
+        )
+    };
+}
+use exit;
 
 /// The body of [`vmx_launch`] and [`vmx_resume`].
 macro_rules! enter {

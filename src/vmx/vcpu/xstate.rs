@@ -27,7 +27,8 @@ use super::exits::Handled;
 use super::switch::XStateSwitch;
 use super::{Here, VmxVcpu};
 use crate::emulator::{VectorRegisters, VectorWrite};
-use crate::vmx::fpu::{Area, FXSAVE_SIZE, HEADER_SIZE, method, read_xcr0, set_xcr0};
+use crate::vmx::bad_state;
+use crate::vmx::fpu::{Area, FXSAVE_SIZE, HEADER_SIZE, method, read_xcr0};
 use crate::vmx::guest_cr::{check_xsetbv, xcr0};
 use crate::vmx::processor::Processor;
 
@@ -118,13 +119,14 @@ impl XState {
 
     /// Prepares the switch for the next entries on `home`: after a bind there, which may be another processor than the
     /// last, or after another vCPU ran there.
+    #[inline(always)]
     pub(super) fn take_over(&self, switch: &mut XStateSwitch, home: &'static Processor, moved: bool) -> AxResult {
-        self.check_host()?;
         if moved {
             self.forget_restored();
         }
         match self.policy {
             FpuPolicy::EveryExit => {
+                self.check_host()?;
                 // What is switched at each exit is the host's, so no guest may be in its place.
                 home.fpu.evict();
                 switch.host_xcr0 = if self.allowed != 0 { read_xcr0() } else { 0 };
@@ -134,8 +136,13 @@ impl XState {
                 switch.method = self.method;
             }
             FpuPolicy::WhileBound => {
+                if home.fpu.is(&self.guest) {
+                    // Nobody needed the registers since this vCPU's last run here.
+                    return Ok(());
+                }
+                self.check_host()?;
                 if self.loaded.get().is_some_and(|last| !core::ptr::eq(last, home) && last.fpu.is(&self.guest)) {
-                    return ax_err!(BadState, "the guest's extended state is in the registers of another processor");
+                    return bad_state("the guest's extended state is in the registers of another processor");
                 }
                 switch.method = method::NONE;
                 home.fpu.load(&self.guest, self.method, self.allowed, switch.guest_xcr0)?;
@@ -145,10 +152,10 @@ impl XState {
         Ok(())
     }
 
-    /// Gives the registers back to the host at an unbind, where they hold this guest's state.
-    pub(super) fn unbind(&self) {
-        if let Some(home) = self.registers() {
-            home.fpu.evict();
+    /// Gives the registers of `here`, which executes this, back to the host, where they hold this guest's state.
+    pub(super) fn give_back(&self, here: &Processor) {
+        if self.loaded.get().is_some_and(|loaded| core::ptr::eq(loaded, here)) && here.fpu.is(&self.guest) {
+            here.fpu.evict();
             self.loaded.set(None);
         }
     }
@@ -176,20 +183,22 @@ impl XState {
     }
 
     /// Refuses a host under which the state cannot be moved in the way that was chosen when the vCPU was made.
+    #[inline(always)]
     fn check_host(&self) -> AxResult {
         let (cr0, cr4) = (Cr0::read(), Cr4::read());
         if cr0.intersects(Cr0Flags::TASK_SWITCHED | Cr0Flags::EMULATE_COPROCESSOR) {
-            return ax_err!(BadState, "CR0.TS or CR0.EM is set: the host does not let its extended state be switched");
+            return bad_state("CR0.TS or CR0.EM is set: the host does not let its extended state be switched");
         }
         let needed = if self.method == method::FXSAVE { Cr4Flags::OSFXSR } else { Cr4Flags::OSXSAVE };
         if !cr4.contains(needed) {
-            return ax_err!(BadState, "CR4.OSXSAVE or CR4.OSFXSR is clear, and was set where the vCPU was made");
+            return bad_state("CR4.OSXSAVE or CR4.OSFXSR is clear, and was set where the vCPU was made");
         }
         Ok(())
     }
 
     /// Makes the processor forget from where it restored last: a restore of no component, from an area of its own, which
     /// has no component that the host's XCR0 could lack.
+    #[cold]
     fn forget_restored(&self) {
         #[repr(align(64))]
         struct Nothing([u8; FXSAVE_SIZE + HEADER_SIZE]);
@@ -206,7 +215,9 @@ impl XState {
 
 impl Drop for XState {
     fn drop(&mut self) {
-        self.unbind();
+        if let Some(here) = self.registers() {
+            self.give_back(here);
+        }
         if self.loaded.get().is_some_and(|elsewhere| elsewhere.fpu.is(&self.guest)) {
             // That processor will save its registers there when it loads another guest's state.
             log::error!("a vCPU was dropped whose extended state is in another processor; its area is leaked");
@@ -225,7 +236,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// to code that uses SSE itself and so would overwrite the guest's registers.
     pub fn set_fpu_policy(&mut self, policy: FpuPolicy) -> AxResult {
         if self.vmcs.home().is_some() {
-            return ax_err!(BadState, "the extended state's policy cannot be changed while the vCPU is bound");
+            return bad_state("the extended state's policy cannot be changed while the vCPU is bound");
         }
         if policy == FpuPolicy::WhileBound && FpuPolicy::HOST_USES_SSE {
             return ax_err!(InvalidInput, "this host is compiled with SSE; its registers cannot stay the guest's");
@@ -257,9 +268,8 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         let outcome = check_xsetbv(index, value, self.cpuid.allowed_xcr0());
         if outcome.is_ok() {
             self.context.xstate.guest_xcr0 = value;
-            if self.xstate.registers().is_some() {
-                // SAFETY: a value that the processor has and the guest may set; the registers are the guest's.
-                unsafe { set_xcr0(value) };
+            if let Some(home) = self.xstate.registers() {
+                home.fpu.guest_set_xcr0(value);
             }
         }
         self.complete(here, outcome)

@@ -27,9 +27,10 @@ pub use fields::{
     VmcsHost32, VmcsHost64, VmcsHostNW, VmcsReadOnly32, VmcsReadOnly64, VmcsReadOnlyNW, WritableVmcsField,
 };
 
+use super::bad_state;
 use super::definitions::VmxInstructionError;
 use super::instructions::{VmFail, advance_rip_quickly, vmread, vmread_existing, vmwrite};
-use super::processor::Processor;
+use super::processor::{NOWHERE, Processor, Seat};
 use super::structs::VmxRegion;
 
 /// Work that an entry may have to do first, and other reasons why it cannot be a quick one.
@@ -70,8 +71,11 @@ type SlotSet = [Cell<u64>; WORDS];
 pub(crate) struct Vmcs<H: AxVCpuHal> {
     region: VmxRegion<H>,
     address: u64,
-    /// The processor that it is bound to.
+    /// The processor that it is bound to, and what is asked of that before each entry.
     home: Cell<Option<&'static Processor>>,
+    seat: Cell<&'static Seat>,
+    /// The processor that it was bound to last.
+    last_home: Cell<Option<&'static Processor>>,
     /// Its place among the active ones there.
     place: Cell<usize>,
     /// Whether the region has been given a revision identifier and cleared since it was allocated.
@@ -94,10 +98,13 @@ impl<H: AxVCpuHal> Vmcs<H> {
             region,
             address,
             home: Cell::new(None),
+            seat: Cell::new(&NOWHERE),
+            last_home: Cell::new(None),
             place: Cell::new(0),
             prepared: Cell::new(false),
             launched: Cell::new(false),
-            due: Arc::default(),
+            // The first entry is a careful one.
+            due: Arc::new(AtomicU32::new(due::CARE)),
             values: [const { Cell::new(0) }; FIELD_COUNT],
             valid: [const { Cell::new(0) }; WORDS],
             dirty: [const { Cell::new(0) }; WORDS],
@@ -121,45 +128,56 @@ impl<H: AxVCpuHal> Vmcs<H> {
         without_interrupts(|| self.bind_undisturbed())
     }
 
+    #[inline(always)]
     fn bind_undisturbed(&self) -> AxResult<bool> {
-        let here = Processor::here()?;
+        // Mostly it is the same processor as last time, which is quicker to tell than which one it is.
+        let here = match self.last_home.get() {
+            Some(last) if last.is_enabled() && last.is_here() => last,
+            _ => Processor::here()?,
+        };
         match self.home() {
             Some(home) if !core::ptr::eq(home, here) => {
-                return ax_err!(BadState, "the vCPU is bound to another processor; unbind it there first");
+                return bad_state("the vCPU is bound to another processor; unbind it there first");
             }
             Some(_) => {
-                self.load_on(here)?;
+                self.load_here(here)?;
                 return Ok(false);
             }
             None => {}
         }
         self.prepare(here)?;
-        self.load_on(here)?;
+        self.load_here(here)?;
         self.home.set(Some(here));
+        self.seat.set(&here.seat);
+        self.last_home.set(Some(here));
         Ok(true)
     }
 
-    fn load_on(&self, processor: &Processor) -> AxResult {
-        // SAFETY: the region is ours, holds the revision identifier, and is active nowhere or there, where the record
-        // refuses to load it from elsewhere; it is not freed while bound.
-        let place = unsafe { processor.load(self.address, self.place.get()) }?;
+    /// `here` executes this, with VMX on.
+    #[inline(always)]
+    fn load_here(&self, here: &Processor) -> AxResult {
+        // SAFETY: as said; the region is ours, holds the revision identifier, and is active nowhere or here; it is not freed
+        // while bound.
+        let place = unsafe { here.load(self.address, self.place.get()) }?;
         self.place.set(place);
         Ok(())
     }
 
-    /// Writes it back to memory; any processor may bind it next.
-    pub(crate) fn unbind(&self) -> AxResult {
-        without_interrupts(|| self.unbind_undisturbed())
-    }
-
-    fn unbind_undisturbed(&self) -> AxResult {
-        let Some(home) = self.home() else {
-            return ax_err!(BadState, "the vCPU is not bound");
-        };
-        // SAFETY: the region is ours; the record refuses when this is not the processor that it is active on.
-        unsafe { home.clear(self.address, Some(self.place.get())) }?;
-        self.forget_home();
-        Ok(())
+    /// Writes it back to memory; any processor may bind it next. `give_back` is done first, once it is sure that this is the
+    /// processor that it is bound to.
+    #[inline(always)]
+    pub(crate) fn unbind(&self, give_back: impl FnOnce(&'static Processor)) -> AxResult {
+        without_interrupts(|| {
+            let Some(home) = self.home() else {
+                return bad_state("the vCPU is not bound");
+            };
+            home.check_usable()?;
+            give_back(home);
+            // SAFETY: checked above; the region is ours.
+            unsafe { home.clear(self.address, Some(self.place.get())) }?;
+            self.forget_home();
+            Ok(())
+        })
     }
 
     /// Adds work for the next entry, or another reason for care.
@@ -170,6 +188,26 @@ impl<H: AxVCpuHal> Vmcs<H> {
     /// Where others may add work.
     pub(crate) fn shared_due(&self) -> Arc<AtomicU32> {
         self.due.clone()
+    }
+
+    /// The same as [`Self::set_due`], for work that mostly is due already.
+    #[inline(always)]
+    pub(crate) fn add_due(&self, work: u32) {
+        if self.due.load(Relaxed) & work != work {
+            self.set_due(work);
+        }
+    }
+
+    /// Whether there is work of the processor for the next entry.
+    #[inline(always)]
+    pub(crate) fn work_is_due(&self) -> bool {
+        self.due.load(Relaxed) & due::WORK != 0
+    }
+
+    /// The same, and whether nothing else is due.
+    #[inline(always)]
+    pub(crate) fn work_alone_is_due(&self) -> bool {
+        self.due.load(Relaxed) & !due::WORK == 0
     }
 
     /// Whether the next entry has something to do first, or to be careful about.
@@ -192,22 +230,27 @@ impl<H: AxVCpuHal> Vmcs<H> {
         }
     }
 
+    /// Whether this VMCS is current on its processor.
+    #[inline(always)]
+    pub(crate) fn was_current(&self) -> bool {
+        self.seat.get().is_current(self.address)
+    }
+
     /// The proof that this VMCS is current here. Another vCPU may have been bound to this processor meanwhile, in which
     /// case this one is made current again.
     #[inline(always)]
     pub(crate) fn current(&self) -> AxResult<Here> {
-        match self.home.get() {
-            Some(home) if home.is_current(self.address) && home.is_here() => Ok(Here(())),
-            _ => self.make_current(),
-        }
+        let seat = self.seat.get();
+        if seat.is_current(self.address) && seat.is_here() { Ok(Here(())) } else { self.make_current() }
     }
 
     #[cold]
     fn make_current(&self) -> AxResult<Here> {
         let Some(home) = self.home() else {
-            return ax_err!(BadState, "the vCPU is not bound to a processor");
+            return bad_state("the vCPU is not bound to a processor");
         };
-        self.load_on(home)?;
+        home.check_usable()?;
+        self.load_here(home)?;
         self.set_due(due::SWITCHED);
         Ok(Here(()))
     }
@@ -285,13 +328,8 @@ impl<H: AxVCpuHal> Vmcs<H> {
         ax_err!(Unsupported)
     }
 
-    /// Whether VMLAUNCH has to be used rather than VMRESUME.
+    /// The launch state that the processor has of it: launched, for VMRESUME, or clear, for VMLAUNCH.
     #[inline(always)]
-    pub(crate) fn needs_launch(&self, _: Here) -> bool {
-        !self.launched.get()
-    }
-
-    /// The launch state that the processor has of it.
     pub(crate) fn launched(&self) -> bool {
         self.launched.get()
     }
@@ -304,7 +342,7 @@ impl<H: AxVCpuHal> Vmcs<H> {
             VmFail::Invalid => {
                 // There is no current VMCS. The next run loads this one again.
                 if let Some(home) = self.home.get() {
-                    home.current_was_lost();
+                    home.forget_current();
                 }
                 self.launched.set(false);
             }
@@ -374,15 +412,22 @@ impl<H: AxVCpuHal> Vmcs<H> {
     }
 
     /// Moves RIP past the instruction of the last exit, where that is all that its end means: `false` if there is more to do,
-    /// and nothing is done then. RIP and RFLAGS were not [written](Self::is_written) since.
+    /// and nothing is done then. RIP and RFLAGS were not [written](Self::is_written) since. Without `SEES_STEPS` the trap of a
+    /// single step is not looked for.
     #[inline(always)]
-    pub(crate) fn skip_instruction(&self, _: Here) -> bool {
-        // SAFETY: this VMCS is current, and every processor has these fields.
-        if !unsafe { advance_rip_quickly() } {
-            return false;
+    pub(crate) fn skip_instruction<const SEES_STEPS: bool>(&self, here: Here) -> bool {
+        let skipped = self.skip_instruction_before_entry::<SEES_STEPS>(here);
+        if skipped {
+            remove(&self.valid, VmcsGuestNW::RIP.index());
         }
-        remove(&self.valid, VmcsGuestNW::RIP.index());
-        true
+        skipped
+    }
+
+    /// The same where an entry follows at once, behind which nothing is known of RIP anyway.
+    #[inline(always)]
+    pub(crate) fn skip_instruction_before_entry<const SEES_STEPS: bool>(&self, _: Here) -> bool {
+        // SAFETY: this VMCS is current, and every processor has these fields.
+        unsafe { advance_rip_quickly::<SEES_STEPS>() }
     }
 
     /// Every field that the processor has, with its value; none if it refuses to read a field that it should have.
@@ -417,7 +462,7 @@ impl<H: AxVCpuHal> Vmcs<H> {
         let previous = here.current_region();
         self.bind()?;
         let value = self.current().and_then(|here| self.get(here, field));
-        self.unbind()?;
+        self.unbind(|_| ())?;
         if previous != 0 {
             // SAFETY: it was current here a moment ago, so whoever owns it has not cleared it.
             unsafe { here.make_current_again(previous) }?;
@@ -440,13 +485,14 @@ impl<H: AxVCpuHal> Vmcs<H> {
 
     fn forget_home(&self) {
         self.home.set(None);
+        self.seat.set(&NOWHERE);
         self.launched.set(false);
     }
 }
 
 impl<H: AxVCpuHal> Drop for Vmcs<H> {
     fn drop(&mut self) {
-        if self.home().is_some() && self.unbind().is_err() {
+        if self.home().is_some() && self.unbind(|_| ()).is_err() {
             // Still active on another processor, which may write to it at any time: the page is lost, not the host.
             log::error!(
                 "a vCPU was dropped while bound to another processor; its VMCS at {:#x} is leaked",

@@ -5,7 +5,10 @@ use alloc::{boxed::Box, vec::Vec};
 use axvcpu::AxArchVCpu;
 use spin::Mutex;
 use x86_64::registers::model_specific::Msr;
-use x86_vcpu::vmx::{VmcsGuest32, VmcsGuestNW};
+use x86_vcpu::{
+    UnbindPolicy,
+    vmx::{VmcsGuest32, VmcsGuestNW},
+};
 
 use super::{
     super::{
@@ -29,6 +32,7 @@ pub const CASES: &[Case] = &[
     Case::new("world.vmx_off_and_on", vmx_off_and_on),
     Case::new("world.accessors_of_an_unbound_vcpu", accessors_of_an_unbound_vcpu),
     Case::new("world.host_changes_between_binds", host_changes_between_binds),
+    Case::new("world.stays_until_it_is_released", stays_until_it_is_released).needs(&[Need::Processors(2)]).on_first(),
     Case::new("world.used_on_another_processor", used_on_another_processor).needs(&[Need::Processors(2)]).on_first(),
     Case::new("world.dropped_on_another_processor", dropped_on_another_processor)
         .needs(&[Need::Processors(2)])
@@ -65,7 +69,13 @@ fn dropped_while_bound() -> CaseResult {
 
 /// VMXOFF takes nothing away from a vCPU that was bound: it can be bound again, and goes on.
 fn vmx_off_and_on() -> CaseResult {
-    let mut player = Player::new(0, ALL)?;
+    off_and_on(Player::new(0, ALL)?)?;
+    let mut staying = Player::staying(0)?;
+    staying.guest.vcpu.bind()?;
+    off_and_on(staying)
+}
+
+fn off_and_on(mut player: Player) -> CaseResult {
     for round in 0..EXITS as u64 {
         {
             let host = PatternedHost::new(Pattern(2))?;
@@ -134,27 +144,42 @@ guest_code!(
     "jmp 2b"
 );
 
-/// What the host has at a bind it has after the exits that follow: each bind takes it anew. Every run compares.
+/// What the host has at a bind it has after the exits that follow: each bind takes it anew. Every run compares. Whether the
+/// vCPU was away in between or stayed makes no difference.
 fn host_changes_between_binds() -> CaseResult {
-    const CHANGING: [u32; 6] = [0xC000_0081, 0xC000_0082, 0xC000_0083, 0xC000_0084, 0xC000_0100, 0xC000_0102];
-    let mut guest = Guest::long(spin())?;
-    // SAFETY: these MSRs hold nothing that this host uses.
-    let before = CHANGING.map(|msr| unsafe { Msr::new(msr).read() });
-    let result = (1..5u64).try_for_each(|round| {
-        guest.vcpu.unbind()?;
-        for msr in CHANGING {
-            // SAFETY: as above, and the value is valid for each.
-            unsafe { Msr::new(msr).write(0x1111_1111 * round) };
-        }
-        guest.vcpu.bind()?;
-        (0..2).try_for_each(|_| guest.expect_out(0x99).map(drop))
-    });
-    for (msr, value) in CHANGING.into_iter().zip(before) {
-        // SAFETY: the values that were there.
-        unsafe { Msr::new(msr).write(value) };
+    for policy in [UnbindPolicy::Release, UnbindPolicy::Stay] {
+        let mut guest = Guest::long(spin())?;
+        guest.vcpu.set_unbind_policy(policy);
+        let mut rounds = |changing: &[u32], tell: fn() -> CaseResult| {
+            // SAFETY: these MSRs hold nothing that this host uses.
+            let before: Vec<u64> = changing.iter().map(|&msr| unsafe { Msr::new(msr).read() }).collect();
+            let result = (1..5u64).try_for_each(|round| {
+                guest.vcpu.unbind()?;
+                for &msr in changing {
+                    // SAFETY: as above, and the value is valid for each.
+                    unsafe { Msr::new(msr).write(0x1111_1111 * round) };
+                }
+                tell()?;
+                guest.vcpu.bind()?;
+                (0..2).try_for_each(|_| guest.expect_out(0x99).map(drop))
+            });
+            for (&msr, value) in changing.iter().zip(before) {
+                // SAFETY: the values that were there.
+                unsafe { Msr::new(msr).write(value) };
+            }
+            result
+        };
+        rounds(&VARIABLES, || Ok(()))?;
+        rounds(&CONSTANTS, || Ok(vmx::with_state(vmx::State::refresh)?))?;
+        vmx::with_state(vmx::State::refresh)?;
     }
-    result
+    Ok(())
 }
+
+/// FS_BASE and KERNEL_GS_BASE: a host exchanges them with its threads.
+const VARIABLES: [u32; 2] = [0xC000_0100, 0xC000_0102];
+/// STAR, LSTAR and FMASK: a host that writes them says so. CSTAR is never switched.
+const CONSTANTS: [u32; 4] = [0xC000_0081, 0xC000_0082, 0xC000_0083, 0xC000_0084];
 
 /// Bound on one processor, a vCPU is an error on another one, and stays what it is.
 fn used_on_another_processor() -> CaseResult {
@@ -186,6 +211,34 @@ fn used_on_another_processor() -> CaseResult {
         Ok(player.guest.vcpu.unbind()?)
     })?;
     player.into_inner().finish(&PatternedHost::new(Pattern(3))?)
+}
+
+/// A vCPU that stays is an error elsewhere, until it is released where it is; then it moves with all that it has.
+fn stays_until_it_is_released() -> CaseResult {
+    let player = Mutex::new(Player::staying(0)?);
+    for round in 0..EXITS as u64 / 2 {
+        on(1, || {
+            let host = PatternedHost::new(Pattern(2))?;
+            let player = &mut *player.lock();
+            player.guest.vcpu.bind()?;
+            player.step(&host, 2 * round)?;
+            Ok(player.guest.vcpu.unbind()?)
+        })?;
+        {
+            let vcpu = &mut player.lock().guest.vcpu;
+            is_error("a bind and run elsewhere", vcpu.bind().and_then(|()| vcpu.run()))?;
+            is_error("a release elsewhere", vcpu.release_processor())?;
+        }
+        on(1, || Ok(player.lock().guest.vcpu.release_processor()?))?;
+        let host = PatternedHost::new(Pattern(3))?;
+        let player = &mut *player.lock();
+        player.guest.vcpu.bind()?;
+        player.step(&host, 2 * round + 1)?;
+        player.guest.vcpu.unbind()?;
+        player.guest.vcpu.release_processor()?;
+    }
+    let host = PatternedHost::new(Pattern(3))?;
+    player.into_inner().finish(&host)
 }
 
 /// Its VMCS is active where it was bound, so its page cannot be given back: it is lost, and the host goes on.

@@ -2,6 +2,7 @@
 
 use axvcpu::AxArchVCpu;
 use spin::Mutex;
+use x86_vcpu::UnbindPolicy;
 
 use super::{
     super::{Case, check::CaseResult, guest::Guest, need::Need},
@@ -17,6 +18,7 @@ pub const CASES: &[Case] = &[
     Case::new("world.patterns_alone", alone),
     Case::new("world.patterns_take_turns", take_turns),
     Case::new("world.patterns_both_bound", both_bound),
+    Case::new("world.patterns_stay", stay),
     Case::new("world.patterns_reduced_xcr0", reduced_xcr0).needs(&[Need::Xsave]).on_first(),
     Case::new("world.patterns_migration", migration).needs(&[Need::Processors(2)]).on_first(),
 ];
@@ -41,6 +43,13 @@ impl Player {
     pub fn unbound(pattern: u64, xcr0: u64) -> CaseResult<Self> {
         let mut player = Self::new(pattern, xcr0)?;
         player.guest.vcpu.unbind()?;
+        Ok(player)
+    }
+
+    /// The same, and it gives nothing back when it is unbound.
+    pub fn staying(pattern: u64) -> CaseResult<Self> {
+        let mut player = Self::unbound(pattern, ALL)?;
+        player.guest.vcpu.set_unbind_policy(UnbindPolicy::Stay);
         Ok(player)
     }
 
@@ -102,6 +111,32 @@ fn both_bound() -> CaseResult {
     }
     second.finish(&host)?;
     first.finish(&host)
+}
+
+/// Two stay on the processor when they are unbound, and a third comes and goes.
+fn stay() -> CaseResult {
+    let host = PatternedHost::new(Pattern(2))?;
+    let mut staying = [Player::staying(0)?, Player::staying(1)?];
+    let mut other = Player::unbound(4, ALL)?;
+    for round in 0..EXITS as u64 {
+        for player in &mut staying {
+            player.guest.vcpu.bind()?;
+            player.step(&host, round)?;
+            for _ in 0..round % 3 {
+                player.guest.vcpu.unbind()?;
+                player.guest.vcpu.bind()?;
+            }
+            player.guest.vcpu.unbind()?;
+        }
+        if round % 2 == 1 {
+            other.guest.vcpu.bind()?;
+            other.step(&host, round)?;
+            other.guest.vcpu.unbind()?;
+        }
+    }
+    let [first, second] = staying;
+    first.finish(&host)?;
+    second.finish(&host)
 }
 
 /// What XCR0 leaves out is in the registers all the same, and SSE works without it.
