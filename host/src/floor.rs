@@ -248,7 +248,7 @@ static mut CPUID_TABLE: [u32; 4] = [0; 4];
 /// None for an exit that nobody would write without a decoder of instructions or an allocator, and for what does not exit.
 fn handler(exit: &str, caller: Caller) -> Option<Handler> {
     let handlers = match exit {
-        rows::CPUID => {
+        rows::CPUID | rows::CPUID_LATE => {
             let leaf = cpuid!(0);
             // SAFETY: no handler runs now.
             unsafe { CPUID_TABLE = [leaf.eax, leaf.ebx, leaf.ecx, leaf.edx] };
@@ -313,9 +313,9 @@ fn handler(exit: &str, caller: Caller) -> Option<Handler> {
             ]
         ),
         rows::WRMSR => exit!(32, ["cmp ecx, 0x40000000", "jne {leave}", advance!()]),
-        rows::VMCALL => exit!(18, ["mov qword ptr [rsp + 112], 0", advance!()]),
+        rows::VMCALL | rows::VMCALL_LATE => exit!(18, ["mov qword ptr [rsp + 112], 0", advance!()]),
         // Port, direction and size are in the exit qualification: OUT of a byte to 80H.
-        rows::OUT => exit!(
+        rows::OUT | rows::OUT_LATE => exit!(
             30,
             [
                 "mov eax, 0x6400",
@@ -365,7 +365,8 @@ fn handler(exit: &str, caller: Caller) -> Option<Handler> {
     };
     let [bound, rebinding, taking_turns] = handlers;
     Some(match caller {
-        Caller::Bound => bound,
+        // Nothing is to be done for a vCPU that stays.
+        Caller::Bound | Caller::Staying => bound,
         Caller::Rebinding => rebinding,
         Caller::TakingTurns => taking_turns,
     })

@@ -2,7 +2,7 @@
 
 use axaddrspace::device::AccessWidth;
 use axerrno::AxResult;
-use x86_vcpu::{VmxArchVCpu, vmx::FIELDS};
+use x86_vcpu::{HypercallPolicy, StepPolicy, UnbindPolicy, VmxArchVCpu, vmx::FIELDS};
 
 use crate::{hal::HostHal, output::console, vmx};
 
@@ -27,6 +27,24 @@ pub fn vcpu(ept_root: u64, entry: u64) -> AxResult<Vcpu> {
     vcpu.setup((ept_root as usize).into(), (entry as usize).into())?;
     vcpu.set_io_intercept_of_range(0, 0x1_0000, true);
     Ok(vcpu)
+}
+
+/// From now on an unbind gives nothing back.
+pub fn stay(vcpu: &mut Vcpu) -> AxResult {
+    vcpu.set_unbind_policy(UnbindPolicy::Stay);
+    Ok(())
+}
+
+pub fn release(vcpu: &mut Vcpu) -> AxResult {
+    vcpu.release_processor()
+}
+
+/// What a caller can do without, for fewer VMREADs: the trap of a single step right behind the instruction, and the check that a
+/// hypercall is the kernel's.
+pub fn do_without(vcpu: &mut Vcpu) -> AxResult {
+    vcpu.set_step_policy(StepPolicy::Late);
+    vcpu.set_hypercall_policy(HypercallPolicy::Allow);
+    Ok(())
 }
 
 /// Both vCPUs are bound: nothing is to be done.

@@ -41,6 +41,20 @@ pub fn vcpu(ept_root: u64, entry: u64) -> AxResult<Vcpu> {
     Ok(vcpu)
 }
 
+/// It always gives everything back.
+pub fn stay(_: &mut Vcpu) -> AxResult {
+    Err(AxError::Unsupported)
+}
+
+pub fn release(_: &mut Vcpu) -> AxResult {
+    Err(AxError::Unsupported)
+}
+
+/// It looks for neither in any case.
+pub fn do_without(_: &mut Vcpu) -> AxResult {
+    Ok(())
+}
+
 /// The last VMCS that was bound is the one that runs: to take turns is to bind.
 #[inline(always)]
 pub fn take_turn(vcpu: &mut Vcpu) -> AxResult {

@@ -17,17 +17,20 @@ pub enum Caller {
     Bound,
     /// Binds before each run and unbinds after it.
     Rebinding,
+    /// The same, but the vCPU stays on its processor meanwhile.
+    Staying,
     /// Lets two vCPUs with the same program take turns, one exit each. Both stay bound.
     TakingTurns,
 }
 
-pub const CALLERS: [Caller; 3] = [Caller::Bound, Caller::Rebinding, Caller::TakingTurns];
+pub const CALLERS: [Caller; 4] = [Caller::Bound, Caller::Rebinding, Caller::Staying, Caller::TakingTurns];
 
 impl Caller {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Bound => "bound",
             Self::Rebinding => "rebinding",
+            Self::Staying => "staying",
             Self::TakingTurns => "taking turns",
         }
     }
@@ -53,6 +56,11 @@ impl Caller {
         match self {
             Self::Bound => bound(&mut guest, answer)?,
             Self::Rebinding => rebinding(&mut guest, answer)?,
+            Self::Staying => {
+                measured::stay(&mut guest.vcpu)?;
+                rebinding(&mut guest, answer)?;
+                measured::release(&mut guest.vcpu)?;
+            }
             Self::TakingTurns => {
                 let mut other = Guest::new(code, config)?;
                 prepare(&mut other)?;
