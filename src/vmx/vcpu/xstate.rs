@@ -121,12 +121,16 @@ impl XState {
     /// last, or after another vCPU ran there.
     #[inline(always)]
     pub(super) fn take_over(&self, switch: &mut XStateSwitch, home: &'static Processor, moved: bool) -> AxResult {
+        if self.policy == FpuPolicy::WhileBound && home.fpu.is(&self.guest) {
+            // Nobody needed the registers since this vCPU's last run here.
+            return Ok(());
+        }
+        self.check_host()?;
         if moved {
             self.forget_restored();
         }
         match self.policy {
             FpuPolicy::EveryExit => {
-                self.check_host()?;
                 // What is switched at each exit is the host's, so no guest may be in its place.
                 home.fpu.evict();
                 switch.host_xcr0 = if self.allowed != 0 { read_xcr0() } else { 0 };
@@ -136,11 +140,6 @@ impl XState {
                 switch.method = self.method;
             }
             FpuPolicy::WhileBound => {
-                if home.fpu.is(&self.guest) {
-                    // Nobody needed the registers since this vCPU's last run here.
-                    return Ok(());
-                }
-                self.check_host()?;
                 if self.loaded.get().is_some_and(|last| !core::ptr::eq(last, home) && last.fpu.is(&self.guest)) {
                     return bad_state("the guest's extended state is in the registers of another processor");
                 }
