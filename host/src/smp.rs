@@ -13,7 +13,7 @@ use x86_64::instructions::interrupts;
 
 use crate::arch::{self, interrupts::WAKE_VECTOR, lapic, paging, processor, time};
 
-const STACK_SIZE: usize = 128 * 1024;
+const STACK_SIZE: usize = 256 * 1024;
 const MILLISECOND: u64 = 1_000_000;
 
 static WORKERS: Once<Vec<Worker>> = Once::new();

@@ -1,5 +1,7 @@
 //! Two guests and their host have every register filled, each with values of its own, and take turns.
 
+use alloc::{boxed::Box, vec};
+
 use axvcpu::AxArchVCpu;
 use spin::Mutex;
 use x86_vcpu::UnbindPolicy;
@@ -116,8 +118,9 @@ fn both_bound() -> CaseResult {
 /// Two stay on the processor when they are unbound, and a third comes and goes.
 fn stay() -> CaseResult {
     let host = PatternedHost::new(Pattern(2))?;
-    let mut staying = [Player::staying(0)?, Player::staying(1)?];
-    let mut other = Player::unbound(4, ALL)?;
+    // Three of them would be too much for a processor's stack.
+    let mut staying = vec![Player::staying(0)?, Player::staying(1)?];
+    let mut other = Box::new(Player::unbound(4, ALL)?);
     for round in 0..EXITS as u64 {
         for player in &mut staying {
             player.guest.vcpu.bind()?;
@@ -134,9 +137,7 @@ fn stay() -> CaseResult {
             other.guest.vcpu.unbind()?;
         }
     }
-    let [first, second] = staying;
-    first.finish(&host)?;
-    second.finish(&host)
+    staying.into_iter().try_for_each(|player| player.finish(&host))
 }
 
 /// What XCR0 leaves out is in the registers all the same, and SSE works without it.
