@@ -18,6 +18,7 @@ pub const CASES: &[Case] = &[
     Case::new("corners.nmi_stays_blocked_when_iret_exits", nmi_stays_blocked_when_iret_exits),
     Case::new("corners.setup_resets_the_fpu", setup_resets_the_fpu),
     Case::new("corners.setup_resets_what_xcr0_leaves_out", setup_resets_what_xcr0_leaves_out).needs(&[Need::Avx]),
+    Case::new("corners.device_write_leaves_xcr0", device_write_leaves_xcr0).needs(&[Need::Xsave]),
     Case::new("corners.debug_exception_ends_branch_stepping", debug_exception_ends_branch_stepping),
     Case::new("corners.own_msrs_are_not_passed_through", own_msrs_are_not_passed_through),
     Case::new("corners.debug_exceptions_without_end", debug_exceptions_without_end),
@@ -176,6 +177,35 @@ fn setup_resets_what_xcr0_leaves_out() -> CaseResult {
         guest.vcpu.setup(root.into(), 0.into())?;
     }
     Ok(())
+}
+
+guest_code!(
+    write_xmm0,
+    "code64",
+    "mov eax, 0x40620",
+    "mov cr4, rax",
+    "xor ecx, ecx",
+    "xor edx, edx",
+    "mov eax, 3",
+    "xsetbv",
+    "mov esi, 0x200000",
+    "movups [rsi], xmm0",
+    "xgetbv",
+    "mov ebx, eax",
+    "hlt",
+);
+
+/// A device that gets an XMM register: to look at it changes nothing, wherever the guest's registers are.
+fn device_write_leaves_xcr0() -> CaseResult {
+    let mut guest = Guest::long(write_xmm0())?;
+    guest.vcpu.set_mmio_range((RAM_END as usize).into(), 0x1000, true)?;
+    loop {
+        match guest.exit()? {
+            Exit::MmioWrite { .. } => {}
+            Exit::Halt => return equal("XCR0", guest.vcpu.regs().rbx, 3),
+            other => return fail("a write to the device", guest.describe(&other)),
+        }
+    }
 }
 
 guest_code!(

@@ -69,12 +69,13 @@ fn each_instruction_once() -> CaseResult {
     start(&mut guest)?;
     for round in 1..5 {
         for expected in [[round, round - 1, round - 1, round - 1], [round, round, round, round - 1], [round; 4]] {
-            match (next_exit(&mut guest)?, expected[1] == round, expected[3] == round) {
-                (Exit::IoWrite { .. }, false, false)
-                | (Exit::Hypercall { .. }, true, false)
-                | (Exit::Halt, true, true) => {}
+            let reason = match (next_exit(&mut guest)?, expected[1] == round, expected[3] == round) {
+                (Exit::IoWrite { .. }, false, false) => VmxExitReason::IO_INSTRUCTION,
+                (Exit::Hypercall { .. }, true, false) => VmxExitReason::VMCALL,
+                (Exit::Halt, true, true) => VmxExitReason::HLT,
                 (other, ..) => return fail("OUT, VMCALL and HLT in turns", guest.describe(&other)),
-            }
+            };
+            same("reason", guest.vcpu.exit_info()?.exit_reason, reason)?;
             let registers = guest.vcpu.regs();
             for (name, found, expected) in [
                 ("R12", registers.r12, expected[0]),

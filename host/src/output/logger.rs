@@ -22,8 +22,13 @@ pub fn set_level(level: LevelFilter) {
 /// Whether interrupts were on where the last message came from.
 static INTERRUPTIBLE: AtomicBool = AtomicBool::new(false);
 
-/// What is true where the last message was written: a look into the code that wrote it.
-pub fn was_interruptible() -> bool {
+/// Calls `f`, which warns of something, and says whether interrupts were on where it did so last: a look into its code.
+pub fn is_interruptible(f: impl FnOnce()) -> bool {
+    INTERRUPTIBLE.store(true, Ordering::Relaxed);
+    let level = log::max_level();
+    set_level(LevelFilter::Warn);
+    f();
+    set_level(level);
     INTERRUPTIBLE.load(Ordering::Relaxed)
 }
 

@@ -29,6 +29,7 @@ pub const CASES: &[Case] = &[
     Case::new("owners.vmx_off_then_elsewhere", vmx_off_then_elsewhere).needs(&[Need::Processors(2)]).on_first(),
     Case::new("owners.vmx_off_then_dropped", vmx_off_then_dropped).needs(&[Need::Processors(2)]).on_first(),
     Case::new("owners.two_policies", two_policies).needs(&[Need::Xsave]),
+    Case::new("owners.both_bound_count", both_bound_count),
     Case::new("owners.host_without_osxsave", host_without_osxsave).needs(&[Need::Xsave]),
 ];
 
@@ -102,6 +103,31 @@ fn two_policies() -> CaseResult {
     stays.vcpu.unbind()?;
     moves.expect_out(0x99)?;
     equal("the host's XCR0", read_xcr0(), before)
+}
+
+guest_code!(
+    counts,
+    "code64",
+    "mov eax, 0x620",
+    "mov cr4, rax",
+    "mov eax, 1",
+    "movq xmm1, rax",
+    "pxor xmm0, xmm0",
+    "2: paddq xmm0, xmm1",
+    "movq rax, xmm0",
+    "out 0x99, al",
+    "jmp 2b",
+);
+
+/// Two guests that stay bound count in a register of their own, one twice as fast as the other.
+fn both_bound_count() -> CaseResult {
+    let (mut slow, mut fast) = (Guest::long(counts())?, Guest::long(counts())?);
+    for round in 1..6 {
+        equal("the first guest's count", slow.expect_out(0x99)?, round)?;
+        fast.expect_out(0x99)?;
+        equal("the second guest's count", fast.expect_out(0x99)?, 2 * round)?;
+    }
+    Ok(())
 }
 
 /// A host that takes back what its vCPUs were made for gets an error, and not an exception.

@@ -1,8 +1,8 @@
 //! Extended state, under both policies.
 
 use super::{
-    HOSTS, Mutation, NO_SSE, NO_SSE_LOOKS, NO_SSE_OLD, NO_SSE_OWNERS, NO_SSE_SETUP, NO_SSE_XSETBV, OWNERS, PROCESSORS,
-    RESET, WORLD,
+    HOSTS, Mutation, NO_SSE, NO_SSE_DROPS, NO_SSE_LOOKS, NO_SSE_OLD, NO_SSE_OWNERS, NO_SSE_SETUP, NO_SSE_XSETBV,
+    OWNERS, PROCESSORS, RESET, WORLD,
 };
 
 const XSTATE: &str = "src/vmx/vcpu/xstate.rs";
@@ -82,13 +82,13 @@ pub const TABLE: &[Mutation] = &[
     Mutation::replace(
         "unbind: the guest's state is taken out of the registers",
         XSTATE,
-        r#"            home.fpu.evict();
+        r#"            here.fpu.evict();
             self.loaded.set(None);"#,
-        "            let _ = home;",
+        r#"            let _ = here;"#,
     )
     .run(NO_SSE),
     Mutation::delete("XSETBV: kept", XSTATE, "self.context.xstate.guest_xcr0 = value;"),
-    Mutation::delete("XSETBV: reaches registers that are the guest's", XSTATE, "unsafe { set_xcr0(value) };")
+    Mutation::delete("XSETBV: reaches registers that are the guest's", XSTATE, r#"home.fpu.guest_set_xcr0(value);"#)
         .run(NO_SSE_XSETBV),
     Mutation::delete("WhileBound: host XCR0", FPU, "self.host_xcr0.store(host_xcr0, Release);").run(NO_SSE),
     Mutation::replace(
@@ -129,15 +129,16 @@ pub const TABLE: &[Mutation] = &[
     Mutation::replace(
         "WhileBound: XCR0 before XSAVEOPT",
         FPU,
-        r#"set_xcr0(all);
-                    asm!("xsaveopt64"#,
-        r#"asm!("xsaveopt64"#,
+        r#"        self.use_xcr0(all);
+        // SAFETY: the area has"#,
+        r#"        // SAFETY: the area has"#,
     )
     .run(NO_SSE),
-    Mutation::delete(
+    Mutation::replace(
         "WhileBound: XSAVE",
         FPU,
-        r#"asm!("xsave64 [{}]", in(reg) area, in("eax") low, in("edx") high, options(nostack));"#,
+        r#"_ => asm!("xsave64 [{}]", in(reg) area, in("eax") low, in("edx") high, options(nostack)),"#,
+        r#"_ => {}"#,
     )
     .run(NO_SSE)
     .survives("no model of Bochs has XSAVE without XSAVEOPT"),
@@ -154,7 +155,7 @@ pub const TABLE: &[Mutation] = &[
     Mutation::replace(
         "WhileBound: XCR0 before XRSTOR",
         FPU,
-        r#"            set_xcr0(all);
+        r#"            self.use_xcr0(all);
             asm!("xrstor64"#,
         r#"            asm!("xrstor64"#,
     )
@@ -162,14 +163,14 @@ pub const TABLE: &[Mutation] = &[
     Mutation::replace(
         "WhileBound: XCR0 behind XRSTOR",
         FPU,
-        r#"set_xcr0(xcr0);
-"#,
-        r#"let _ = xcr0;
-"#,
+        r#"        self.use_xcr0(xcr0);
+    }"#,
+        r#"        let _ = xcr0;
+    }"#,
     )
     .run(NO_SSE),
     Mutation::delete("bind: how the extended state is moved", XSTATE, "switch.method = self.method;").run(WORLD),
-    Mutation::delete("bind: a host under which it cannot be moved", XSTATE, "self.check_host()?;").run(HOSTS),
+    Mutation::delete("bind: a host under which it cannot be moved", XSTATE, r#"self.check_host()?;"#).run(HOSTS),
     Mutation::replace(
         "bind: a guest that is in another processor's registers",
         XSTATE,
@@ -180,19 +181,43 @@ pub const TABLE: &[Mutation] = &[
     Mutation::replace(
         "drop: the extended state",
         XSTATE,
-        r#"self.unbind();
+        r#"        if let Some(here) = self.registers() {
+            self.give_back(here);
+        }
         if self.loaded"#,
-        "if self.loaded",
+        r#"        if self.loaded"#,
     )
-    .run(NO_SSE_OWNERS),
+    .run(NO_SSE_DROPS),
     Mutation::delete("WhileBound: how it is moved", FPU, "self.method.store(method, Release);").run(NO_SSE),
-    Mutation::replace(
-        "WhileBound: a look at the state leaves XCR0",
-        FPU,
-        "unsafe { set_xcr0(xcr0) };\n        }\n    }\n\n    fn save",
-        "let _ = xcr0;\n        }\n    }\n\n    fn save",
-    )
-    .run(NO_SSE),
+    Mutation::delete("WhileBound: a look at the state leaves XCR0", FPU, r#"self.use_xcr0(guest_xcr0);"#)
+        .run(NO_SSE_LOOKS),
     Mutation::replace("WhileBound: a look at the state", XSTATE, "home.fpu.store(&self.guest);", "let _ = home;")
         .run(NO_SSE_LOOKS),
+    Mutation::replace(
+        "unbind: that the registers have it no more",
+        XSTATE,
+        r#"            here.fpu.evict();
+            self.loaded.set(None);"#,
+        r#"            here.fpu.evict();"#,
+    )
+    .run(NO_SSE)
+    .survives("the registers' owner is asked, too"),
+    Mutation::replace(
+        "WhileBound: state that is in the registers stays there",
+        XSTATE,
+        r#"        if self.policy == FpuPolicy::WhileBound && home.fpu.is(&self.guest) {
+            // Nobody needed the registers since this vCPU's last run here.
+            return Ok(());
+        }"#,
+        r#""#,
+    )
+    .run(NO_SSE)
+    .survives("the owner of the registers looks again: slower, not wrong"),
+    Mutation::delete(
+        "WhileBound: which XCR0 is set, at the first guest",
+        FPU,
+        r#"self.set_xcr0.store(host_xcr0, Release);"#,
+    )
+    .run(NO_SSE),
+    Mutation::delete("WhileBound: which XCR0 is set", FPU, r#"self.set_xcr0.store(value, Release);"#).run(NO_SSE),
 ];

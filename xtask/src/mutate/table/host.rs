@@ -1,11 +1,12 @@
 //! What of the host an exit gives back, and what is taken over from it at a bind and from one processor to another.
 
 use super::{
-    BOUND, ENABLE, EPT, LIFECYCLE, Mutation, NO_SSE, NO_SSE_OWNERS, PROCESSORS, REFUSED, REPEATED, TASK, WORLD,
+    BOUND, BREAKPOINT, ENABLE, EPT, LIFECYCLE, MOVES, Mutation, NO_SSE, NO_SSE_OWNERS, PROCESSORS, REFUSED, REPEATED,
+    STAYS, TASK, TURNS, WORLD,
 };
 
 const HOST: &str = "src/vmx/host.rs";
-const VCPU: &str = "src/vmx/vcpu/mod.rs";
+const BIND: &str = "src/vmx/vcpu/bind.rs";
 const RUN: &str = "src/vmx/vcpu/run.rs";
 const TRANSLATIONS: &str = "src/vmx/vcpu/translations.rs";
 const EXITS: &str = "src/vmx/vcpu/exits.rs";
@@ -107,18 +108,12 @@ pub const TABLE: &[Mutation] = &[
         "vmcs.write_changed(VmcsHostNW::IA32_SYSENTER_EIP, self.sysenter_eip.load(Relaxed) as usize);",
     )
     .run(WORLD),
-    Mutation::delete("bind: HOST_CR0", HOST, "vmcs.write_changed(VmcsHostNW::CR0, Cr0::read_raw() as usize);")
+    Mutation::delete("bind: HOST_CR0", HOST, r#"vmcs.write_changed(VmcsHostNW::CR0, self.cr0 as usize);"#).run(WORLD),
+    Mutation::delete("bind: HOST_CR3", HOST, r#"vmcs.write_changed(VmcsHostNW::CR3, self.cr3 as usize);"#).run(WORLD),
+    Mutation::delete("bind: HOST_CR4", HOST, r#"vmcs.write_changed(VmcsHostNW::CR4, self.cr4 as usize);"#).run(WORLD),
+    Mutation::delete("bind: HOST_FS_BASE", HOST, r#"vmcs.write_changed(VmcsHostNW::FS_BASE, self.fs_base as usize);"#)
         .run(WORLD),
-    Mutation::delete(
-        "bind: HOST_CR3",
-        HOST,
-        "vmcs.write_changed(VmcsHostNW::CR3, unsafe { x86::controlregs::cr3() } as usize);",
-    )
-    .run(WORLD),
-    Mutation::delete("bind: HOST_CR4", HOST, "vmcs.write_changed(VmcsHostNW::CR4, cr4 as usize);").run(WORLD),
-    Mutation::delete("bind: HOST_FS_BASE", HOST, "vmcs.write_changed(VmcsHostNW::FS_BASE, fs_base as usize);")
-        .run(WORLD),
-    Mutation::delete("bind: HOST_GS_BASE", HOST, "vmcs.write_changed(VmcsHostNW::GS_BASE, gs_base as usize);")
+    Mutation::delete("bind: HOST_GS_BASE", HOST, r#"vmcs.write_changed(VmcsHostNW::GS_BASE, self.gs_base as usize);"#)
         .run(WORLD),
     Mutation::delete(
         "exit: LDTR",
@@ -129,7 +124,14 @@ pub const TABLE: &[Mutation] = &[
     Mutation::delete("exit: a large TSS alone", HOST, " || self.tr_limit.load(Relaxed) != TR_LIMIT_AFTER_EXIT")
         .run(TASK),
     Mutation::delete("refresh: the host's constants are read again", HOST, "self.store(&Values::read_here());"),
-    Mutation::delete("refresh: vCPUs learn of it", HOST, "self.generation.fetch_add(1, Relaxed);").run(WORLD),
+    Mutation::replace(
+        "refresh: vCPUs learn of it",
+        HOST,
+        r#"self.store(&Values::read_here());
+        self.generation.fetch_add(1, Relaxed);"#,
+        r#"self.store(&Values::read_here());"#,
+    )
+    .run(WORLD),
     Mutation::replace("refresh: DEBUGCTL", HOST, "self.debugctl.store(value, Relaxed);", "let _ = value;")
         .run(WORLD)
         .survives("Bochs has no IA32_DEBUGCTL"),
@@ -140,19 +142,28 @@ pub const TABLE: &[Mutation] = &[
         self.entry_failure = None;"#,
         "        self.entry_failure = None;",
     ),
-    Mutation::delete("bind: tables for LGDT and LIDT", RUN, "self.context.set_host_tables(&home.host);"),
-    Mutation::delete("bind: the host's constants", RUN, "home.host.write_to(&self.vmcs);"),
-    Mutation::delete("bind: the host's variable state", RUN, "host::write_variable_state(&self.vmcs)?;"),
-    Mutation::delete("bind: the MSR lists", RUN, "self.msrs.bind(&self.vmcs, &home.host);"),
-    Mutation::delete("bind: CR4.MCE", RUN, "self.bind_cr4()?;").run(WORLD),
-    Mutation::delete("bind: the debug registers", RUN, "self.debug.bind(home.host.debugctl());"),
-    Mutation::delete("bind: the extended state", RUN, "self.xstate.take_over(&mut self.context.xstate, home, moved)?;"),
-    Mutation::delete("bind: the host's state is due", VCPU, "self.vmcs.set_due(due::HOST_STATE);"),
+    Mutation::delete("bind: tables for LGDT and LIDT", BIND, r#"self.context.set_host_tables(&home.host);"#),
+    Mutation::delete("bind: the host's constants", BIND, r#"home.host.write_to(&self.vmcs);"#),
+    Mutation::delete(
+        "bind: the host's variable state",
+        BIND,
+        r#"            host.write_to(&self.vmcs);
+"#,
+    ),
+    Mutation::delete("bind: the MSR lists", BIND, r#"self.msrs.bind();"#),
+    Mutation::delete("bind: CR4.MCE", BIND, r#"self.bind_cr4(host.mce())?;"#).run(WORLD),
+    Mutation::delete("bind: the debug registers", BIND, r#"self.debug.bind(home.host.debugctl());"#),
+    Mutation::delete(
+        "bind: the extended state",
+        BIND,
+        r#"self.xstate.take_over(&mut self.context.xstate, home, moved)?;"#,
+    ),
+    Mutation::delete("bind: the host's state is due", BIND, r#"self.vmcs.add_due(due::HOST_STATE);"#).run(TURNS),
     Mutation::replace(
         "bind: constants of another processor",
-        RUN,
-        "if moved || generation != self.host_generation {",
-        "if generation != self.host_generation {",
+        BIND,
+        r#"if moved || self.host_generation != home.host.generation() {"#,
+        r#"if self.host_generation != home.host.generation() {"#,
     )
     .run(PROCESSORS),
     Mutation::replace(
@@ -169,12 +180,18 @@ pub const TABLE: &[Mutation] = &[
         "if moved {",
     )
     .run(EPT),
-    Mutation::delete("move: is recorded", RUN, "self.last_stay = home.stay();")
+    Mutation::delete("move: is recorded", BIND, r#"self.last_stay = home.stay();"#)
         .survives("it counts as moved at every bind then: slower, not wrong"),
-    Mutation::delete("bind: the barrier between guests", RUN, "self.separate_from_last_guest(home);")
+    Mutation::delete("bind: the barrier between guests", BIND, r#"self.separate_from_last_guest(home);"#)
         .run(WORLD)
         .survives("Bochs has no predictors, and records no IBPB"),
-    Mutation::delete("unbind: the extended state", VCPU, "self.xstate.unbind();").run(NO_SSE),
+    Mutation::replace(
+        "unbind: the extended state",
+        BIND,
+        r#"self.vmcs.unbind(|home| self.xstate.give_back(home))"#,
+        r#"self.vmcs.unbind(|_| ())"#,
+    )
+    .run(NO_SSE),
     Mutation::delete("entry: debug registers", RUN, "self.debug.load_guest();"),
     Mutation::delete("exit: debug registers", RUN, "self.debug.load_host();"),
     Mutation::replace(
@@ -211,10 +228,14 @@ pub const TABLE: &[Mutation] = &[
         if false && interrupts_were_on {"#,
     )
     .run(WORLD),
-    Mutation::delete("refused entry: HOST_RSP", RUN, "self.context.forget_host_stack();")
-        .run(REFUSED)
-        .survives("it is for a VMCS that somebody made current behind the crate's back, which no case does"),
-    Mutation::delete("exit: the VMCS is launched", RUN, "self.vmcs.guest_ran(here);"),
+    Mutation::delete("refused entry: HOST_RSP", RUN, "self.context.forget_host_stack();").run(REFUSED),
+    Mutation::replace(
+        "exit: the VMCS is launched",
+        RUN,
+        r#"            self.vmcs.guest_ran(here);
+            self.events.entered();"#,
+        r#"            self.events.entered();"#,
+    ),
     Mutation::replace(
         "exit: what it wrote is read again",
         RUN,
@@ -261,12 +282,12 @@ pub const TABLE: &[Mutation] = &[
     )
     .run(WORLD)
     .survives("the next run loads it again: slower, not wrong"),
-    Mutation::delete("no current VMCS: is found out", VMCS, "home.current_was_lost();").run(REFUSED),
+    Mutation::delete("no current VMCS: is found out", VMCS, r#"home.forget_current();"#).run(REFUSED),
     Mutation::delete(
         "clear: what is current",
         PROCESSOR,
-        r#"        if self.is_current(region) {
-            self.current.store(0, Relaxed);
+        r#"        if self.seat.is_current(region) {
+            self.seat.current.store(0, Relaxed);
         }"#,
     )
     .run(WORLD),
@@ -282,7 +303,7 @@ pub const TABLE: &[Mutation] = &[
         PROCESSOR,
         r#"            refused("VMPTRLD", failure)?;
         }
-        self.current.store(region, Relaxed);"#,
+        self.seat.current.store(region, Relaxed);"#,
         r#"            refused("VMPTRLD", failure)?;
         }"#,
     )
@@ -364,4 +385,179 @@ pub const TABLE: &[Mutation] = &[
         "vmcs.write(VmcsControl32::VMENTRY_CONTROLS, entry & !(1 << 15));",
     )
     .run(WORLD),
+    Mutation::replace(
+        "refresh: vCPUs learn of DEBUGCTL",
+        HOST,
+        r#"self.debugctl.store(value, Relaxed);
+        self.generation.fetch_add(1, Relaxed);"#,
+        r#"self.debugctl.store(value, Relaxed);"#,
+    )
+    .run(WORLD)
+    .survives("Bochs has no IA32_DEBUGCTL"),
+    Mutation::replace(
+        "refresh: vCPUs that are bound learn of it",
+        PERCPU,
+        r#"processor.host.refresh();
+        processor.forget_current();"#,
+        r#"processor.host.refresh();"#,
+    )
+    .run(WORLD),
+    Mutation::replace(
+        "refresh: vCPUs that are bound learn of DEBUGCTL",
+        PERCPU,
+        r#"processor.host.set_debugctl(value);
+        processor.forget_current();"#,
+        r#"processor.host.set_debugctl(value);"#,
+    )
+    .run(WORLD)
+    .survives("Bochs has no IA32_DEBUGCTL"),
+    Mutation::delete(
+        "bind: the constants of the MSR lists",
+        BIND,
+        r#"self.msrs.take_constants(&self.vmcs, &home.host);"#,
+    ),
+    Mutation::replace(
+        "bind: constants that the host changed",
+        BIND,
+        r#"if moved || self.host_generation != home.host.generation() {"#,
+        r#"if moved {"#,
+    )
+    .run(WORLD),
+    Mutation::replace(
+        "bind: the host on the same processor",
+        BIND,
+        r#"} else if work & due::HOST_STATE != 0 {"#,
+        r#"} else if false {"#,
+    )
+    .run(TURNS),
+    Mutation::replace(
+        "bind: LDTR and TR take care",
+        BIND,
+        r#"        if self.context.reload_segments() {
+            self.take_care();
+        }"#,
+        r#""#,
+    )
+    .run(TASK)
+    .survives("the first entry is a careful one, and decides it for the next"),
+    Mutation::replace(
+        "bind: the host's debug registers take care",
+        BIND,
+        r#"        if !self.debug.is_idle() {
+            self.take_care();
+        }"#,
+        r#""#,
+    )
+    .run(BREAKPOINT),
+    Mutation::delete("bind: what the VMCS has of the host", BIND, r#"self.host = host;"#)
+        .run(WORLD)
+        .survives("it is written at every bind then: slower, not wrong"),
+    Mutation::replace(
+        "stay: a bind compares",
+        BIND,
+        r#"if self.stays.get() && self.vmcs.was_current() && self.host_is_unchanged() {"#,
+        r#"if self.stays.get() && self.vmcs.was_current() {"#,
+    )
+    .run(MOVES),
+    Mutation::replace(
+        "stay: a bind asks whether the VMCS is current",
+        BIND,
+        r#"if self.stays.get() && self.vmcs.was_current() && self.host_is_unchanged() {"#,
+        r#"if self.stays.get() && self.host_is_unchanged() {"#,
+    )
+    .run(STAYS),
+    Mutation::replace(
+        "stay: a bind compares what threads differ in",
+        BIND,
+        r#"HostVariables::read_here() == self.host && self.msrs.host_is_unchanged()"#,
+        r#"self.msrs.host_is_unchanged()"#,
+    )
+    .run(MOVES),
+    Mutation::replace(
+        "stay: a bind compares KERNEL_GS_BASE",
+        BIND,
+        r#"HostVariables::read_here() == self.host && self.msrs.host_is_unchanged()"#,
+        r#"HostVariables::read_here() == self.host"#,
+    )
+    .run(MOVES),
+    Mutation::replace(
+        "stay: is decided at a bind",
+        BIND,
+        r#"self.stays.set(self.unbind_policy == UnbindPolicy::Stay && looks_suffice);"#,
+        r#"let _ = looks_suffice;"#,
+    )
+    .run(MOVES)
+    .survives("every bind and unbind takes the longer way: slower, not wrong"),
+    Mutation::replace(
+        "stay: SPEC_CTRL asks for more than a look",
+        BIND,
+        r#"self.stays.set(self.unbind_policy == UnbindPolicy::Stay && looks_suffice);"#,
+        r#"let _ = looks_suffice; self.stays.set(self.unbind_policy == UnbindPolicy::Stay);"#,
+    )
+    .run(MOVES),
+    Mutation::replace(
+        "stay: a release ends it",
+        BIND,
+        r#"        self.stays.set(false);
+        // Wherever it is bound"#,
+        r#"        // Wherever it is bound"#,
+    )
+    .run(STAYS),
+    Mutation::replace(
+        "stay: another policy ends it",
+        BIND,
+        r#"        self.unbind_policy = policy;
+        self.stays.set(false);"#,
+        r#"        self.unbind_policy = policy;"#,
+    )
+    .run(STAYS),
+    Mutation::replace(
+        "release: the next processor takes the host anew",
+        BIND,
+        r#"self.vmcs.set_due(due::HOST_STATE | due::SWITCHED);"#,
+        r#"self.vmcs.set_due(due::SWITCHED);"#,
+    )
+    .run(STAYS)
+    .survives("the bind that follows makes the host's state due, or has nothing to do"),
+    Mutation::replace(
+        "unbind: on its own processor alone",
+        VMCS,
+        r#"            home.check_usable()?;
+            give_back(home);"#,
+        r#"            give_back(home);"#,
+    )
+    .run(STAYS),
+    Mutation::delete("unbind: it has no seat", VMCS, r#"self.seat.set(&NOWHERE);"#).run(LIFECYCLE),
+    Mutation::delete("bind: its seat", VMCS, r#"self.seat.set(&here.seat);"#)
+        .run(LIFECYCLE)
+        .survives("each run makes it current again: slower, not wrong"),
+    Mutation::replace(
+        "current: on its own processor alone",
+        VMCS,
+        r#"        home.check_usable()?;
+        self.load_here(home)?;"#,
+        r#"        self.load_here(home)?;"#,
+    )
+    .run(STAYS),
+    Mutation::replace(
+        "current: here",
+        VMCS,
+        r#"if seat.is_current(self.address) && seat.is_here() { Ok(Here(())) } else { self.make_current() }"#,
+        r#"if seat.is_current(self.address) { Ok(Here(())) } else { self.make_current() }"#,
+    )
+    .run(STAYS),
+    Mutation::replace(
+        "bind: the last processor, if this is it",
+        VMCS,
+        r#"Some(last) if last.is_enabled() && last.is_here() => last,"#,
+        r#"Some(last) if last.is_enabled() => last,"#,
+    )
+    .run(PROCESSORS),
+    Mutation::replace(
+        "bind: the last processor, with VMX on",
+        VMCS,
+        r#"Some(last) if last.is_enabled() && last.is_here() => last,"#,
+        r#"Some(last) if last.is_here() => last,"#,
+    )
+    .run(ENABLE),
 ];

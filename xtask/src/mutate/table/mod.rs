@@ -78,13 +78,23 @@ const SELECTED: &[&str] = &["cases/tigerlake/1/selected.exception"];
 const MSRS: &[&str] = &["cases/tigerlake/1/msr.read"];
 const TRAPS: &[&str] =
     &["cases/tigerlake/1/debug.", "cases/tigerlake/1/blocked.trap", "cases/tigerlake/1/string_io.single"];
-const NO_SSE_LOOKS: &[&str] = &["no-sse/tigerlake/4/registers.pkru", "no-sse/tigerlake/4/mmio.avx_64"];
+const NO_SSE_LOOKS: &[&str] =
+    &["no-sse/tigerlake/4/registers.pkru", "no-sse/tigerlake/4/corners.device_write", "no-sse/tigerlake/4/mmio.avx_64"];
+const NO_SSE_DROPS: &[&str] = &["no-sse/tigerlake/4/world.dropped", "no-sse/tigerlake/4/owners."];
+/// Two vCPUs that stay bound and take turns.
+const BOUND_HERE: &[&str] = &["cases/tigerlake/1/world.patterns_both_bound", "cases/tigerlake/1/lifecycle."];
+const TURNS: &[&str] = &["cases/tigerlake/1/world.patterns_take_turns", "cases/tigerlake/1/world.host_changes"];
+const MOVES: &[&str] =
+    &["cases/tigerlake/1/world.host_changes", "cases/tigerlake/1/world.patterns_", "cases/tigerlake/1/world.spec"];
+const STAYS: &[&str] =
+    &["cases/tigerlake/4/world.stays", "cases/tigerlake/4/world.used_on", "cases/tigerlake/4/lifecycle."];
+const BREAKPOINT: &[&str] = &["cases/tigerlake/1/quick.host_with", "cases/tigerlake/1/world.patterns_"];
 const HOSTS: &[&str] = &["cases/tigerlake/1/owners.host_without"];
 const NO_SSE_OLD: &[&str] = &["no-sse/arrandale/4/world.patterns_"];
 const NO_SSE_XSETBV: &[&str] = &["no-sse/tigerlake/4/xsetbv."];
 const NO_SSE_SETUP: &[&str] = &["no-sse/tigerlake/4/corners.setup_resets_"];
 const OWNERS: &[&str] = &["no-sse/tigerlake/4/owners.two_policies"];
-const BOUND: &[&str] = &["no-sse/tigerlake/4/world.patterns_both_bound"];
+const BOUND: &[&str] = &["no-sse/tigerlake/4/owners.both_bound"];
 const ENABLE: &[&str] = &["cases/tigerlake/1/enable."];
 const PAGING: &[&str] = &["cases/tigerlake/1/paging."];
 const CR4: &[&str] = &["cases/tigerlake/1/control.cr4", "cases/tigerlake/1/cpuid.shown_machine_check_gives_cr4_mce"];

@@ -1,14 +1,15 @@
 //! Which entries are quick, what a quick one does, and what a careful one does beside the switch.
 
 use super::{
-    BARRIERS, COMPLETION, DEBUG, EPT, EPT_ROOT, EVENTS, MMIO, MSRS, Mutation, REFUSED, REPEATED, SELECTED, SHADOW,
-    STARTUP, TASK, TRAPS, WINDOWS, WORLD,
+    BARRIERS, BOUND_HERE, COMPLETION, DEBUG, EPT, EPT_ROOT, EVENTS, HOSTS, MMIO, MSRS, Mutation, NO_SSE, REFUSED,
+    REPEATED, SELECTED, SHADOW, STARTUP, TASK, TRAPS, WINDOWS, WORLD,
 };
 
+const BIND: &str = "src/vmx/vcpu/bind.rs";
+const SETUP: &str = "src/vmx/vcpu/setup.rs";
 const RUN: &str = "src/vmx/vcpu/run.rs";
 const VMCS: &str = "src/vmx/vmcs/mod.rs";
 const SWITCH: &str = "src/vmx/vcpu/switch.rs";
-const VCPU: &str = "src/vmx/vcpu/mod.rs";
 const EPT_RS: &str = "src/vmx/vcpu/ept.rs";
 const EVENTS_RS: &str = "src/vmx/vcpu/events.rs";
 const EXITS: &str = "src/vmx/vcpu/exits.rs";
@@ -23,53 +24,25 @@ const NOT_AFTER_AN_ENTRY: &str =
 const SLOWER: &str = "entries are careful that need not be: slower, not wrong";
 
 pub const TABLE: &[Mutation] = &[
-    Mutation::replace(
-        "quick entry: not when something is due",
-        RUN,
-        r#"        if self.vmcs.is_due() || !self.complete_pending_quickly(here) {
+    Mutation::delete("quick entry: not when something is due", RUN, r#"        if self.vmcs.is_due() {
+            return self.run_behind_work(here);
+        }"#).run(REPEATED),
+    Mutation::replace("quick entry: not when the instruction wants care", RUN, r#"        if !self.complete_pending_quickly(here) {
             return self.run_with_care(here);
-        }"#,
-        "        if !self.complete_pending_quickly(here) { return self.run_with_care(here); }",
-    )
-    .run(REPEATED),
-    Mutation::replace(
-        "quick entry: not when the instruction wants care",
-        RUN,
-        r#"        if self.vmcs.is_due() || !self.complete_pending_quickly(here) {
-            return self.run_with_care(here);
-        }"#,
-        r#"        if self.vmcs.is_due() { return self.run_with_care(here); }
-        self.complete_pending_quickly(here);"#,
-    )
-    .run(COMPLETION),
-    Mutation::replace(
-        "run_once: not quick when something is due",
-        RUN,
-        r#"        if self.vmcs.is_due() || !self.complete_pending_quickly(here) {
-            return self.enter_with_care(here);
-        }"#,
-        "        if !self.complete_pending_quickly(here) { return self.enter_with_care(here); }",
-    )
-    .run(REPEATED),
-    Mutation::replace(
-        "run_once: not quick when the instruction wants care",
-        RUN,
-        r#"        if self.vmcs.is_due() || !self.complete_pending_quickly(here) {
-            return self.enter_with_care(here);
-        }"#,
-        r#"        if self.vmcs.is_due() { return self.enter_with_care(here); }
-        self.complete_pending_quickly(here);"#,
-    )
-    .run(COMPLETION),
-    Mutation::replace(
-        "quick entry: the instruction is completed",
-        RUN,
-        r#"            if !self.vmcs.skip_instruction(here) {
+        }
+        let reason = self.enter_quickly(here);"#, r#"        self.complete_pending_quickly(here);
+        let reason = self.enter_quickly(here);"#).run(COMPLETION),
+    Mutation::replace("run_once: not quick when something is due", RUN, r#"if self.vmcs.is_due() && !self.do_work_alone()? || !self.complete_pending_quickly(here) {"#, r#"if !self.complete_pending_quickly(here) {"#).run(REPEATED),
+    Mutation::replace("run_once: not quick when the instruction wants care", RUN, r#"if self.vmcs.is_due() && !self.do_work_alone()? || !self.complete_pending_quickly(here) {"#, r#"if { let work = self.vmcs.is_due() && !self.do_work_alone()?; self.complete_pending_quickly(here); work } {"#).run(COMPLETION),
+    Mutation::replace("quick entry: an instruction that wants more than a step", RUN, r#"            if !skipped {
                 return false;
-            }"#,
-        "",
-    )
-    .run(REPEATED),
+            }
+            self.completion = None;
+        }
+        true"#, r#"            let _ = skipped;
+            self.completion = None;
+        }
+        true"#).run(COMPLETION),
     Mutation::replace(
         "quick entry: the instruction is completed once",
         RUN,
@@ -96,42 +69,14 @@ pub const TABLE: &[Mutation] = &[
         "        match self.vmcs.flush(here) {",
     )
     .run(EVENTS),
-    Mutation::replace(
-        "RIP: with TF it takes care",
-        INSTRUCTIONS,
-        r#""test {rip:e}, {TF}",
-            "jnz {more}",
-"#,
-        "",
-    )
-    .run(COMPLETION),
-    Mutation::replace(
-        "RIP: an overflow of 32 bits takes care",
-        INSTRUCTIONS,
-        r#""cmp {rip:e}, {length:e}",
-            "jb {more}",
-"#,
-        "",
-    )
-    .run(COMPLETION),
-    Mutation::replace(
-        "RIP: the length of the instruction",
-        INSTRUCTIONS,
-        r#""add {rip}, {length}",
-            "cmp {rip:e}, {length:e}","#,
-        r#""cmp {rip:e}, {length:e}","#,
-    )
-    .run(REPEATED),
+    Mutation::replace("RIP: with TF it takes care", INSTRUCTIONS, r#"if SEES_STEPS {"#, r#"if false {"#).run(COMPLETION),
+    Mutation::replace("RIP: an overflow of 32 bits takes care", INSTRUCTIONS, r#""cmp {rip:e}, {length:e}",
+                "jb {more}","#, r#""/* no overflow */","#).run(COMPLETION),
+    Mutation::replace("RIP: the length of the instruction", INSTRUCTIONS, r#""add {rip}, {length}","#, r#""/* no length */","#).run(REPEATED),
     Mutation::replace("RIP: is written", INSTRUCTIONS, r#""vmwrite {field}, {rip}","#, r#""test rsp, rsp","#)
         .run(REPEATED),
-    Mutation::replace(
-        "RIP: without a current VMCS it takes care",
-        INSTRUCTIONS,
-        r#""vmwrite {field}, {rip}",
-            "jbe {more}","#,
-        r#""vmwrite {field}, {rip}", /* */ "#,
-    )
-    .run(REFUSED),
+    Mutation::replace("RIP: without a current VMCS it takes care", INSTRUCTIONS, r#""vmwrite {field}, {rip}",
+                "jbe {more}","#, r#""vmwrite {field}, {rip} /* */","#).run(REFUSED),
     Mutation::delete("RIP: its slot is forgotten", VMCS, "remove(&self.valid, VmcsGuestNW::RIP.index());")
         .run(REFUSED),
     Mutation::replace(
@@ -158,9 +103,6 @@ pub const TABLE: &[Mutation] = &[
     Mutation::delete("care: an entry that failed", RUN, "\n            || self.entry_failure.is_some()")
         .run(REFUSED)
         .survives(NOT_AFTER_AN_ENTRY),
-    Mutation::delete("care: VMLAUNCH", RUN, "\n            || !self.vmcs.launched()")
-        .run(REFUSED)
-        .survives("behind an entry it was launched, or the guest's state was refused, which asks for care itself"),
     Mutation::delete("care: is decided behind an entry", RUN, "self.vmcs.set_care(self.needs_care());").run(WORLD),
     Mutation::replace(
         "care: an event that a failed entry was to inject",
@@ -263,18 +205,12 @@ pub const TABLE: &[Mutation] = &[
         .run(REPEATED)
         .survives(SLOWER),
     Mutation::replace("due: care when it is needed", VMCS, "            self.set_due(due::CARE);\n", "").run(WORLD),
-    Mutation::replace(
-        "due: a failed attempt leaves the work",
-        RUN,
-        r#"        if result.is_err() {
+    Mutation::replace("due: a failed attempt leaves the work", BIND, r#"        if result.is_err() {
             self.vmcs.set_due(work);
-        }"#,
-        "",
-    )
-    .run(REFUSED)
-    .survives("no case makes a processor refuse INVEPT, INVVPID or a host's value"),
-    Mutation::delete("due: extended state behind an unbind that fails", VCPU, "self.vmcs.set_due(due::SWITCHED);")
-        .run(WORLD),
+        }
+        result"#, r#"        result"#).run(HOSTS),
+    Mutation::delete("unbind: what is due at the next bind", BIND, r#"self.vmcs.set_due(due::HOST_STATE | due::SWITCHED);"#).run(WORLD)
+    .survives("the bind that follows makes the host's state due"),
     Mutation::delete("due: another EPT", EPT_RS, "self.vmcs.set_due(due::EPT);").run(EPT_ROOT),
     Mutation::delete("due: linear addresses", TRANSLATIONS, "self.vmcs.set_due(due::LINEAR);").run(EPT),
     Mutation::delete("due: the caller's policy of speculation", SPECULATION, "self.vmcs.set_due(due::HOST_STATE);")
@@ -299,15 +235,9 @@ pub const TABLE: &[Mutation] = &[
         "",
     )
     .run(MMIO),
-    Mutation::replace(
-        "careful entry: work",
-        RUN,
-        r#"        if self.vmcs.is_due() {
+    Mutation::replace("careful entry: work", RUN, r#"        if self.vmcs.work_is_due() {
             self.do_what_is_due()?;
-        }"#,
-        "",
-    )
-    .run(WORLD),
+        }"#, r#""#).run(WORLD),
     Mutation::delete("careful entry: the instruction is completed", RUN, "self.complete_pending(here)?;")
         .run(COMPLETION),
     Mutation::delete("careful entry: events", RUN, "self.inject_pending_events(here)?;").run(EVENTS),
@@ -339,12 +269,8 @@ pub const TABLE: &[Mutation] = &[
     )
     .run(REFUSED),
     Mutation::delete("RDMSR: is completed", RUN, "self.completion = Some(WaitsFor::EdxEax);").run(MSRS),
-    Mutation::delete(
-        "bind: whether extended state is switched reaches the switch",
-        RUN,
-        "self.context.xstate_was_decided();",
-    )
-    .run(WORLD),
+    Mutation::delete("bind: whether extended state is switched reaches the switch", BIND, r#"        self.exit_work_was_decided();
+"#).run(WORLD),
     Mutation::delete("barriers: are recorded", SWITCH, "(self.entry_work, self.exit_work) = (at_entry, at_exit);")
         .run(BARRIERS),
     Mutation::replace(
@@ -356,8 +282,7 @@ pub const TABLE: &[Mutation] = &[
     )
     .run(BARRIERS)
     .survives("what follows in the same work decides it again"),
-    Mutation::delete("extended state: whether it is switched", SWITCH, "*work = *work & !SWITCH_XSTATE | bit;")
-        .run(WORLD),
+    Mutation::delete("extended state: whether it is switched at an entry", SWITCH, r#"self.entry_work ^= SWITCH_XSTATE;"#).run(WORLD),
     Mutation::delete("barriers: a selector for VERW", SWITCH, "self.verw_selector = x86::segmentation::ss().bits();")
         .run(BARRIERS)
         .survives("Bochs has no buffers, and VERW takes any selector"),
@@ -378,15 +303,8 @@ pub const TABLE: &[Mutation] = &[
         AxVCpuExitReason::SysRegWrite"#).run(COMPLETION),
     Mutation::replace("HLT: is completed", RUN, r#"        self.completion = Some(WaitsFor::Nothing);
         AxVCpuExitReason::Halt"#, "        AxVCpuExitReason::Halt").run(REPEATED),
-    Mutation::replace(
-        "exit in the crate: with breakpoints its end takes care",
-        COMPLETION_RS,
-        r#"        if self.debug.has_breakpoints() || !self.vmcs.skip_instruction(here) {
-            return self.end_exit_with_care(here);
-        }"#,
-        "        if !self.vmcs.skip_instruction(here) { return self.end_exit_with_care(here); }",
-    )
-    .run(DEBUG),
+    Mutation::replace("exit in the crate: with breakpoints its end takes care", COMPLETION_RS, r#"let skipped = !self.debug.has_breakpoints()
+            && match self.step_policy"#, r#"let skipped = match self.step_policy"#).run(DEBUG),
     Mutation::replace(
         "exit in the crate: its end ends the shadow",
         COMPLETION_RS,
@@ -405,7 +323,8 @@ pub const TABLE: &[Mutation] = &[
             self.make_traps_due(single_step)?;
         }"#, "        let _ = (single_step, Self::make_traps_due);").run(DEBUG),
     Mutation::delete("trap: MOV SS holds it off no more", COMPLETION_RS, "self.vmcs.write_changed(VmcsGuest32::INTERRUPTIBILITY_STATE, state & !super::events::blocking::BY_SHADOW);").run(DEBUG),
-    Mutation::delete("trap: of a single step", COMPLETION_RS, "            let pending = self.vmcs.read(VmcsGuestNW::PENDING_DBG_EXCEPTIONS)?;\n            self.vmcs.write(VmcsGuestNW::PENDING_DBG_EXCEPTIONS, pending | PENDING_BS);\n").run(TRAPS),
+    Mutation::delete("trap: of a single step", COMPLETION_RS, "            let pending = self.vmcs.read(VmcsGuestNW::PENDING_DBG_EXCEPTIONS)?;\n            self.vmcs.write(VmcsGuestNW::PENDING_DBG_EXCEPTIONS, pending | PENDING_BS);\n").run(TRAPS)
+    .survives("Bochs raises the trap of TF at the entry, whatever is pending"),
     Mutation::delete("careful entry: a shadow that is over, where RFLAGS is another", RUN, "self.settle_shadow(here)?;").run(REFUSED),
     Mutation::delete("exit: an event that it interrupted", RUN, "self.keep_interrupted_event(here, reason)?;").run(EVENTS),
     Mutation::delete("refused entry: what it says of the launch state", RUN, "self.vmcs.entry_refused(why);").run(REFUSED),
@@ -413,10 +332,11 @@ pub const TABLE: &[Mutation] = &[
         self.context"#, "        self.context").run(REFUSED),
     Mutation::delete("refused guest state: its reason", RUN, "self.entry_failure = Some(EntryFailure::GuestState { reason, qualification });").run(REFUSED),
     Mutation::delete("entry with a field that is refused: its reason", RUN, "self.entry_failure = Some(EntryFailure::Refused(failure));").run(REFUSED),
-    Mutation::delete("bind: which reading of the host it is", RUN, "self.host_generation = generation;").run(WORLD).survives("the host's constants are taken over at every bind then: slower, not wrong"),
-    Mutation::delete("bind: the barriers", RUN, "self.take_over_speculation_control(home)?;").run(BARRIERS),
-    Mutation::delete("bind: the host's SPEC_CTRL", RUN, "self.context.take_over_spec_ctrl();").run(BARRIERS),
-    Mutation::delete("bind: translations", RUN, "self.renew_translations(home, moved, work)?;").run(EPT),
+    Mutation::delete("bind: which reading of the host it is", BIND, r#"self.host_generation = home.host.generation();"#).run(WORLD)
+    .survives("the host's constants are taken over at every bind then: slower, not wrong"),
+    Mutation::delete("bind: the barriers", BIND, r#"self.take_over_speculation_control(home)?;"#).run(BARRIERS),
+    Mutation::delete("bind: the host's SPEC_CTRL", BIND, r#"self.context.take_over_spec_ctrl();"#).run(BARRIERS),
+    Mutation::delete("bind: translations", BIND, r#"self.renew_translations(home, moved, work)?;"#).run(EPT),
     Mutation::delete("window: what waits gets an interrupt's", EVENTS_RS, r#"        if self.events.has(Class::Interrupt) {
             self.set_interrupt_window(true)?;
         }
@@ -440,4 +360,32 @@ pub const TABLE: &[Mutation] = &[
     Mutation::replace("events: the shadow that an instruction ended", EVENTS_RS, "self.vmcs.write(VmcsGuest32::INTERRUPTIBILITY_STATE, state & !blocking::BY_SHADOW);", "let _ = state;").run(SHADOW),
     Mutation::replace("events: a guest in HLT is woken", EVENTS_RS, "self.vmcs.write(VmcsGuest32::ACTIVITY_STATE, ACTIVE);", "").run(SELECTED),
     Mutation::delete("exception: its CR2", EXITS, "self.context.guest_cr2 = self.qualification(here)?;").run(SELECTED),
+    Mutation::replace("quick entry: the instruction is completed", RUN, r#"StepPolicy::Exact => self.vmcs.skip_instruction_before_entry::<true>(here),"#, r#"StepPolicy::Exact => true,"#).run(REPEATED),
+    Mutation::replace("run behind work: not when the instruction wants care", RUN, r#"if !self.do_work_alone()? || !self.complete_pending_quickly(here) {"#, r#"if !self.do_work_alone()? || { self.complete_pending_quickly(here); false } {"#).run(COMPLETION),
+    Mutation::replace("run behind work: not when more is due", RUN, r#"if !self.do_work_alone()? || !self.complete_pending_quickly(here) {"#, r#"self.do_work_alone()?;
+        if !self.complete_pending_quickly(here) {"#).run(REPEATED),
+    Mutation::replace("run behind work: it is work alone", RUN, r#"        if !self.vmcs.work_alone_is_due() {
+            return Ok(false);
+        }
+"#, r#""#).run(REPEATED)
+    .survives("what is due beside it is found behind the work, too"),
+    Mutation::replace("run behind work: what the work makes due", RUN, r#"Ok(!self.vmcs.is_due())"#, r#"Ok(true)"#).run(WORLD),
+    Mutation::replace("run behind work: the work is done", RUN, r#"        self.do_what_is_due()?;
+        Ok(!self.vmcs.is_due())"#, r#"        Ok(!self.vmcs.is_due())"#).run(REPEATED)
+    .survives("it stays due, and the entry is a careful one, which does it"),
+    Mutation::delete("entry behind work: VMRESUME of a VMCS that is launched", RUN, r#"        if self.vmcs.launched() {
+            return self.enter_quickly(here);
+        }"#).run(BOUND_HERE),
+    Mutation::replace("entry behind work: the shadow that a completed instruction ended", RUN, r#"        self.shadow_ended = false;
+        // SAFETY: as above, but the VMCS is clear."#, r#"        // SAFETY: as above, but the VMCS is clear."#).run(EVENTS),
+    Mutation::replace("entry behind work: what it wrote is read again", RUN, r#"vmx_launch(&raw mut self.context) };
+        self.vmcs.exit_happened(here);"#, r#"vmx_launch(&raw mut self.context) };"#).run(WORLD),
+    Mutation::replace("entry behind work: the VMCS is launched", RUN, r#"        if !is_entry_failure(reason) {
+            self.vmcs.guest_ran(here);
+        }
+        reason"#, r#"        reason"#).run(WORLD),
+    Mutation::delete("bind: where an exit continues", BIND, r#"self.vmcs.write_changed(VmcsHostNW::RIP, self.context.exit_address());"#).run(WORLD),
+    Mutation::delete("barriers: where an exit continues", SPECULATION, r#"self.vmcs.write_changed(VmcsHostNW::RIP, self.context.exit_address());"#).run(BARRIERS),
+    Mutation::delete("setup: where an exit continues", SETUP, r#"vmcs.write(VmcsHostNW::RIP, self.context.exit_address());"#).run(NO_SSE),
+    Mutation::delete("extended state: whether it is switched at an exit", SWITCH, r#"self.exit_work ^= SWITCH_XSTATE;"#).run(WORLD),
 ];

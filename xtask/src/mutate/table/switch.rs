@@ -40,108 +40,192 @@ pub const TABLE: &[Mutation] = &[
     Mutation::replace(
         "exit: host R15",
         SWITCH,
-        r#"
-        "pop r15","#,
-        r#"
-        "add rsp, 8","#,
+        r#""vmread rax, rcx",
+            "pop rdi",
+            "pop r15","#,
+        r#""vmread rax, rcx",
+            "pop rdi",
+            "add rsp, 8","#,
     )
     .run(HOST_REGISTERS),
     Mutation::replace(
         "exit: host R14",
         SWITCH,
-        r#"
-        "pop r14","#,
-        r#"
-        "add rsp, 8","#,
+        r#""vmread rax, rcx",
+            "pop rdi",
+            "pop r15",
+            "pop r14","#,
+        r#""vmread rax, rcx",
+            "pop rdi",
+            "pop r15",
+            "add rsp, 8","#,
     )
     .run(HOST_REGISTERS),
     Mutation::replace(
         "exit: host R13",
         SWITCH,
-        r#"
-        "pop r13","#,
-        r#"
-        "add rsp, 8","#,
+        r#""vmread rax, rcx",
+            "pop rdi",
+            "pop r15",
+            "pop r14",
+            "pop r13","#,
+        r#""vmread rax, rcx",
+            "pop rdi",
+            "pop r15",
+            "pop r14",
+            "add rsp, 8","#,
     )
     .run(HOST_REGISTERS),
     Mutation::replace(
         "exit: host R12",
         SWITCH,
-        r#"
-        "pop r12","#,
-        r#"
-        "add rsp, 8","#,
+        r#""vmread rax, rcx",
+            "pop rdi",
+            "pop r15",
+            "pop r14",
+            "pop r13",
+            "pop r12","#,
+        r#""vmread rax, rcx",
+            "pop rdi",
+            "pop r15",
+            "pop r14",
+            "pop r13",
+            "add rsp, 8","#,
     )
     .run(HOST_REGISTERS),
     Mutation::replace(
         "exit: host RBX",
         SWITCH,
-        r#"
-        "pop rbx","#,
-        r#"
-        "add rsp, 8","#,
+        r#""vmread rax, rcx",
+            "pop rdi",
+            "pop r15",
+            "pop r14",
+            "pop r13",
+            "pop r12",
+            "pop rbx","#,
+        r#""vmread rax, rcx",
+            "pop rdi",
+            "pop r15",
+            "pop r14",
+            "pop r13",
+            "pop r12",
+            "add rsp, 8","#,
     )
     .run(HOST_REGISTERS),
     Mutation::replace(
         "exit: host RBP",
         SWITCH,
-        r#"
-        "pop rbp","#,
-        r#"
-        "add rsp, 8","#,
+        r#""vmread rax, rcx",
+            "pop rdi",
+            "pop r15",
+            "pop r14",
+            "pop r13",
+            "pop r12",
+            "pop rbx",
+            "pop rbp","#,
+        r#""vmread rax, rcx",
+            "pop rdi",
+            "pop r15",
+            "pop r14",
+            "pop r13",
+            "pop r12",
+            "pop rbx",
+            "add rsp, 8","#,
     )
     .run(HOST_REGISTERS),
     Mutation::replace(
         "refused entry: host R15",
         SWITCH,
-        r#"
+        r#""49:",
+            "pop rdi",
             "pop r15","#,
-        r#"
+        r#""49:",
+            "pop rdi",
             "add rsp, 8","#,
     )
     .run(REFUSED_REGISTERS),
     Mutation::replace(
         "refused entry: host R14",
         SWITCH,
-        r#"
+        r#""49:",
+            "pop rdi",
+            "pop r15",
             "pop r14","#,
-        r#"
+        r#""49:",
+            "pop rdi",
+            "pop r15",
             "add rsp, 8","#,
     )
     .run(REFUSED_REGISTERS),
     Mutation::replace(
         "refused entry: host R13",
         SWITCH,
-        r#"
+        r#""49:",
+            "pop rdi",
+            "pop r15",
+            "pop r14",
             "pop r13","#,
-        r#"
+        r#""49:",
+            "pop rdi",
+            "pop r15",
+            "pop r14",
             "add rsp, 8","#,
     )
     .run(REFUSED_REGISTERS),
     Mutation::replace(
         "refused entry: host R12",
         SWITCH,
-        r#"
+        r#""49:",
+            "pop rdi",
+            "pop r15",
+            "pop r14",
+            "pop r13",
             "pop r12","#,
-        r#"
+        r#""49:",
+            "pop rdi",
+            "pop r15",
+            "pop r14",
+            "pop r13",
             "add rsp, 8","#,
     )
     .run(REFUSED_REGISTERS),
     Mutation::replace(
         "refused entry: host RBX",
         SWITCH,
-        r#"
+        r#""49:",
+            "pop rdi",
+            "pop r15",
+            "pop r14",
+            "pop r13",
+            "pop r12",
             "pop rbx","#,
-        r#"
+        r#""49:",
+            "pop rdi",
+            "pop r15",
+            "pop r14",
+            "pop r13",
+            "pop r12",
             "add rsp, 8","#,
     )
     .run(REFUSED_REGISTERS),
     Mutation::replace(
         "refused entry: host RBP",
         SWITCH,
-        r#"
+        r#""49:",
+            "pop rdi",
+            "pop r15",
+            "pop r14",
+            "pop r13",
+            "pop r12",
+            "pop rbx",
             "pop rbp","#,
-        r#"
+        r#""49:",
+            "pop rdi",
+            "pop r15",
+            "pop r14",
+            "pop r13",
+            "pop r12",
+            "pop rbx",
             "add rsp, 8","#,
     )
     .run(REFUSED_REGISTERS),
@@ -171,15 +255,17 @@ pub const TABLE: &[Mutation] = &[
         "exit: host CR2",
         SWITCH,
         r#""cmp rax, [rdi + {host_cr2}]",
-        "jne 58f","#,
+            "jne 58f","#,
         r#""/* {host_cr2} */","#,
     ),
     Mutation::replace(
         "refused entry: host CR2",
         SWITCH,
-        r#""mov rcx, [rdi + {host_cr2}]",
+        r#""mov rdi, [rsp]",
+            "mov rcx, [rdi + {host_cr2}]",
             "mov cr2, rcx","#,
-        r#""mov rcx, [rdi + {host_cr2}]","#,
+        r#""mov rdi, [rsp]",
+            "mov rcx, [rdi + {host_cr2}]","#,
     )
     .run(REFUSED),
     Mutation::replace("exit: GDTR", SWITCH, r#""lgdt [rdi + {gdtr}]","#, r#""/* {gdtr} */","#),
@@ -188,10 +274,8 @@ pub const TABLE: &[Mutation] = &[
     Mutation::replace(
         "exit: extended state",
         SWITCH,
-        r#"
-        switch_xstate!("guest", "host"),"#,
-        r#"
-        "jmp 4f", switch_xstate!("guest", "host"),"#,
+        r#"raise_exit_barriers!(), switch_xstate!("guest", "host");"#,
+        r#"raise_exit_barriers!(), concat!("jmp 9f\n", switch_xstate!("guest", "host"), "\n9:");"#,
     ),
     Mutation::delete(
         "refused entry: extended state",
@@ -320,4 +404,10 @@ pub const TABLE: &[Mutation] = &[
     )
     .run(BARRIERS)
     .survives("no model of Bochs has IA32_FLUSH_CMD"),
+    Mutation::replace(
+        "exit: where there is work it continues elsewhere",
+        SWITCH,
+        r#"if self.exit_work == 0 { vmx_exit } else { vmx_exit_to_work };"#,
+        r#"{ let _ = vmx_exit_to_work as *const (); vmx_exit };"#,
+    ),
 ];
