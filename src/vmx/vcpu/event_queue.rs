@@ -124,6 +124,11 @@ impl EventQueue {
     }
 
     pub(super) fn push(&mut self, event: Event) {
+        if self.waiting.is_empty() {
+            // As mostly.
+            self.waiting.push_back(event);
+            return;
+        }
         let class = event.class();
         let is_latched = match class {
             Class::Exception => false,
@@ -182,6 +187,10 @@ impl EventQueue {
 
     /// Takes out one of the candidates: it is injected.
     pub(super) fn take(&mut self, event: Event) {
+        if self.waiting.front() == Some(&event) {
+            self.injected = self.waiting.pop_front();
+            return;
+        }
         if let Some(place) = self.waiting.iter().position(|waiting| *waiting == event) {
             self.injected = self.waiting.remove(place);
         }

@@ -22,14 +22,6 @@ use crate::vmx::exit_info::{EntryFailure, VmxExitInfo};
 use crate::vmx::instructions::{self, VmFail};
 use crate::vmx::vmcs::{VmcsControl32, VmcsGuestNW, VmcsReadOnly32, VmcsReadOnlyNW, due};
 
-/// How an attempt to enter ended.
-pub(super) enum Entered {
-    /// By an exit, with this exit-reason field.
-    Exited(u32),
-    /// Not at all: an instruction that is executed for the guest wants this first.
-    Wanted(AxVCpuExitReason),
-}
-
 impl<H: AxVCpuHal> VmxVcpu<H> {
     /// Enters the guest once and comes back at its next exit. `None` if the crate has handled the exit: the caller may
     /// look after other things and run again. `Some` for an exit that the caller has to handle, and for an entry that
@@ -50,14 +42,16 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     pub fn run_once(&mut self) -> AxResult<Option<VmxExitReason>> {
         undisturbed(|| {
             let here = self.vmcs.current()?;
-            match self.enter(here)? {
-                Entered::Exited(bits) => self.handle_exit(here, bits),
-                Entered::Wanted(AxVCpuExitReason::Nothing) => Ok(None),
-                Entered::Wanted(AxVCpuExitReason::CpuDown { .. }) => {
-                    ax_err!(BadState, "the vCPU waits for a start-up IPI")
+            match self.wanted_first(here)? {
+                Some(AxVCpuExitReason::Nothing) => return Ok(None),
+                Some(AxVCpuExitReason::CpuDown { .. }) => {
+                    return ax_err!(BadState, "the vCPU waits for a start-up IPI");
                 }
-                Entered::Wanted(_) => Ok(Some(VmxExitReason::EPT_VIOLATION)),
+                Some(_) => return Ok(Some(VmxExitReason::EPT_VIOLATION)),
+                None => {}
             }
+            let bits = self.enter(here)?;
+            self.handle_exit(here, bits)
         })
     }
 
@@ -109,10 +103,24 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
     #[inline(never)]
     fn run_with_care(&mut self, here: Here) -> AxResult<AxVCpuExitReason> {
-        match self.enter_with_care(here)? {
-            Entered::Exited(reason) => self.take_exit_out_of_line(here, reason),
-            Entered::Wanted(exit) => Ok(exit),
+        if let Some(exit) = self.wanted_first(here)? {
+            return Ok(exit);
         }
+        let reason = self.enter_with_care(here)?;
+        self.take_exit_out_of_line(here, reason)
+    }
+
+    /// What is wanted of the caller before there can be an entry, if anything is.
+    #[inline(always)]
+    fn wanted_first(&mut self, here: Here) -> AxResult<Option<AxVCpuExitReason>> {
+        if self.waits_for_startup {
+            return Ok(Some(AxVCpuExitReason::CpuDown { _state: 0 }));
+        }
+        if self.mmio.is_pending() {
+            // An instruction that is executed for the guest.
+            return self.continue_mmio(here);
+        }
+        Ok(None)
     }
 
     /// One entry and one exit; the exit-reason field, or [`REFUSED`].
@@ -144,11 +152,12 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         reason
     }
 
-    fn enter(&mut self, here: Here) -> AxResult<Entered> {
+    /// One entry and one exit; the exit-reason field, or [`REFUSED`].
+    fn enter(&mut self, here: Here) -> AxResult<u32> {
         if self.vmcs.is_due() && !self.do_work_alone()? || !self.complete_pending_quickly(here) {
             return self.enter_with_care(here);
         }
-        Ok(Entered::Exited(self.enter_behind_work(here)))
+        Ok(self.enter_behind_work(here))
     }
 
     /// Completes what the last exit left, if that means nothing but to move RIP.
@@ -258,17 +267,9 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
     /// An entry before which there may be anything to do.
     #[inline(never)]
-    fn enter_with_care(&mut self, here: Here) -> AxResult<Entered> {
+    fn enter_with_care(&mut self, here: Here) -> AxResult<u32> {
         if !self.controls.done {
             return ax_err!(BadState, "the vCPU is not set up");
-        }
-        if self.waits_for_startup {
-            return Ok(Entered::Wanted(AxVCpuExitReason::CpuDown { _state: 0 }));
-        }
-        if self.mmio.is_pending()
-            && let Some(exit) = self.continue_mmio(here)?
-        {
-            return Ok(Entered::Wanted(exit));
         }
         self.prepare_entry(here)?;
         let bits = self.enter_prepared(here);
@@ -283,7 +284,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             self.events.entered();
         }
         self.vmcs.set_care(self.needs_care());
-        Ok(Entered::Exited(bits))
+        Ok(bits)
     }
 
     /// What has to be in the VMCS and in the registers before an entry.

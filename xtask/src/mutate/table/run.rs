@@ -219,7 +219,7 @@ pub const TABLE: &[Mutation] = &[
         "careful entry: is not one of a vCPU that waits for a start-up IPI",
         RUN,
         r#"        if self.waits_for_startup {
-            return Ok(Entered::Wanted(AxVCpuExitReason::CpuDown { _state: 0 }));
+            return Ok(Some(AxVCpuExitReason::CpuDown { _state: 0 }));
         }"#,
         "",
     )
@@ -227,10 +227,9 @@ pub const TABLE: &[Mutation] = &[
     Mutation::replace(
         "careful entry: goes on with an access",
         RUN,
-        r#"        if self.mmio.is_pending()
-            && let Some(exit) = self.continue_mmio(here)?
-        {
-            return Ok(Entered::Wanted(exit));
+        r#"        if self.mmio.is_pending() {
+            // An instruction that is executed for the guest.
+            return self.continue_mmio(here);
         }"#,
         "",
     )
