@@ -279,10 +279,11 @@ fn another_vmcs_in_its_place() -> CaseResult {
     let another = current_vmcs();
     let mut guest = running_guest()?;
     let own = current_vmcs();
+    let stack = guest.vcpu.stack_pointer();
     load(another);
     for refusal in [Some(VMRESUME_OF_A_CLEAR_VMCS), Some(VMLAUNCH_OF_A_LAUNCHED_VMCS), None] {
-        // Something to do before the entry, each time: so the stack is at the same place when it comes.
-        guest.vcpu.invalidate_ept();
+        // Something to write before the entry, each time: so the host's stack is at the same place when it comes.
+        guest.vcpu.set_stack_pointer(stack);
         let result = callee_saved::around(|| guest.vcpu.run())?;
         let number = guest.vcpu.entry_failure().and_then(|failure| failure.instruction_error());
         same("VM-instruction error", number.map(|error| error.number()), refusal)?;

@@ -18,6 +18,8 @@ use crate::{
 
 pub const CASES: &[Case] = &[
     Case::new("quick.each_instruction_once", each_instruction_once),
+    Case::new("quick.each_instruction_once_behind_work", each_instruction_once_behind_work),
+    Case::new("quick.shadow_behind_a_bind", shadow_behind_a_bind),
     Case::new("quick.rip_wraps_at_4_gib", rip_wraps_at_4_gib),
     Case::new("quick.interrupt_between_runs", interrupt_between_runs),
     Case::new("quick.init_between_runs", init_between_runs),
@@ -65,6 +67,24 @@ guest_code!(
 );
 
 fn each_instruction_once() -> CaseResult {
+    instructions_with(|_| Ok(()))
+}
+
+/// The same with an unbind and a bind between two runs, and then something to do for the processor.
+fn each_instruction_once_behind_work() -> CaseResult {
+    let mut turn = 0;
+    instructions_with(|guest| {
+        turn += 1;
+        if turn % 2 == 0 {
+            guest.vcpu.invalidate_ept();
+            return Ok(());
+        }
+        guest.vcpu.unbind()?;
+        Ok(guest.vcpu.bind()?)
+    })
+}
+
+fn instructions_with(mut between: impl FnMut(&mut Guest) -> CaseResult) -> CaseResult {
     let mut guest = Guest::long(instructions())?;
     start(&mut guest)?;
     for round in 1..5 {
@@ -85,6 +105,7 @@ fn each_instruction_once() -> CaseResult {
             ] {
                 equal(name, found, expected)?;
             }
+            between(&mut guest)?;
         }
     }
     Ok(())
@@ -92,15 +113,19 @@ fn each_instruction_once() -> CaseResult {
 
 /// Behind an instruction that the caller has to do with: the run after it completes it.
 fn rip_wraps_at_4_gib() -> CaseResult {
-    let mut guest = at_the_top_of_4_gib()?;
-    match next_exit(&mut guest)? {
-        Exit::Halt => equal("CL", guest.vcpu.regs().rcx as u8, 7),
-        other => fail("HLT behind the wrap", guest.describe(&other)),
+    for work in [false, true] {
+        let mut guest = at_the_top_of_4_gib(work)?;
+        match next_exit(&mut guest)? {
+            Exit::Halt => equal("CL", guest.vcpu.regs().rcx as u8, 7)?,
+            other => return fail("HLT behind the wrap", guest.describe(&other)),
+        }
     }
+    Ok(())
 }
 
-/// A guest whose OUT, the last instruction below 4 GiB, waits to be completed; at 0 it sets CL to 7 and halts.
-fn at_the_top_of_4_gib() -> CaseResult<Guest> {
+/// A guest whose OUT, the last instruction below 4 GiB, waits to be completed; at 0 it sets CL to 7 and halts. Before its
+/// next entry there may be work to do for its processor.
+fn at_the_top_of_4_gib(work: bool) -> CaseResult<Guest> {
     const TOP: u64 = 0xFFFF_F000;
     guest_code!(to_the_top, "code32", "out 0x99, al", "mov ebx, 0xFFFFFFFE", "jmp ebx");
     let mut guest = Guest::protected(to_the_top())?;
@@ -114,6 +139,9 @@ fn at_the_top_of_4_gib() -> CaseResult<Guest> {
             Exit::IoWrite { .. } => {}
             other => return fail("OUT", guest.describe(&other)),
         }
+    }
+    if work {
+        guest.vcpu.invalidate_ept();
     }
     Ok(guest)
 }
@@ -174,9 +202,12 @@ fn interrupt_before_run_once() -> CaseResult {
 }
 
 fn rip_wraps_in_run_once() -> CaseResult {
-    let mut guest = at_the_top_of_4_gib()?;
-    same("reason", next_reason(&mut guest)?, VmxExitReason::HLT)?;
-    equal("CL", guest.vcpu.regs().rcx as u8, 7)
+    for work in [false, true] {
+        let mut guest = at_the_top_of_4_gib(work)?;
+        same("reason", next_reason(&mut guest)?, VmxExitReason::HLT)?;
+        equal("CL", guest.vcpu.regs().rcx as u8, 7)?;
+    }
+    Ok(())
 }
 
 guest_code!(
@@ -226,6 +257,20 @@ fn shadow_behind_another_exit() -> CaseResult {
         equal("BL in the handler", guest.expect_out(0x9A)?, 0x5A)?;
     }
     Ok(())
+}
+
+/// The same where the entry in between is the first behind a bind.
+fn shadow_behind_a_bind() -> CaseResult {
+    let mut guest = Guest::long(shadow_behind_cpuid())?;
+    start(&mut guest)?;
+    next_exit(&mut guest)?;
+    while guest.vcpu.exit_info()?.exit_reason != VmxExitReason::CPUID {
+        is_true("CPUID", matches!(guest.vcpu.run()?, Exit::Nothing))?;
+    }
+    guest.vcpu.unbind()?;
+    guest.vcpu.bind()?;
+    is_true("an exit in the shadow", matches!(next_exit(&mut guest)?, Exit::NestedPageFault { .. }))?;
+    is_true("not ready", !guest.vcpu.ready_for_interrupt()?)
 }
 
 /// The second is injected at the first exit of the first one's handler.

@@ -240,6 +240,10 @@ fn exceptions_come_whole() -> CaseResult {
         same(name, guest.vcpu.reflect_exception()?, Reflected::Exception)?;
         is_error("the same a second time", guest.vcpu.reflect_exception())?;
         guest.expect_vector(*vector)?;
+        if let Some(address) = address {
+            let cr2 = format!("cr2: {address:#x}");
+            is_true(&format!("{name}: {cr2}"), format!("{:?}", guest.vcpu).contains(&cr2))?;
+        }
         if let Some(error) = error {
             equal("error code on the stack", guest.read_u64(guest.vcpu.stack_pointer() as u64)?, (*error).into())?;
         }

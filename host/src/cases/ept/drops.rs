@@ -147,6 +147,10 @@ fn invalidation() -> CaseResult {
             let (_, drops) = drops_of(|| run(&mut guest, 5))?;
             same("drops of an invalidation", drops, EPT)?;
         }
+        // What lies there may be another table than the one that was cached.
+        guest.vcpu.set_ept_root((guest.memory.ept.root() as usize).into())?;
+        let (_, drops) = drops_of(|| run(&mut guest, 5))?;
+        same("drops of a root that is set", drops, EPT)?;
         guest.vcpu.unbind()?;
         invalidator.invalidate();
         guest.vcpu.bind()?;

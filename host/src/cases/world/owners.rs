@@ -30,6 +30,7 @@ pub const CASES: &[Case] = &[
     Case::new("owners.vmx_off_then_dropped", vmx_off_then_dropped).needs(&[Need::Processors(2)]).on_first(),
     Case::new("owners.two_policies", two_policies).needs(&[Need::Xsave]),
     Case::new("owners.both_bound_count", both_bound_count),
+    Case::new("owners.refused_between_turns", refused_between_turns).needs(&[Need::Xsave]),
     Case::new("owners.host_without_osxsave", host_without_osxsave).needs(&[Need::Xsave]),
 ];
 
@@ -133,17 +134,33 @@ fn both_bound_count() -> CaseResult {
 /// A host that takes back what its vCPUs were made for gets an error, and not an exception.
 fn host_without_osxsave() -> CaseResult {
     let mut guest = Guest::long(exits())?;
+    run_without_osxsave(&mut guest)?;
+    // That the host's CR4 is another than at the bind is not the matter here.
+    guest.vcpu.unbind()?;
+    guest.vcpu.bind()?;
+    guest.expect_out(0x99).map(drop)
+}
+
+fn run_without_osxsave(guest: &mut Guest) -> CaseResult {
     let host = Cr4::read();
     // SAFETY: nothing of this host uses XSAVE by itself.
     unsafe { Cr4::write(host & !Cr4Flags::OSXSAVE) };
     let result = guest.vcpu.run();
     // SAFETY: what it was.
     unsafe { Cr4::write(host) };
-    is_error("a run without CR4.OSXSAVE", result)?;
-    // That the host's CR4 is another than at the bind is not the matter here.
-    guest.vcpu.unbind()?;
-    guest.vcpu.bind()?;
-    guest.expect_out(0x99).map(drop)
+    is_error("a run without CR4.OSXSAVE", result).map(drop)
+}
+
+/// A run that fails before the guest's registers are loaded leaves that to the next.
+fn refused_between_turns() -> CaseResult {
+    let (mut first, mut second) = (Guest::long(counts())?, Guest::long(counts())?);
+    for round in 1..4 {
+        equal("the first guest's count", first.expect_out(0x99)?, round)?;
+        second.expect_out(0x99)?;
+        equal("the second guest's count", second.expect_out(0x99)?, 2 * round)?;
+        run_without_osxsave(&mut first)?;
+    }
+    Ok(())
 }
 
 fn turn_off_and_on() -> CaseResult {

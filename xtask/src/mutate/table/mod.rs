@@ -73,13 +73,14 @@ const DEBUG: &[&str] = &["cases/tigerlake/1/debug."];
 const PROCESSORS: &[&str] = &["cases/tigerlake/4/world.patterns_migration"];
 const NO_SSE: &[&str] = &["no-sse/tigerlake/4/world.patterns_", "no-sse/tigerlake/4/owners."];
 const NO_SSE_OWNERS: &[&str] = &["no-sse/tigerlake/4/owners."];
-const EPT_ROOT: &[&str] = &["cases/tigerlake/4/ept.root_changed"];
+const EPT_ROOT: &[&str] = &["cases/tigerlake/4/ept.drops_of_invalidation"];
 const SELECTED: &[&str] = &["cases/tigerlake/1/selected.exception"];
 const MSRS: &[&str] = &["cases/tigerlake/1/msr.read"];
 const TRAPS: &[&str] =
     &["cases/tigerlake/1/debug.", "cases/tigerlake/1/blocked.trap", "cases/tigerlake/1/string_io.single"];
 const NO_SSE_LOOKS: &[&str] =
     &["no-sse/tigerlake/4/registers.pkru", "no-sse/tigerlake/4/corners.device_write", "no-sse/tigerlake/4/mmio.avx_64"];
+const NO_SSE_BARRIERS: &[&str] = &["no-sse/tigerlake/4/world.speculation_barriers"];
 const NO_SSE_DROPS: &[&str] = &["no-sse/tigerlake/4/world.dropped", "no-sse/tigerlake/4/owners."];
 /// Two vCPUs that stay bound and take turns.
 const BOUND_HERE: &[&str] = &["cases/tigerlake/1/world.patterns_both_bound", "cases/tigerlake/1/lifecycle."];

@@ -1,8 +1,8 @@
 //! Which entries are quick, what a quick one does, and what a careful one does beside the switch.
 
 use super::{
-    BARRIERS, BOUND_HERE, COMPLETION, DEBUG, EPT, EPT_ROOT, EVENTS, HOSTS, MMIO, MSRS, Mutation, NO_SSE, REFUSED,
-    REPEATED, SELECTED, SHADOW, STARTUP, TASK, TRAPS, WINDOWS, WORLD,
+    BARRIERS, BOUND_HERE, COMPLETION, DEBUG, EPT, EPT_ROOT, EVENTS, MMIO, MSRS, Mutation, NO_SSE, NO_SSE_BARRIERS,
+    NO_SSE_OWNERS, REFUSED, REPEATED, SELECTED, SHADOW, STARTUP, TASK, TRAPS, WINDOWS, WORLD,
 };
 
 const BIND: &str = "src/vmx/vcpu/bind.rs";
@@ -103,7 +103,8 @@ pub const TABLE: &[Mutation] = &[
     Mutation::delete("care: an entry that failed", RUN, "\n            || self.entry_failure.is_some()")
         .run(REFUSED)
         .survives(NOT_AFTER_AN_ENTRY),
-    Mutation::delete("care: is decided behind an entry", RUN, "self.vmcs.set_care(self.needs_care());").run(WORLD),
+    Mutation::delete("care: is decided behind an entry", RUN, "self.vmcs.set_care(self.needs_care());").run(WORLD)
+        .survives("every entry is a careful one then: slower, not wrong"),
     Mutation::replace(
         "care: an event that a failed entry was to inject",
         RUN,
@@ -204,11 +205,11 @@ pub const TABLE: &[Mutation] = &[
     Mutation::delete("due: no more care when it is not needed", VMCS, "self.due.fetch_and(!due::CARE, SeqCst);")
         .run(REPEATED)
         .survives(SLOWER),
-    Mutation::replace("due: care when it is needed", VMCS, "            self.set_due(due::CARE);\n", "").run(WORLD),
+    Mutation::replace("due: care when it is needed", VMCS, "            self.set_due(due::CARE);\n", "").run(DEBUG),
     Mutation::replace("due: a failed attempt leaves the work", BIND, r#"        if result.is_err() {
             self.vmcs.set_due(work);
         }
-        result"#, r#"        result"#).run(HOSTS),
+        result"#, r#"        result"#).run(NO_SSE_OWNERS),
     Mutation::delete("unbind: what is due at the next bind", BIND, r#"self.vmcs.set_due(due::HOST_STATE | due::SWITCHED);"#).run(WORLD)
     .survives("the bind that follows makes the host's state due"),
     Mutation::delete("due: another EPT", EPT_RS, "self.vmcs.set_due(due::EPT);").run(EPT_ROOT),
@@ -357,7 +358,8 @@ pub const TABLE: &[Mutation] = &[
     Mutation::replace("events: NMIs are blocked again", EVENTS_RS, r#"let state = self.vmcs.get(here, VmcsGuest32::INTERRUPTIBILITY_STATE)?;
             self.vmcs.write_changed(VmcsGuest32::INTERRUPTIBILITY_STATE, state | blocking::BY_NMI);"#, "").run(EVENTS),
     Mutation::replace("events: the shadow that an instruction ended", EVENTS_RS, "self.vmcs.write(VmcsGuest32::INTERRUPTIBILITY_STATE, state & !blocking::BY_SHADOW);", "let _ = state;").run(SHADOW),
-    Mutation::replace("events: a guest in HLT is woken", EVENTS_RS, "self.vmcs.write(VmcsGuest32::ACTIVITY_STATE, ACTIVE);", "").run(SELECTED),
+    Mutation::replace("events: a guest in HLT is woken", EVENTS_RS, "self.vmcs.write(VmcsGuest32::ACTIVITY_STATE, ACTIVE);", "").run(SELECTED)
+    .survives("Bochs injects any exception into a guest in HLT, which a processor refuses"),
     Mutation::delete("exception: its CR2", EXITS, "self.context.guest_cr2 = self.qualification(here)?;").run(SELECTED),
     Mutation::replace("quick entry: the instruction is completed", RUN, r#"StepPolicy::Exact => self.vmcs.skip_instruction_before_entry::<true>(here),"#, r#"StepPolicy::Exact => true,"#).run(REPEATED),
     Mutation::replace("run behind work: not when the instruction wants care", RUN, r#"if !self.do_work_alone()? || !self.complete_pending_quickly(here) {"#, r#"if !self.do_work_alone()? || { self.complete_pending_quickly(here); false } {"#).run(COMPLETION),
@@ -378,13 +380,13 @@ pub const TABLE: &[Mutation] = &[
     Mutation::replace("entry behind work: the shadow that a completed instruction ended", RUN, r#"        self.shadow_ended = false;
         // SAFETY: as above, but the VMCS is clear."#, r#"        // SAFETY: as above, but the VMCS is clear."#).run(EVENTS),
     Mutation::replace("entry behind work: what it wrote is read again", RUN, r#"vmx_launch(&raw mut self.context) };
-        self.vmcs.exit_happened(here);"#, r#"vmx_launch(&raw mut self.context) };"#).run(WORLD),
+        self.vmcs.exit_happened(here);"#, r#"vmx_launch(&raw mut self.context) };"#).run(REPEATED),
     Mutation::replace("entry behind work: the VMCS is launched", RUN, r#"        if !is_entry_failure(reason) {
             self.vmcs.guest_ran(here);
         }
-        reason"#, r#"        reason"#).run(WORLD),
+        reason"#, r#"        reason"#).run(REPEATED),
     Mutation::delete("bind: where an exit continues", BIND, r#"self.vmcs.write_changed(VmcsHostNW::RIP, self.context.exit_address());"#).run(WORLD),
-    Mutation::delete("barriers: where an exit continues", SPECULATION, r#"self.vmcs.write_changed(VmcsHostNW::RIP, self.context.exit_address());"#).run(BARRIERS),
+    Mutation::delete("barriers: where an exit continues", SPECULATION, r#"self.vmcs.write_changed(VmcsHostNW::RIP, self.context.exit_address());"#).run(NO_SSE_BARRIERS),
     Mutation::delete("setup: where an exit continues", SETUP, r#"vmcs.write(VmcsHostNW::RIP, self.context.exit_address());"#).run(NO_SSE),
     Mutation::delete("extended state: whether it is switched at an exit", SWITCH, r#"self.exit_work ^= SWITCH_XSTATE;"#).run(WORLD),
 ];

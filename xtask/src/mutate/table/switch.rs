@@ -386,14 +386,7 @@ pub const TABLE: &[Mutation] = &[
     Mutation::delete("barriers: the host's SPEC_CTRL", SWITCH, "self.host_spec_ctrl = Msr::IA32_SPEC_CTRL.read();")
         .run(BARRIERS)
         .expect("the host's IA32_SPEC_CTRL"),
-    Mutation::replace(
-        "barriers: history",
-        SWITCH,
-        r#""5: dec ecx\n",
-            "jnz 4b\n","#,
-        r#""5:\n","#,
-    )
-    .run(BARRIERS),
+    Mutation::replace("barriers: history", SWITCH, r#""mov ecx, 100\n","#, r#""mov ecx, 1\n","#).run(BARRIERS),
     Mutation::replace(
         "barriers: flush of the level-1 data cache",
         SWITCH,
