@@ -232,6 +232,8 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
                 self.end_exit(here)?;
             }
             WaitsFor::Executed { length } => self.advance(Some(here), length.into())?,
+            // What waits for the guest asks for RFLAGS too, and finds it read.
+            _ if !self.events.is_empty() => self.end_exit_with_care(here)?,
             WaitsFor::Nothing | WaitsFor::Port(_) | WaitsFor::EdxEax | WaitsFor::EdxEaxAndAux | WaitsFor::Mmio => {
                 self.end_exit(here)?;
             }
