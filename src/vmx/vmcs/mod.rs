@@ -121,15 +121,15 @@ impl<H: AxVCpuHal> Vmcs<H> {
         Some(home)
     }
 
-    /// Makes it active and current on the processor that executes this. `true` if it was not bound here before.
+    /// Makes it active and current on the processor that executes this.
     ///
     /// Interrupts are off meanwhile: nobody may make another VMCS current between VMPTRLD and the record of it.
-    pub(crate) fn bind(&self) -> AxResult<bool> {
+    pub(crate) fn bind(&self) -> AxResult {
         without_interrupts(|| self.bind_undisturbed())
     }
 
     #[inline(always)]
-    fn bind_undisturbed(&self) -> AxResult<bool> {
+    fn bind_undisturbed(&self) -> AxResult {
         // Mostly it is the same processor as last time, which is quicker to tell than which one it is.
         let here = match self.last_home.get() {
             Some(last) if last.is_enabled() && last.is_here() => last,
@@ -139,10 +139,7 @@ impl<H: AxVCpuHal> Vmcs<H> {
             Some(home) if !core::ptr::eq(home, here) => {
                 return bad_state("the vCPU is bound to another processor; unbind it there first");
             }
-            Some(_) => {
-                self.load_here(here)?;
-                return Ok(false);
-            }
+            Some(_) => return self.load_here(here),
             None => {}
         }
         self.prepare(here)?;
@@ -150,7 +147,7 @@ impl<H: AxVCpuHal> Vmcs<H> {
         self.home.set(Some(here));
         self.seat.set(&here.seat);
         self.last_home.set(Some(here));
-        Ok(true)
+        Ok(())
     }
 
     /// `here` executes this, with VMX on.
