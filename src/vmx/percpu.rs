@@ -128,12 +128,14 @@ impl<H: AxVCpuHal> VmxPerCpuState<H> {
 
     /// Sets the highest virtual-processor identifier (VPID) that vCPUs get on this processor, FFFFH at first; 0 turns VPIDs
     /// off. A host does that to look for stale translations: without VPIDs each entry and exit drops what is cached of a
-    /// guest's linear addresses. A vCPU that is bound already takes it over when it is bound again or another one ran.
+    /// guest's linear addresses. A vCPU that is bound already takes it over at its next run.
     ///
     /// # Errors
     /// `BadState` if VMX is not enabled, or this is another processor.
     pub fn set_vpid_limit(&mut self, limit: u16) -> AxResult {
-        self.processor()?.translations.set_vpid_limit(limit);
+        let processor = self.processor()?;
+        processor.translations.set_vpid_limit(limit);
+        processor.forget_current();
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use axvcpu::AxVCpuHal;
 use super::VmxVcpu;
 use crate::vmx::bad_state;
 use crate::vmx::host::HostVariables;
-use crate::vmx::processor::Processor;
+use crate::vmx::processor::{Processor, Stay};
 use crate::vmx::vmcs::{VmcsHostNW, due};
 
 /// What an unbind gives back.
@@ -30,7 +30,8 @@ pub enum UnbindPolicy {
     /// [`FpuPolicy::EveryExit`](super::FpuPolicy), calls
     /// [`refresh_host_state`](crate::VmxPerCpuState::refresh_host_state) here. Under
     /// [`FpuPolicy::WhileBound`](super::FpuPolicy) the registers stay the guest's until another vCPU runs here, or
-    /// `release_processor`.
+    /// `release_processor`, which a host calls before it uses them itself. The vCPU goes on to count as one of the 64 that
+    /// can be bound on a processor at a time.
     Stay,
 }
 
@@ -58,7 +59,8 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// bound to any processor.
     ///
     /// # Errors
-    /// `BadState` for a vCPU that is not bound, or is bound to another processor.
+    /// `BadState` for a vCPU that is not bound, or is bound to another processor; not always so for one that
+    /// [stays](UnbindPolicy::Stay), for which nothing is done.
     #[inline(always)]
     pub fn unbind_from_current_processor(&self) -> AxResult {
         if self.stays.get() {
@@ -131,6 +133,8 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// Takes over what is constant for the processor.
     #[cold]
     fn take_constants(&mut self, home: &Processor) -> AxResult {
+        // From here on the VMCS has no processor's state whole. Should something fail, the vCPU is new wherever it runs next.
+        self.last_stay = Stay::default();
         home.host.write_to(&self.vmcs);
         self.context.set_host_tables(&home.host);
         self.take_over_speculation_control(home)?;
@@ -147,6 +151,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     fn take_over_host(&mut self, home: &Processor) -> AxResult {
         let host = HostVariables::read_here();
         if host != self.host {
+            self.xstate.check_host()?;
             host.write_to(&self.vmcs);
             self.bind_cr4(host.mce())?;
             self.host = host;

@@ -7,7 +7,7 @@
 //! a VM Exit"), so the host's stays where it is, and the guest's is written here.
 //!
 //! An exit sets the host's DR7 to 400H and IA32_DEBUGCTL to 0. A host that uses them gets them back after each exit. DR7
-//! is read when a vCPU is bound; IA32_DEBUGCTL, which not every emulator has and few hosts use, the host tells
+//! is read when a vCPU is bound, but not at each bind of one that stays; IA32_DEBUGCTL, which not every emulator has and few hosts use, the host tells
 //! ([`VmxPerCpuState::set_host_debugctl`](crate::vmx::VmxPerCpuState::set_host_debugctl)).
 
 use core::arch::asm;

@@ -89,7 +89,7 @@ use crate::regs::GeneralRegisters;
 /// Its life: [`new`](Self::new), [`setup`](Self::setup), then any number of times
 /// [`bind_to_current_processor`](Self::bind_to_current_processor), runs, and
 /// [`unbind_from_current_processor`](Self::unbind_from_current_processor). Between unbind and bind it may move to
-/// another processor; it may move in memory at any time that it does not run.
+/// another processor, unless it was told to [stay](UnbindPolicy::Stay); it may move in memory at any time that it does not run.
 ///
 /// While it is bound, everything that touches the guest's state is done on the processor that it is bound to; a call on
 /// another one is an error. The host does not preempt the code that runs a vCPU in favour of code that binds another

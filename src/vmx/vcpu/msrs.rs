@@ -159,6 +159,8 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         let accepted = self.msrs.write(&self.vmcs, msr, value).or_else(|| self.kept.write(msr, value));
         if let Some(accepted) = accepted {
             if msr == Msr::IA32_SPEC_CTRL.number() {
+                // From now on a bind has to look at the host's.
+                self.stays.set(false);
                 self.pass_speculation_control()?;
             }
             return Ok(Some(if accepted { Outcome::Done } else { Outcome::Fault(GP, Some(0)) }));

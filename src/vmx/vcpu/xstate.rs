@@ -39,7 +39,8 @@ pub enum FpuPolicy {
     /// needs, and the default there. A host's NMI handler can come between the switch and the entry: one that uses the
     /// FPU saves and restores it by FXSAVE, or by XSAVE with XCR0 set for that.
     EveryExit,
-    /// At bind and unbind: from the first run behind a bind to the unbind the registers hold the guest's state, and the host
+    /// At bind and unbind: from the first run behind a bind to the unbind (under
+    /// [`UnbindPolicy::Stay`](super::UnbindPolicy), to the release) the registers hold the guest's state, and the host
     /// must not touch them. For hosts whose code is compiled without SSE (`x86_64-unknown-none`), and the default there.
     ///
     /// XCR0 and PKRU are the guest's too, in the host's own code between two runs: XGETBV, XSAVE and CPUID.0DH show what the
@@ -183,7 +184,7 @@ impl XState {
 
     /// Refuses a host under which the state cannot be moved in the way that was chosen when the vCPU was made.
     #[inline(always)]
-    fn check_host(&self) -> AxResult {
+    pub(super) fn check_host(&self) -> AxResult {
         let (cr0, cr4) = (Cr0::read(), Cr4::read());
         if cr0.intersects(Cr0Flags::TASK_SWITCHED | Cr0Flags::EMULATE_COPROCESSOR) {
             return bad_state("CR0.TS or CR0.EM is set: the host does not let its extended state be switched");

@@ -4,7 +4,10 @@ use alloc::{boxed::Box, vec::Vec};
 
 use axvcpu::AxArchVCpu;
 use spin::Mutex;
-use x86_64::registers::model_specific::Msr;
+use x86_64::registers::{
+    control::{Cr4, Cr4Flags},
+    model_specific::Msr,
+};
 use x86_vcpu::{
     UnbindPolicy,
     vmx::{VmcsGuest32, VmcsGuestNW},
@@ -32,6 +35,8 @@ pub const CASES: &[Case] = &[
     Case::new("world.vmx_off_and_on", vmx_off_and_on),
     Case::new("world.accessors_of_an_unbound_vcpu", accessors_of_an_unbound_vcpu),
     Case::new("world.host_changes_between_binds", host_changes_between_binds),
+    Case::new("world.spec_ctrl_of_a_host_where_a_vcpu_stays", spec_ctrl_staying).needs(&[Need::SpeculationControl]),
+    Case::new("world.refused_elsewhere", refused_elsewhere).needs(&[Need::Processors(2), Need::Xsave]).on_first(),
     Case::new("world.stays_until_it_is_released", stays_until_it_is_released).needs(&[Need::Processors(2)]).on_first(),
     Case::new("world.used_on_another_processor", used_on_another_processor).needs(&[Need::Processors(2)]).on_first(),
     Case::new("world.dropped_on_another_processor", dropped_on_another_processor)
@@ -269,5 +274,76 @@ fn dropped_on_another_processor() -> CaseResult {
         })
     })?;
     frames::dealloc(address.into_inner());
+    Ok(())
+}
+
+fn tr() -> u64 {
+    let tr: u64;
+    // SAFETY: STR changes nothing else.
+    unsafe { core::arch::asm!("str {:e}", out(reg) tr) };
+    tr
+}
+
+/// A processor that refuses the vCPU leaves nothing behind in it.
+fn refused_elsewhere() -> CaseResult {
+    let guest = Mutex::new(Guest::long(spin())?);
+    let own = tr();
+    guest.lock().expect_out(0x99)?;
+    guest.lock().vcpu.unbind()?;
+    on(1, || {
+        let vcpu = &mut guest.lock().vcpu;
+        vcpu.bind()?;
+        let before = Cr4::read();
+        // SAFETY: nothing here uses XSAVE meanwhile.
+        let result = unsafe {
+            Cr4::write(before & !Cr4Flags::OSXSAVE);
+            let result = vcpu.run();
+            Cr4::write(before);
+            result
+        };
+        is_error("a run without OSXSAVE", result)?;
+        Ok(vcpu.unbind()?)
+    })?;
+    let mut guest = guest.into_inner();
+    guest.vcpu.bind()?;
+    let result = guest.vcpu.run();
+    let after = tr();
+    equal("TR of the host", after, own)?;
+    result?;
+    Ok(())
+}
+
+guest_code!(
+    spec_ctrl_and_spin,
+    "code64",
+    "out 0x99, al",
+    "mov ecx, 0x48",
+    "xor edx, edx",
+    "mov eax, 4",
+    "wrmsr",
+    "2: out 0x99, al",
+    "jmp 2b"
+);
+
+/// SPEC_CTRL of a host is what it has at the bind, also for a vCPU that stays.
+fn spec_ctrl_staying() -> CaseResult {
+    for policy in [UnbindPolicy::Release, UnbindPolicy::Stay] {
+        let mut guest = Guest::long(spec_ctrl_and_spin())?;
+        guest.vcpu.set_unbind_policy(policy);
+        (0..2).try_for_each(|_| guest.expect_out(0x99).map(drop))?;
+        guest.vcpu.unbind()?;
+        let mut register = Msr::new(0x48);
+        // SAFETY: predictions are restricted meanwhile.
+        let (found, result) = unsafe {
+            let before = register.read();
+            register.write(2);
+            let result = guest.vcpu.bind().map_err(Into::into).and_then(|()| guest.expect_out(0x99));
+            let found = register.read();
+            register.write(before);
+            (found, result)
+        };
+        result?;
+        equal("SPEC_CTRL of the host", found, 2)?;
+    }
     Ok(())
 }
