@@ -30,6 +30,7 @@ pub const CASES: &[Case] = &[
     Case::new("owners.vmx_off_then_dropped", vmx_off_then_dropped).needs(&[Need::Processors(2)]).on_first(),
     Case::new("owners.two_policies", two_policies).needs(&[Need::Xsave]),
     Case::new("owners.both_bound_count", both_bound_count),
+    Case::new("owners.dropped_gives_back", dropped_gives_back).needs(&[Need::Xsave]),
     Case::new("owners.refused_between_turns", refused_between_turns).needs(&[Need::Xsave]),
     Case::new("owners.host_without_osxsave", host_without_osxsave).needs(&[Need::Xsave]),
 ];
@@ -139,6 +140,15 @@ fn host_without_osxsave() -> CaseResult {
     guest.vcpu.unbind()?;
     guest.vcpu.bind()?;
     guest.expect_out(0x99).map(drop)
+}
+
+/// A vCPU that is dropped where it is bound leaves the host its registers.
+fn dropped_gives_back() -> CaseResult {
+    let before = read_xcr0();
+    let mut guest = Guest::long(exits())?;
+    guest.expect_out(0x99)?;
+    drop(guest);
+    equal("the host's XCR0", read_xcr0(), before)
 }
 
 fn run_without_osxsave(guest: &mut Guest) -> CaseResult {

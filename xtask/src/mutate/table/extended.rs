@@ -177,7 +177,8 @@ pub const TABLE: &[Mutation] = &[
         "if self.loaded.get().is_some_and(|last| !core::ptr::eq(last, home) && last.fpu.is(&self.guest)) {",
         "if false {",
     )
-    .run(NO_SSE_OWNERS),
+    .run(NO_SSE_OWNERS)
+    .survives("no call gets there: the VMCS refuses to be bound to a second processor before"),
     Mutation::replace(
         "drop: the extended state",
         XSTATE,
