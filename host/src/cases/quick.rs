@@ -348,26 +348,35 @@ fn interrupt_whose_delivery_exits() -> CaseResult {
     Ok(())
 }
 
-/// A breakpoint of the host, where it never comes, is set behind every run of a guest that has none.
+/// A breakpoint of the host, where it never comes, is set behind every run of a guest that has none: of a new one, and of one
+/// that ran before the host had it.
 fn host_with_a_breakpoint() -> CaseResult {
+    let mut guest = Guest::long(instructions())?;
+    start(&mut guest)?;
+    for _ in 0..3 {
+        next_exit(&mut guest)?;
+    }
+    guest.vcpu.unbind()?;
+    let mut new = Guest::long(instructions())?;
+    start(&mut new)?;
+    new.vcpu.unbind()?;
     let before = Dr7::read();
     let mut with = before;
     with.set_flags(Dr7Flags::GLOBAL_BREAKPOINT_0_ENABLE, true);
     // SAFETY: nothing is executed at the address in DR0, which is 0 or what a case has left there.
     Dr7::write(with);
-    let result = runs_with_dr7(Dr7Value::bits(&with));
+    let result = [guest, new].iter_mut().try_for_each(|guest| runs_with_dr7(guest, Dr7Value::bits(&with)));
     Dr7::write(before);
     result
 }
 
-fn runs_with_dr7(value: u64) -> CaseResult {
-    let mut guest = Guest::long(instructions())?;
-    start(&mut guest)?;
+fn runs_with_dr7(guest: &mut Guest, value: u64) -> CaseResult {
+    guest.vcpu.bind()?;
     for _ in 0..6 {
-        next_exit(&mut guest)?;
+        next_exit(guest)?;
         equal("the host's DR7", Dr7Value::bits(&Dr7::read()), value)?;
     }
-    Ok(())
+    Ok(guest.vcpu.unbind()?)
 }
 
 guest_code!(to_a_device, "code64", "mov eax, 0x200000", "fninit", "2: fld qword ptr [rax]", "out 0x99, al", "jmp 2b");

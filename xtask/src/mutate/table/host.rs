@@ -465,7 +465,8 @@ pub const TABLE: &[Mutation] = &[
         r#"if self.stays.get() && self.vmcs.was_current() && self.host_is_unchanged() {"#,
         r#"if self.stays.get() && self.host_is_unchanged() {"#,
     )
-    .run(STAYS),
+    .run(STAYS)
+    .survives("the run makes it current again"),
     Mutation::replace(
         "stay: a bind compares what threads differ in",
         BIND,
