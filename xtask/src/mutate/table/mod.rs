@@ -81,7 +81,7 @@ const TRAPS: &[&str] =
 const NO_SSE_LOOKS: &[&str] =
     &["no-sse/tigerlake/4/registers.pkru", "no-sse/tigerlake/4/corners.device_write", "no-sse/tigerlake/4/mmio.avx_64"];
 const NO_SSE_BARRIERS: &[&str] = &["no-sse/tigerlake/4/world.speculation_barriers"];
-const NO_SSE_DROPS: &[&str] = &["no-sse/tigerlake/4/world.dropped", "no-sse/tigerlake/4/owners."];
+const NO_SSE_DROPS: &[&str] = &["no-sse/tigerlake/4/owners.dropped_gives_back"];
 /// Two vCPUs that stay bound and take turns.
 const BOUND_HERE: &[&str] = &["cases/tigerlake/1/world.patterns_both_bound", "cases/tigerlake/1/lifecycle."];
 const TURNS: &[&str] = &["cases/tigerlake/1/world.patterns_take_turns", "cases/tigerlake/1/world.host_changes"];
