@@ -88,7 +88,9 @@ fn off_and_on(mut player: Player) -> CaseResult {
         }
         vmx::with_state(|state| {
             state.disable()?;
+            let without_vmx = player.guest.vcpu.bind();
             let enabled = state.enable();
+            is_error("a bind without VMX", without_vmx)?;
             is_true("VMX on again", enabled.is_ok())
         })?;
         is_error("a run of a vCPU that VMXOFF unbound", player.guest.vcpu.run())?;
@@ -198,13 +200,14 @@ fn used_on_another_processor() -> CaseResult {
         player.step(&host, 0)
     })?;
     {
+        // Another vCPU's VMCS is current here, and must not be entered in its place.
+        let mut other = Player::new(1, ALL)?;
+        other.step(&PatternedHost::new(Pattern(3))?, 0)?;
         let vcpu = &mut player.lock().guest.vcpu;
         is_error("a run on another processor", vcpu.run())?;
         is_error("a bind on another processor", vcpu.bind())?;
         is_error("an unbind on another processor", vcpu.unbind())?;
         // A value that is known already, or an error; never what another VMCS has.
-        let mut other = Player::new(1, ALL)?;
-        other.step(&PatternedHost::new(Pattern(3))?, 0)?;
         if let Ok(base) = vcpu.read_vmcs(VmcsGuestNW::FS_BASE) {
             equal("FS base", base as u64, Pattern(0).address("FS_BASE"))?;
         }
@@ -236,7 +239,19 @@ fn stays_until_it_is_released() -> CaseResult {
             is_error("a bind and run elsewhere", vcpu.bind().and_then(|()| vcpu.run()))?;
             is_error("a release elsewhere", vcpu.release_processor())?;
         }
-        on(1, || Ok(player.lock().guest.vcpu.release_processor()?))?;
+        on(1, || {
+            let vcpu = &mut player.lock().guest.vcpu;
+            if round % 2 == 0 {
+                vcpu.release_processor()?;
+                is_error("an unbind behind the release", vcpu.unbind())?;
+                return Ok(());
+            }
+            // The other way to the same.
+            vcpu.set_unbind_policy(UnbindPolicy::Release);
+            vcpu.unbind()?;
+            vcpu.set_unbind_policy(UnbindPolicy::Stay);
+            Ok(())
+        })?;
         let host = PatternedHost::new(Pattern(3))?;
         let player = &mut *player.lock();
         player.guest.vcpu.bind()?;
@@ -335,17 +350,21 @@ fn spec_ctrl_staying() -> CaseResult {
         (0..2).try_for_each(|_| guest.expect_out(0x99).map(drop))?;
         guest.vcpu.unbind()?;
         let mut register = Msr::new(0x48);
-        // SAFETY: predictions are restricted meanwhile.
-        let (found, result) = unsafe {
-            let before = register.read();
-            register.write(2);
-            let result = guest.vcpu.bind().map_err(Into::into).and_then(|()| guest.expect_out(0x99));
-            let found = register.read();
-            register.write(before);
-            (found, result)
-        };
-        result?;
-        equal("SPEC_CTRL of the host", found, 2)?;
+        // SAFETY: the processor has it.
+        let before = unsafe { register.read() };
+        for hosts in [2, 4, 2] {
+            // SAFETY: predictions are restricted meanwhile.
+            let (found, result) = unsafe {
+                register.write(hosts);
+                let result = guest.vcpu.bind().map_err(Into::into).and_then(|()| guest.expect_out(0x99));
+                let found = register.read();
+                register.write(before);
+                (found, result)
+            };
+            result?;
+            equal("SPEC_CTRL of the host", found, hosts)?;
+            guest.vcpu.unbind()?;
+        }
     }
     Ok(())
 }

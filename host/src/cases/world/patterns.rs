@@ -155,7 +155,12 @@ fn reduced_xcr0() -> CaseResult {
             second.finish(&host)?;
         }
     }
-    Ok(())
+    // One guest under both hosts in turn.
+    let mut player = Player::unbound(0, ALL)?;
+    for round in 0..EXITS as u64 {
+        player.bound_step(&PatternedHost::new(Pattern(2 + round % 2))?, round)?;
+    }
+    player.finish(&PatternedHost::new(Pattern(2))?)
 }
 
 /// The two go around the processors, on each of which the host has values of its own.
