@@ -2,8 +2,9 @@
 //!
 //! Most runs need nothing but the entry: nothing waits for the guest, no field was written, no breakpoint is set, and the same
 //! vCPU ran here last. One word says so ([`due`]), and then the way is short: the instruction that the last exit left is
-//! completed, and the guest goes on. Whatever else there is makes the word nonzero, and the entry is a careful one, which
-//! looks at everything and decides whether the next has to be careful too.
+//! completed, and the guest goes on. Behind a bind or another vCPU's run there is work of the processor first, which the same
+//! word tells of, and which mostly leaves no more to do. Whatever else there is makes the entry a careful one, which looks at
+//! everything and decides whether the next has to be careful too.
 //!
 //! Behind the exit it is alike: the exits that guests make all the time are told apart first, and read just the fields
 //! that they need.
