@@ -239,19 +239,7 @@ fn stays_until_it_is_released() -> CaseResult {
             is_error("a bind and run elsewhere", vcpu.bind().and_then(|()| vcpu.run()))?;
             is_error("a release elsewhere", vcpu.release_processor())?;
         }
-        on(1, || {
-            let vcpu = &mut player.lock().guest.vcpu;
-            if round % 2 == 0 {
-                vcpu.release_processor()?;
-                is_error("an unbind behind the release", vcpu.unbind())?;
-                return Ok(());
-            }
-            // The other way to the same.
-            vcpu.set_unbind_policy(UnbindPolicy::Release);
-            vcpu.unbind()?;
-            vcpu.set_unbind_policy(UnbindPolicy::Stay);
-            Ok(())
-        })?;
+        on(1, || end_of_stay(&mut player.lock().guest, round))?;
         let host = PatternedHost::new(Pattern(3))?;
         let player = &mut *player.lock();
         player.guest.vcpu.bind()?;
@@ -260,7 +248,51 @@ fn stays_until_it_is_released() -> CaseResult {
         player.guest.vcpu.release_processor()?;
     }
     let host = PatternedHost::new(Pattern(3))?;
-    player.into_inner().finish(&host)
+    player.into_inner().finish(&host)?;
+    quick_stays()
+}
+
+/// In both ways.
+fn end_of_stay(guest: &mut Guest, round: u64) -> CaseResult {
+    let vcpu = &mut guest.vcpu;
+    if round % 2 == 0 {
+        vcpu.release_processor()?;
+        is_error("an unbind behind the release", vcpu.unbind())?;
+    } else {
+        vcpu.set_unbind_policy(UnbindPolicy::Release);
+        vcpu.unbind()?;
+        vcpu.set_unbind_policy(UnbindPolicy::Stay);
+    }
+    Ok(())
+}
+
+/// The same of a guest that asks for no more than a look at each bind: it has no SPEC_CTRL of its own.
+fn quick_stays() -> CaseResult {
+    let staying = Mutex::new(Guest::long(spin())?);
+    let mut other = Guest::long(spin())?;
+    staying.lock().vcpu.unbind()?;
+    staying.lock().vcpu.set_unbind_policy(UnbindPolicy::Stay);
+    for round in 0..4 {
+        on(1, || {
+            let guest = &mut *staying.lock();
+            for _ in 0..3 {
+                guest.vcpu.bind()?;
+                guest.expect_out(0x99)?;
+                guest.vcpu.unbind()?;
+            }
+            Ok(())
+        })?;
+        // Another VMCS is current here, and must not be entered in its place.
+        other.expect_out(0x99)?;
+        is_error("a run elsewhere", staying.lock().vcpu.run())?;
+        on(1, || end_of_stay(&mut staying.lock(), round))?;
+        let guest = &mut *staying.lock();
+        guest.vcpu.bind()?;
+        guest.expect_out(0x99)?;
+        guest.vcpu.unbind()?;
+        guest.vcpu.release_processor()?;
+    }
+    Ok(())
 }
 
 /// Its VMCS is active where it was bound, so its page cannot be given back: it is lost, and the host goes on.

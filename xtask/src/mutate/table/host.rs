@@ -2,7 +2,7 @@
 
 use super::{
     BOUND, BREAKPOINT, ENABLE, EPT, LIFECYCLE, MOVES, Mutation, NO_SSE, NO_SSE_OWNERS, PROCESSORS, REFUSED, REPEATED,
-    STAYS, TASK, TURNS, WORLD,
+    STAYS, TASK, TURNS, VMX_OFF, WORLD,
 };
 
 const HOST: &str = "src/vmx/host.rs";
@@ -560,5 +560,5 @@ pub const TABLE: &[Mutation] = &[
         r#"Some(last) if last.is_enabled() && last.is_here() => last,"#,
         r#"Some(last) if last.is_here() => last,"#,
     )
-    .run(ENABLE),
+    .run(VMX_OFF),
 ];

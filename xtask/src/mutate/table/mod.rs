@@ -87,6 +87,7 @@ const BOUND_HERE: &[&str] = &["cases/tigerlake/1/world.patterns_both_bound", "ca
 const TURNS: &[&str] = &["cases/tigerlake/1/world.patterns_take_turns", "cases/tigerlake/1/world.host_changes"];
 const MOVES: &[&str] =
     &["cases/tigerlake/1/world.host_changes", "cases/tigerlake/1/world.patterns_", "cases/tigerlake/1/world.spec"];
+const VMX_OFF: &[&str] = &["cases/tigerlake/1/world.vmx_off"];
 const STAYS: &[&str] =
     &["cases/tigerlake/4/world.stays", "cases/tigerlake/4/world.used_on", "cases/tigerlake/4/lifecycle."];
 const BREAKPOINT: &[&str] = &["cases/tigerlake/1/quick.host_with", "cases/tigerlake/1/world.patterns_"];
