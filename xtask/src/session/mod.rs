@@ -41,6 +41,9 @@ const DISK_FILE: &str = "disk.img";
 const STOP_GRACE: Duration = Duration::from_secs(5);
 /// How long the emulator's debugger may take to print.
 const DEBUGGER_GRACE: Duration = Duration::from_secs(2);
+/// How often an emulator that finds no port for its display is started again, and when.
+const STARTS_MAX: u32 = 5;
+const RESTART_AFTER: Duration = Duration::from_secs(2);
 const TICK: Duration = Duration::from_millis(50);
 
 /// What to boot, and when to stop it.
@@ -80,6 +83,13 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// Bochs' display listens on one of 50 ports of this computer, and now and then finds none.
+    fn lost_its_display(&self) -> bool {
+        self.verdict.is_none()
+            && self.console.trim().is_empty()
+            && self.complaints.contains("RFB could not bind any port")
+    }
+
     /// How it ended, for somebody who expected something else.
     pub fn end_in_words(&self) -> String {
         match (&self.verdict, self.status) {
@@ -95,7 +105,19 @@ impl Outcome {
 }
 
 impl Session<'_> {
+    /// Boots. An emulator that did not get as far as its machine is started again, a few times.
     pub fn run(&self, mut observe: impl FnMut(Event)) -> Result<Outcome> {
+        for _ in 0..STARTS_MAX {
+            let outcome = self.run_once(&mut observe)?;
+            if !outcome.lost_its_display() {
+                return Ok(outcome);
+            }
+            thread::sleep(RESTART_AFTER);
+        }
+        self.run_once(&mut observe)
+    }
+
+    fn run_once(&self, mut observe: impl FnMut(Event)) -> Result<Outcome> {
         let folder = self.folder.canonicalize().with_context(|| format!("cannot use {}", self.folder.display()))?;
         let disk = folder.join(DISK_FILE);
         fs::write(&disk, self.disk).with_context(|| format!("cannot write {}", disk.display()))?;

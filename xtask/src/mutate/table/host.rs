@@ -528,7 +528,9 @@ pub const TABLE: &[Mutation] = &[
         r#"            give_back(home);"#,
     )
     .run(STAYS),
-    Mutation::delete("unbind: it has no seat", VMCS, r#"self.seat.set(&NOWHERE);"#).run(LIFECYCLE),
+    Mutation::delete("unbind: it has no seat", VMCS, r#"self.seat.set(&NOWHERE);"#)
+        .run(LIFECYCLE)
+        .survives("VMCLEAR leaves it not current there, which is what the seat is asked"),
     Mutation::delete("bind: its seat", VMCS, r#"self.seat.set(&here.seat);"#)
         .run(LIFECYCLE)
         .survives("each run makes it current again: slower, not wrong"),
