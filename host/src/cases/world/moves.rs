@@ -255,7 +255,7 @@ fn stays_until_it_is_released() -> CaseResult {
 /// In both ways.
 fn end_of_stay(guest: &mut Guest, round: u64) -> CaseResult {
     let vcpu = &mut guest.vcpu;
-    if round % 2 == 0 {
+    if round.is_multiple_of(2) {
         vcpu.release_processor()?;
         is_error("an unbind behind the release", vcpu.unbind())?;
     } else {
