@@ -3,6 +3,7 @@
 use x86_64::registers::rflags::RFlags;
 
 pub const TF: usize = RFlags::TRAP_FLAG.bits() as usize;
+pub const IF: usize = RFlags::INTERRUPT_FLAG.bits() as usize;
 pub const DF: usize = RFlags::DIRECTION_FLAG.bits() as usize;
 pub const RF: usize = RFlags::RESUME_FLAG.bits() as usize;
 pub const VM: usize = RFlags::VIRTUAL_8086_MODE.bits() as usize;

@@ -517,6 +517,11 @@ impl VmxInterruptInfo {
         Self { vector, int_type: VmxInterruptionType::from_vector(vector), err_code, valid: true }
     }
 
+    /// An external interrupt to inject; its vector may be any.
+    pub const fn external(vector: u8) -> Self {
+        Self { vector, int_type: VmxInterruptionType::External, err_code: None, valid: true }
+    }
+
     /// The field's value. The error code goes into a field of its own; here only its presence shows.
     pub const fn bits(&self) -> u32 {
         let mut bits = self.vector as u32 | (self.int_type as u32) << 8;

@@ -14,11 +14,10 @@ use super::string_io::StringEnd;
 use super::{Here, VmxVcpu};
 use crate::guest_memory::GuestException;
 use crate::msr::Msr;
-use crate::regs::GeneralRegisters;
+use crate::regs::{GeneralRegisters, rflags};
 use crate::vmx::guest_cr::{EFER_LMA, GeneralProtection};
 use crate::vmx::vmcs::{VmcsGuest32, VmcsGuest64, VmcsGuestNW, VmcsReadOnly32};
 
-const RFLAGS_TF: usize = 1 << 8;
 /// IA32_DEBUGCTL.BTF: TF traps on branches only.
 pub(super) const DEBUGCTL_BTF: u64 = 1 << 1;
 /// Pending debug exceptions, BS: a single-step trap is due.
@@ -296,7 +295,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     #[inline(always)]
     fn end_instruction(&mut self, here: Option<Here>) -> AxResult {
         self.shadow_ended = true;
-        let single_step = self.vmcs.read_with(here, VmcsGuestNW::RFLAGS)? & RFLAGS_TF != 0;
+        let single_step = self.vmcs.read_with(here, VmcsGuestNW::RFLAGS)? & rflags::TF != 0;
         if single_step || self.debug.has_breakpoints() {
             self.make_traps_due(single_step)?;
         }
@@ -319,7 +318,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
     /// TF is set where an exit left STI or MOV SS blocking: the trap of this instruction has to be pending.
     pub(super) fn make_single_step_consistent(&mut self, here: Here) -> AxResult {
-        let single_step = self.vmcs.get(here, VmcsGuestNW::RFLAGS)? & RFLAGS_TF != 0;
+        let single_step = self.vmcs.get(here, VmcsGuestNW::RFLAGS)? & rflags::TF != 0;
         if single_step && self.vmcs.get(here, VmcsGuest64::IA32_DEBUGCTL)? & DEBUGCTL_BTF == 0 {
             let pending = self.vmcs.get(here, VmcsGuestNW::PENDING_DBG_EXCEPTIONS)?;
             self.vmcs.write(VmcsGuestNW::PENDING_DBG_EXCEPTIONS, pending | PENDING_BS);

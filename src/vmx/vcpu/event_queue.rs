@@ -36,6 +36,11 @@ impl Event {
         Self { info, instruction_length }
     }
 
+    /// An external interrupt.
+    pub(super) fn interrupt(vector: u8) -> Self {
+        Self::new(VmxInterruptInfo::external(vector))
+    }
+
     /// An event that a processor can deliver.
     ///
     /// # Errors
@@ -80,6 +85,9 @@ impl Event {
 /// as a local APIC does: whatever a guest holds off, the queue stays small.
 #[derive(Debug, Default)]
 pub(super) struct EventQueue {
+    /// An external interrupt that came when nothing else waited, as most do: a quick entry can inject it. Nothing else waits
+    /// beside it.
+    lone: Option<u8>,
     waiting: VecDeque<Event>,
     /// The one that the last entry injected.
     injected: Option<Event>,
@@ -96,16 +104,30 @@ impl EventQueue {
 
     #[inline(always)]
     pub(super) fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.interrupted.is_none()
+        self.lone.is_none() && self.waiting.is_empty() && self.interrupted.is_none()
     }
 
     pub(super) fn has(&self, class: Class) -> bool {
-        self.waiting.iter().chain(&self.interrupted).any(|event| event.class() == class)
+        self.lone.is_some() && class == Class::Interrupt
+            || self.waiting.iter().chain(&self.interrupted).any(|event| event.class() == class)
     }
 
-    /// Nothing waits, and nothing is kept of the last exit.
+    /// Nothing waits but perhaps a [lone interrupt](Self::lone_interrupt), and nothing is kept of the last exit.
     pub(super) fn is_idle(&self) -> bool {
-        self.is_empty() && self.injected.is_none() && !self.reflected
+        self.waiting.is_empty() && self.interrupted.is_none() && self.injected.is_none() && !self.reflected
+    }
+
+    /// The vector of an external interrupt that waits with nothing else beside it. It waits until
+    /// [`lone_interrupt_was_injected`](Self::lone_interrupt_was_injected), or waits like any other from
+    /// [`begin_entry`](Self::begin_entry) on.
+    #[inline(always)]
+    pub(super) fn lone_interrupt(&self) -> Option<u8> {
+        self.lone
+    }
+
+    #[inline(always)]
+    pub(super) fn lone_interrupt_was_injected(&mut self) {
+        self.lone = None;
     }
 
     /// The guest was entered: what was to be injected was.
@@ -118,17 +140,27 @@ impl EventQueue {
     pub(super) fn begin_entry(&mut self) {
         self.injected = None;
         self.reflected = false;
+        self.join_lone();
         if let Some(event) = self.interrupted.take() {
             self.push_again(event);
         }
     }
 
-    pub(super) fn push(&mut self, event: Event) {
-        if self.waiting.is_empty() {
-            // As mostly.
-            self.waiting.push_back(event);
-            return;
+    /// Takes in an event. Whether it is a [lone interrupt](Self::lone_interrupt) now.
+    #[inline(always)]
+    pub(super) fn push(&mut self, event: Event) -> bool {
+        let vector = event.info.vector;
+        let is_lone = event.class() == Class::Interrupt && (self.is_empty() || self.lone == Some(vector));
+        if is_lone {
+            self.lone = Some(vector);
+        } else {
+            self.push_behind(event);
         }
+        is_lone
+    }
+
+    fn push_behind(&mut self, event: Event) {
+        self.join_lone();
         let class = event.class();
         let is_latched = match class {
             Class::Exception => false,
@@ -203,8 +235,16 @@ impl EventQueue {
         }
     }
 
+    /// Puts the interrupt that waits alone where others can come beside it.
+    fn join_lone(&mut self) {
+        if let Some(vector) = self.lone.take() {
+            self.waiting.push_back(Event::interrupt(vector));
+        }
+    }
+
     /// Puts an event before all others of its class.
     fn push_again(&mut self, event: Event) {
+        self.join_lone();
         let class = event.class();
         let place = self.waiting.iter().position(|waiting| waiting.class() >= class).unwrap_or(self.waiting.len());
         self.waiting.insert(place, event);
@@ -230,6 +270,14 @@ mod tests {
         })
     }
 
+    fn queue_of(events: &[Event]) -> EventQueue {
+        let mut queue = EventQueue::default();
+        for event in events {
+            queue.push(*event);
+        }
+        queue
+    }
+
     fn drain(queue: &mut EventQueue) -> Vec<Event> {
         let mut out = Vec::new();
         queue.begin_entry();
@@ -249,8 +297,7 @@ mod tests {
         /// interrupt of each vector, and nothing else is lost.
         #[test]
         fn order_of_injection(events in proptest::collection::vec(any_event(), 0..40)) {
-            let mut queue = EventQueue::default();
-            events.iter().for_each(|event| queue.push(*event));
+            let mut queue = queue_of(&events);
             let mut interrupts = Vec::new();
             for event in of(&events, Class::Interrupt) {
                 if !interrupts.contains(&event) {
@@ -265,11 +312,30 @@ mod tests {
         /// Whatever waits, a class that the guest cannot take holds off none of the others.
         #[test]
         fn no_class_hides_another(events in proptest::collection::vec(any_event(), 0..40)) {
-            let mut queue = EventQueue::default();
-            events.iter().for_each(|event| queue.push(*event));
+            let mut queue = queue_of(&events);
+            let before = [Class::Exception, Class::Nmi, Class::Interrupt].map(|class| queue.has(class));
+            queue.begin_entry();
+            prop_assert_eq!(before, queue.candidates().map(|candidate| candidate.is_some()));
             for (candidate, class) in queue.candidates().iter().zip([Class::Exception, Class::Nmi, Class::Interrupt]) {
                 prop_assert_eq!(*candidate, of(&events, class).first().copied());
-                prop_assert_eq!(queue.has(class), candidate.is_some());
+            }
+        }
+
+        /// An interrupt is alone exactly as long as nothing came beside it, and goes once, whichever way it is taken.
+        #[test]
+        fn lone_interrupts_go_once(events in proptest::collection::vec(any_event(), 0..4), quickly: bool) {
+            let mut queue = queue_of(&events);
+            let alone = events.first().is_some_and(|first| {
+                first.class() == Class::Interrupt && events.iter().all(|event| event == first)
+            });
+            match queue.lone_interrupt() {
+                Some(vector) => prop_assert_eq!(Event::interrupt(vector), events[0]),
+                None => prop_assert!(!alone),
+            }
+            prop_assert_eq!(queue.is_empty(), events.is_empty());
+            if alone && quickly && queue.lone_interrupt().is_some() {
+                queue.lone_interrupt_was_injected();
+                prop_assert!(queue.is_empty() && drain(&mut queue).is_empty());
             }
         }
 
@@ -279,9 +345,8 @@ mod tests {
         fn interrupted_goes_first_of_its_class(
             waiting in proptest::collection::vec(any_event(), 0..10), interrupted in any_event(), failed_entry: bool,
         ) {
-            let mut queue = EventQueue::default();
-            waiting.iter().for_each(|event| queue.push(*event));
-            let before = queue.waiting.len();
+            let mut queue = queue_of(&waiting);
+            let before = drain(&mut queue_of(&waiting)).len();
             if failed_entry {
                 queue.injected = Some(interrupted);
                 queue.take_back_injected();

@@ -9,14 +9,12 @@ use axvcpu::AxVCpuHal;
 use super::event_queue::{Class, Event};
 use super::{Here, VmxVcpu};
 use crate::ept::EptViolation;
+use crate::regs::rflags;
 use crate::vmx::capability::PrimaryControls;
 use crate::vmx::definitions::{ErrorCode, VmxExitReason, VmxInterruptInfo, VmxInterruptionType, vector};
 use crate::vmx::guest_cr::CR0_PE;
-use crate::vmx::vmcs::{VmcsControl32, VmcsGuest32, VmcsGuestNW, VmcsReadOnly32};
+use crate::vmx::vmcs::{VmcsControl32, VmcsGuest32, VmcsGuestNW, VmcsReadOnly32, due};
 
-/// RFLAGS.IF
-const RFLAGS_IF: usize = 1 << 9;
-const RFLAGS_RF: usize = 1 << 16;
 /// The exceptions that are faults whatever raised them: #DE, #BR, #UD, #NM, #TS, #NP, #SS, #GP, #PF, #MF, #AC, #XM, #VE, #CP.
 pub(super) const FAULTS: u32 = 0x003B_7CE1;
 
@@ -48,8 +46,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         let Ok(vector) = u8::try_from(vector) else {
             return ax_err!(InvalidInput, "an interrupt vector has 8 bits");
         };
-        let int_type = VmxInterruptionType::External;
-        self.queue(Event::new(VmxInterruptInfo { vector, int_type, err_code: None, valid: true }));
+        self.queue(Event::interrupt(vector));
         Ok(())
     }
 
@@ -90,7 +87,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         if self.events.has(Class::Nmi) && self.vmcs.read(VmcsGuest32::INTERRUPTIBILITY_STATE)? & blocking::BY_NMI == 0 {
             return Ok(false);
         }
-        let open = self.vmcs.read(VmcsGuestNW::RFLAGS)? & RFLAGS_IF != 0;
+        let open = self.vmcs.read(VmcsGuestNW::RFLAGS)? & rflags::IF != 0;
         Ok(open && self.interrupt_shadow()? == 0)
     }
 
@@ -133,6 +130,33 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             }
         }
         Ok(())
+    }
+
+    /// Puts an external interrupt that waits alone into the VMCS, if the guest takes it now, and completes the instruction of
+    /// the last exit, if that means nothing but to move RIP. `false` if it is for the careful way, which goes on where this
+    /// stopped. To be called where nothing else is [due], so that no field was written since the exit.
+    pub(super) fn inject_quickly(&mut self, here: Here) -> bool {
+        let Some(vector) = self.events.lone_interrupt() else { return false };
+        let flags = self.vmcs.peek(here, VmcsGuestNW::RFLAGS);
+        if self.may_be_inactive || flags & (rflags::IF | rflags::TF) != rflags::IF {
+            return false;
+        }
+        let state = self.vmcs.peek(here, VmcsGuest32::INTERRUPTIBILITY_STATE);
+        if self.completion.is_some() {
+            if !self.vmcs.skip_instruction::<false>(here) {
+                return false;
+            }
+            self.completion = None;
+            self.shadow_ended = true;
+        }
+        let blocked = state & blocking::BY_SHADOW != 0;
+        if blocked && !self.shadow_ended {
+            return false;
+        }
+        let unblocked = !blocked
+            || self.vmcs.write_through(here, VmcsGuest32::INTERRUPTIBILITY_STATE, state & !blocking::BY_SHADOW);
+        let event = VmxInterruptInfo::external(vector).bits();
+        unblocked && self.vmcs.write_through(here, VmcsControl32::VMENTRY_INTERRUPTION_INFO, event)
     }
 
     /// Puts the next event that the guest can take into the VMCS, and asks for a window for one that it cannot.
@@ -196,7 +220,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     fn is_deliverable(&self, here: Here, event: &Event) -> AxResult<bool> {
         let blocked_by = match event.info.int_type {
             VmxInterruptionType::External => {
-                if self.vmcs.get(here, VmcsGuestNW::RFLAGS)? & RFLAGS_IF == 0 {
+                if self.vmcs.get(here, VmcsGuestNW::RFLAGS)? & rflags::IF == 0 {
                     return Ok(false);
                 }
                 blocking::BY_SHADOW
@@ -238,8 +262,8 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         {
             // A fault pushes RFLAGS with RF set, so that a breakpoint on its instruction is not hit twice; an injected one
             // pushes what the VMCS holds (SDM Vol. 3C, section 27.6.1.1, "Details of Vectored-Event Injection").
-            let rflags = self.vmcs.get(here, VmcsGuestNW::RFLAGS)?;
-            self.vmcs.write_changed(VmcsGuestNW::RFLAGS, rflags | RFLAGS_RF);
+            let flags = self.vmcs.get(here, VmcsGuestNW::RFLAGS)?;
+            self.vmcs.write_changed(VmcsGuestNW::RFLAGS, flags | rflags::RF);
         }
         if let Some(code) = event.info.err_code {
             self.vmcs.write_changed(VmcsControl32::VMENTRY_EXCEPTION_ERR_CODE, code);
@@ -323,8 +347,12 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         }));
     }
 
+    #[inline(always)]
     fn queue(&mut self, event: Event) {
-        self.events.push(event);
-        self.take_care();
+        if self.events.push(event) {
+            self.vmcs.set_due(due::INTERRUPT);
+        } else {
+            self.take_care();
+        }
     }
 }

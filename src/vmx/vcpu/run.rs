@@ -82,24 +82,27 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         self.take_exit(here, reason)
     }
 
-    /// A run behind a bind, or behind another vCPU's: with work of the processor, and often nothing else.
+    /// A run behind a bind, or behind another vCPU's, or with an interrupt: with work that often leaves nothing else to do.
     #[inline(never)]
     fn run_behind_work(&mut self, here: Here) -> AxResult<AxVCpuExitReason> {
-        if !self.do_work_alone()? || !self.complete_pending_quickly(here) {
+        if !self.do_quick_work(here)? || !self.complete_pending_quickly(here) {
             return self.run_with_care(here);
         }
         let reason = self.enter_behind_work(here);
         self.take_exit(here, reason)
     }
 
-    /// Does what is due, if that is work of the processor and nothing more. Whether nothing is due then.
+    /// Does what is due, if that is work of the processor, and an interrupt that the guest takes at once, and nothing more.
+    /// Whether an entry may follow.
     #[inline(always)]
-    fn do_work_alone(&mut self) -> AxResult<bool> {
-        if !self.vmcs.work_alone_is_due() {
+    fn do_quick_work(&mut self, here: Here) -> AxResult<bool> {
+        if !self.vmcs.quick_work_alone_is_due() {
             return Ok(false);
         }
-        self.do_what_is_due()?;
-        Ok(!self.vmcs.is_due())
+        if self.vmcs.work_is_due() {
+            self.do_what_is_due()?;
+        }
+        Ok(!self.vmcs.is_due() || self.vmcs.interrupt_alone_is_due() && self.inject_quickly(here))
     }
 
     #[inline(never)]
@@ -136,12 +139,19 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         reason
     }
 
-    /// The same for a VMCS that may be clear.
+    /// The same for a VMCS that may be clear, and may have got an interrupt.
     #[inline(always)]
     fn enter_behind_work(&mut self, here: Here) -> u32 {
-        if self.vmcs.launched() {
-            return self.enter_quickly(here);
+        let reason = if self.vmcs.launched() { self.enter_quickly(here) } else { self.launch_quickly(here) };
+        if self.events.lone_interrupt().is_some() && !is_entry_failure(reason) {
+            self.events.lone_interrupt_was_injected();
+            self.vmcs.interrupt_is_done();
         }
+        reason
+    }
+
+    #[inline(always)]
+    fn launch_quickly(&mut self, here: Here) -> u32 {
         debug_assert!(!self.needs_care(), "an entry that needs care is taken for a quick one");
         self.shadow_ended = false;
         // SAFETY: as above, but the VMCS is clear.
@@ -155,7 +165,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
     /// One entry and one exit; the exit-reason field, or [`REFUSED`].
     fn enter(&mut self, here: Here) -> AxResult<u32> {
-        if self.vmcs.is_due() && !self.do_work_alone()? || !self.complete_pending_quickly(here) {
+        if self.vmcs.is_due() && !self.do_quick_work(here)? || !self.complete_pending_quickly(here) {
             return self.enter_with_care(here);
         }
         Ok(self.enter_behind_work(here))

@@ -50,6 +50,8 @@ pub(crate) mod due {
     pub(crate) const WORK: u32 = HOST_STATE | EPT | SWITCHED | LINEAR;
     /// A field was written, and the processor has not got it yet.
     pub(crate) const FIELDS: u32 = 1 << 4;
+    /// An external interrupt waits alone, which a quick entry can inject.
+    pub(crate) const INTERRUPT: u32 = 1 << 6;
     /// Something else of the vCPU is not as a quick entry needs it, or may not be.
     pub(crate) const CARE: u32 = 1 << 5;
 
@@ -201,10 +203,22 @@ impl<H: AxVCpuHal> Vmcs<H> {
         self.due.load(Relaxed) & due::WORK != 0
     }
 
-    /// The same, and whether nothing else is due.
+    /// Whether nothing is due that a quick entry does not look at.
     #[inline(always)]
-    pub(crate) fn work_alone_is_due(&self) -> bool {
-        self.due.load(Relaxed) & !due::WORK == 0
+    pub(crate) fn quick_work_alone_is_due(&self) -> bool {
+        self.due.load(Relaxed) & !(due::WORK | due::INTERRUPT) == 0
+    }
+
+    /// Whether an interrupt is due, and nothing else.
+    #[inline(always)]
+    pub(crate) fn interrupt_alone_is_due(&self) -> bool {
+        self.due.load(Relaxed) == due::INTERRUPT
+    }
+
+    /// No interrupt waits alone any more.
+    #[inline(always)]
+    pub(crate) fn interrupt_is_done(&self) {
+        self.due.fetch_and(!due::INTERRUPT, SeqCst);
     }
 
     /// Whether the next entry has something to do first, or to be careful about.
@@ -218,12 +232,12 @@ impl<H: AxVCpuHal> Vmcs<H> {
         self.due.fetch_and(!due::WORK, SeqCst) & due::WORK
     }
 
-    /// Says whether the entries that follow need care, but for what was added meanwhile.
+    /// Says whether the entries that follow a careful one need care, but for what was added meanwhile.
     pub(crate) fn set_care(&self, care: bool) {
         if care {
             self.set_due(due::CARE);
         } else {
-            self.due.fetch_and(!due::CARE, SeqCst);
+            self.due.fetch_and(!(due::CARE | due::INTERRUPT), SeqCst);
         }
     }
 
@@ -280,6 +294,14 @@ impl<H: AxVCpuHal> Vmcs<H> {
         if self.due.load(Relaxed) & due::FIELDS == 0 {
             self.set_due(due::FIELDS);
         }
+    }
+
+    /// Writes a field at once, past its slot, which knows nothing of it then. `false` where the processor refuses.
+    #[inline(always)]
+    pub(crate) fn write_through<F: WritableVmcsField>(&self, _: Here, field: F, value: F::Value) -> bool {
+        remove(&self.valid, field.index());
+        // SAFETY: this VMCS is current. What its host-state and control fields hold is decided in this crate.
+        unsafe { vmwrite(field.encoding(), value.into_bits()) }.is_ok()
     }
 
     /// Writes a field unless its slot is known to hold that value already.
