@@ -33,6 +33,7 @@ pub const CASES: &[Case] = &[
     Case::new("entry_refused.rip_of_what_was_completed", rip_of_what_was_completed),
     Case::new("entry_refused.event_is_kept", event_is_kept),
     Case::new("entry_refused.event_that_has_to_wait_now", event_that_has_to_wait_now),
+    Case::new("entry_refused.event_of_an_entry_that_fails", event_of_an_entry_that_fails),
     Case::new("entry_refused.interrupts_are_off", interrupts_are_off),
     Case::new("entry_refused.another_vmcs_in_its_place", another_vmcs_in_its_place),
 ];
@@ -243,6 +244,26 @@ fn event_that_has_to_wait_now() -> CaseResult {
     guest.expect_out(0x99)?;
     guest.vcpu.write_guest_field(VmcsGuestNW::RFLAGS, flags | IF);
     equal("vector", guest.expect_out(VECTOR_PORT)?, 0x40)
+}
+
+/// The same where the processor begins the entry and then refuses the guest's state.
+fn event_of_an_entry_that_fails() -> CaseResult {
+    const NO_LINK: u64 = u64::MAX;
+    let mut guest = Guest::long(open())?;
+    guest.expect_out(0x99)?;
+    guest.vcpu.inject_interrupt(0x40)?;
+    write_link_pointer(1);
+    let result = guest.vcpu.run();
+    write_link_pointer(NO_LINK);
+    is_true("a failed entry", matches!(result, Ok(AxVCpuExitReason::FailEntry { .. })))?;
+    equal("vector", guest.expect_out(VECTOR_PORT)?, 0x40)
+}
+
+/// Past the library, which goes on thinking that there is nothing to write.
+fn write_link_pointer(value: u64) {
+    const VMCS_LINK_POINTER: u64 = 0x2800;
+    // SAFETY: a vCPU's VMCS is current, and an entry with such a link is refused.
+    unsafe { asm!("vmwrite {}, {}", in(reg) VMCS_LINK_POINTER, in(reg) value, options(nostack)) };
 }
 
 /// From the check that the VMCS is current to the entry: a message is written there.

@@ -36,6 +36,7 @@ mod msr;
 mod msr_policy;
 mod paging;
 mod quick;
+mod quick_interrupt;
 mod readme;
 mod registers;
 mod reset;
@@ -90,6 +91,7 @@ const THEMES: &[&[Case]] = &[
     enable::CASES,
     host::CASES,
     quick::CASES,
+    quick_interrupt::CASES,
     readme::CASES,
     corners::CASES,
     axvm::CASES,

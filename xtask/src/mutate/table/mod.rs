@@ -109,6 +109,8 @@ const EPT: &[&str] =
     &["cases/tigerlake/4/ept.drops_", "cases/tigerlake/4/ept.remapped_by", "cases/tigerlake/4/ept.host_writes_cr3"];
 /// Guests whose exits are of one kind, again and again.
 const REPEATED: &[&str] = &["cases/tigerlake/1/quick.", "cases/tigerlake/1/exits."];
+/// Interrupts that come when nothing else waits.
+const INTERRUPTS: &[&str] = &["cases/tigerlake/1/quick.interrupt", "cases/tigerlake/1/entry_refused."];
 /// Instructions whose end is more than a step.
 const COMPLETION: &[&str] = &[
     "cases/tigerlake/1/quick.",

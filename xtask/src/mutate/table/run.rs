@@ -1,8 +1,8 @@
 //! Which entries are quick, what a quick one does, and what a careful one does beside the switch.
 
 use super::{
-    BARRIERS, BOUND_HERE, COMPLETION, DEBUG, EPT, EPT_ROOT, EVENTS, MMIO, MSRS, Mutation, NO_SSE, NO_SSE_BARRIERS,
-    NO_SSE_OWNERS, REFUSED, REPEATED, SELECTED, SHADOW, STARTUP, TASK, TRAPS, WINDOWS, WORLD,
+    BARRIERS, BOUND_HERE, COMPLETION, DEBUG, EPT, EPT_ROOT, EVENTS, INTERRUPTS, MMIO, MSRS, Mutation, NO_SSE,
+    NO_SSE_BARRIERS, NO_SSE_OWNERS, REFUSED, REPEATED, SELECTED, SHADOW, STARTUP, TASK, TRAPS, WINDOWS, WORLD,
 };
 
 const BIND: &str = "src/vmx/vcpu/bind.rs";
@@ -32,8 +32,8 @@ pub const TABLE: &[Mutation] = &[
         }
         let reason = self.enter_quickly(here);"#, r#"        self.complete_pending_quickly(here);
         let reason = self.enter_quickly(here);"#).run(COMPLETION),
-    Mutation::replace("run_once: not quick when something is due", RUN, r#"if self.vmcs.is_due() && !self.do_work_alone()? || !self.complete_pending_quickly(here) {"#, r#"if !self.complete_pending_quickly(here) {"#).run(REPEATED),
-    Mutation::replace("run_once: not quick when the instruction wants care", RUN, r#"if self.vmcs.is_due() && !self.do_work_alone()? || !self.complete_pending_quickly(here) {"#, r#"if { let work = self.vmcs.is_due() && !self.do_work_alone()?; self.complete_pending_quickly(here); work } {"#).run(COMPLETION),
+    Mutation::replace("run_once: not quick when something is due", RUN, r#"if self.vmcs.is_due() && !self.do_quick_work(here)? || !self.complete_pending_quickly(here) {"#, r#"if !self.complete_pending_quickly(here) {"#).run(REPEATED),
+    Mutation::replace("run_once: not quick when the instruction wants care", RUN, r#"if self.vmcs.is_due() && !self.do_quick_work(here)? || !self.complete_pending_quickly(here) {"#, r#"if { let work = self.vmcs.is_due() && !self.do_quick_work(here)?; self.complete_pending_quickly(here); work } {"#).run(COMPLETION),
     Mutation::replace("quick entry: an instruction that wants more than a step", RUN, r#"            if !skipped {
                 return false;
             }
@@ -135,9 +135,10 @@ pub const TABLE: &[Mutation] = &[
     Mutation::replace(
         "care: a queued event",
         EVENTS_RS,
-        r#"        self.events.push(event);
-        self.take_care();"#,
-        "        self.events.push(event);",
+        r#"        } else {
+            self.take_care();
+        }"#,
+        "        }",
     )
     .run(EVENTS),
     Mutation::replace(
@@ -202,7 +203,7 @@ pub const TABLE: &[Mutation] = &[
     Mutation::delete("due: no more fields once they are written", VMCS, "self.due.fetch_and(!due::FIELDS, SeqCst);")
         .run(REPEATED)
         .survives(SLOWER),
-    Mutation::delete("due: no more care when it is not needed", VMCS, "self.due.fetch_and(!due::CARE, SeqCst);")
+    Mutation::delete("due: no more care when it is not needed", VMCS, "self.due.fetch_and(!(due::CARE | due::INTERRUPT), SeqCst);")
         .run(REPEATED)
         .survives(SLOWER),
     Mutation::replace("due: care when it is needed", VMCS, "            self.set_due(due::CARE);\n", "").run(DEBUG),
@@ -237,7 +238,8 @@ pub const TABLE: &[Mutation] = &[
     .run(MMIO),
     Mutation::replace("careful entry: work", RUN, r#"        if self.vmcs.work_is_due() {
             self.do_what_is_due()?;
-        }"#, r#""#).run(WORLD),
+        }
+        self.complete_pending(here)?;"#, "        self.complete_pending(here)?;").run(WORLD),
     Mutation::delete("careful entry: the instruction is completed", RUN, "self.complete_pending(here)?;")
         .run(COMPLETION),
     Mutation::delete("careful entry: events", RUN, "self.inject_pending_events(here)?;").run(EVENTS),
@@ -353,7 +355,7 @@ pub const TABLE: &[Mutation] = &[
     Mutation::delete("events: is in the VMCS", EVENTS_RS, "self.vmcs.write(VmcsControl32::VMENTRY_INTERRUPTION_INFO, event.info.bits());").run(EVENTS),
     Mutation::replace("events: an error code", EVENTS_RS, "self.vmcs.write_changed(VmcsControl32::VMENTRY_EXCEPTION_ERR_CODE, code);", "let _ = code;").run(EVENTS),
     Mutation::delete("events: the length of an instruction", EVENTS_RS, "self.vmcs.write_changed(VmcsControl32::VMENTRY_INSTRUCTION_LEN, event.instruction_length);").run(EVENTS),
-    Mutation::replace("events: RF of a fault", EVENTS_RS, "self.vmcs.write_changed(VmcsGuestNW::RFLAGS, rflags | RFLAGS_RF);", "let _ = rflags;").run(SHADOW),
+    Mutation::replace("events: RF of a fault", EVENTS_RS, "self.vmcs.write_changed(VmcsGuestNW::RFLAGS, flags | rflags::RF);", "let _ = flags;").run(SHADOW),
     Mutation::replace("events: an NMI whose delivery exits is not blocked", EVENTS_RS, "self.vmcs.write_changed(VmcsGuest32::INTERRUPTIBILITY_STATE, state & !blocking::BY_NMI);", "let _ = state;").run(EVENTS),
     Mutation::replace("events: NMIs are blocked again", EVENTS_RS, r#"let state = self.vmcs.get(here, VmcsGuest32::INTERRUPTIBILITY_STATE)?;
             self.vmcs.write_changed(VmcsGuest32::INTERRUPTIBILITY_STATE, state | blocking::BY_NMI);"#, "").run(EVENTS),
@@ -362,21 +364,21 @@ pub const TABLE: &[Mutation] = &[
     .survives("Bochs injects any exception into a guest in HLT, which a processor refuses"),
     Mutation::delete("exception: its CR2", EXITS, "self.context.guest_cr2 = self.qualification(here)?;").run(SELECTED),
     Mutation::replace("quick entry: the instruction is completed", RUN, r#"StepPolicy::Exact => self.vmcs.skip_instruction_before_entry::<true>(here),"#, r#"StepPolicy::Exact => true,"#).run(REPEATED),
-    Mutation::replace("run behind work: not when the instruction wants care", RUN, r#"if !self.do_work_alone()? || !self.complete_pending_quickly(here) {"#, r#"if !self.do_work_alone()? || { self.complete_pending_quickly(here); false } {"#).run(COMPLETION),
-    Mutation::replace("run behind work: not when more is due", RUN, r#"if !self.do_work_alone()? || !self.complete_pending_quickly(here) {"#, r#"self.do_work_alone()?;
+    Mutation::replace("run behind work: not when the instruction wants care", RUN, r#"if !self.do_quick_work(here)? || !self.complete_pending_quickly(here) {"#, r#"if !self.do_quick_work(here)? || { self.complete_pending_quickly(here); false } {"#).run(COMPLETION),
+    Mutation::replace("run behind work: not when more is due", RUN, r#"if !self.do_quick_work(here)? || !self.complete_pending_quickly(here) {"#, r#"self.do_quick_work(here)?;
         if !self.complete_pending_quickly(here) {"#).run(REPEATED),
-    Mutation::replace("run behind work: it is work alone", RUN, r#"        if !self.vmcs.work_alone_is_due() {
+    Mutation::replace("run behind work: it is work alone", RUN, r#"        if !self.vmcs.quick_work_alone_is_due() {
             return Ok(false);
         }
 "#, r#""#).run(REPEATED)
     .survives("what is due beside it is found behind the work, too"),
-    Mutation::replace("run behind work: what the work makes due", RUN, r#"Ok(!self.vmcs.is_due())"#, r#"Ok(true)"#).run(WORLD),
-    Mutation::replace("run behind work: the work is done", RUN, r#"        self.do_what_is_due()?;
-        Ok(!self.vmcs.is_due())"#, r#"        Ok(!self.vmcs.is_due())"#).run(REPEATED)
+    Mutation::replace("run behind work: what the work makes due", RUN, r#"Ok(!self.vmcs.is_due() || self.vmcs.interrupt_alone_is_due() && self.inject_quickly(here))"#, r#"Ok(true)"#).run(WORLD),
+    Mutation::replace("run behind work: the work is done", RUN, r#"        if self.vmcs.work_is_due() {
+            self.do_what_is_due()?;
+        }
+        Ok(!self.vmcs.is_due()"#, r#"        Ok(!self.vmcs.is_due()"#).run(REPEATED)
     .survives("it stays due, and the entry is a careful one, which does it"),
-    Mutation::delete("entry behind work: VMRESUME of a VMCS that is launched", RUN, r#"        if self.vmcs.launched() {
-            return self.enter_quickly(here);
-        }"#).run(BOUND_HERE),
+    Mutation::replace("entry behind work: VMRESUME of a VMCS that is launched", RUN, "if self.vmcs.launched() { self.enter_quickly(here) } else { self.launch_quickly(here) };", "self.launch_quickly(here);").run(BOUND_HERE),
     Mutation::replace("entry behind work: the shadow that a completed instruction ended", RUN, r#"        self.shadow_ended = false;
         // SAFETY: as above, but the VMCS is clear."#, r#"        // SAFETY: as above, but the VMCS is clear."#).run(EVENTS),
     Mutation::replace("entry behind work: what it wrote is read again", RUN, r#"vmx_launch(&raw mut self.context) };
@@ -390,4 +392,34 @@ pub const TABLE: &[Mutation] = &[
     Mutation::delete("setup: where an exit continues", SETUP, r#"vmcs.write(VmcsHostNW::RIP, self.context.exit_address());"#).run(NO_SSE)
     .survives("the first run behind it on a processor writes it, too"),
     Mutation::delete("extended state: whether it is switched at an exit", SWITCH, r#"self.exit_work ^= SWITCH_XSTATE;"#).run(WORLD),
+    Mutation::delete("interrupt: is due", EVENTS_RS, "self.vmcs.set_due(due::INTERRUPT);").run(INTERRUPTS),
+    Mutation::replace("quick interrupt: needs IF", EVENTS_RS, "flags & (rflags::IF | rflags::TF) != rflags::IF", "flags & rflags::TF != 0").run(INTERRUPTS),
+    Mutation::replace("quick interrupt: not behind a step", EVENTS_RS, "flags & (rflags::IF | rflags::TF) != rflags::IF", "flags & rflags::IF == 0").run(INTERRUPTS),
+    Mutation::replace("quick interrupt: not into a guest that may be inactive", EVENTS_RS, "if self.may_be_inactive || flags &", "if flags &").run(SELECTED)
+    .survives("a guest in HLT takes an external interrupt, and the test's callers write no other state while one waits"),
+    Mutation::replace("quick interrupt: an instruction that wants more than a step", EVENTS_RS, r#"            if !self.vmcs.skip_instruction::<false>(here) {
+                return false;
+            }"#, "            self.vmcs.skip_instruction::<false>(here);").run(INTERRUPTS),
+    Mutation::replace("quick interrupt: the instruction is completed", EVENTS_RS, "!self.vmcs.skip_instruction::<false>(here)", "false").run(INTERRUPTS),
+    Mutation::replace("quick interrupt: the instruction is completed once", EVENTS_RS, r#"            self.completion = None;
+            self.shadow_ended = true;
+        }
+        let blocked"#, r#"            self.shadow_ended = true;
+        }
+        let blocked"#).run(INTERRUPTS),
+    Mutation::replace("quick interrupt: an instruction ends the shadow", EVENTS_RS, r#"            self.completion = None;
+            self.shadow_ended = true;"#, "            self.completion = None;").run(INTERRUPTS),
+    Mutation::delete("quick interrupt: not in a shadow", EVENTS_RS, r#"        if blocked && !self.shadow_ended {
+            return false;
+        }"#).run(INTERRUPTS),
+    Mutation::replace("quick interrupt: the shadow that is over", EVENTS_RS, r#"let unblocked = !blocked
+            || self.vmcs.write_through(here, VmcsGuest32::INTERRUPTIBILITY_STATE, state & !blocking::BY_SHADOW);"#, "let unblocked = true;").run(INTERRUPTS),
+    Mutation::replace("quick interrupt: is in the VMCS", EVENTS_RS, "unblocked && self.vmcs.write_through(here, VmcsControl32::VMENTRY_INTERRUPTION_INFO, event)", "unblocked && event != 0").run(INTERRUPTS),
+    Mutation::delete("quick interrupt: waits no more", RUN, "self.events.lone_interrupt_was_injected();").run(INTERRUPTS),
+    Mutation::delete("quick interrupt: is due no more", RUN, "self.vmcs.interrupt_is_done();").run(INTERRUPTS)
+    .survives("the next entry is a careful one, and ends that: slower, not wrong"),
+    Mutation::replace("quick interrupt: waits again when the entry fails", RUN, "if self.events.lone_interrupt().is_some() && !is_entry_failure(reason) {", "if self.events.lone_interrupt().is_some() {").run(REFUSED),
+    Mutation::replace("quick interrupt: the processor knows the field anew", VMCS, r#"        remove(&self.valid, field.index());
+        // SAFETY: this VMCS is current. What its host-state"#, "        // SAFETY: this VMCS is current. What its host-state").run(INTERRUPTS)
+    .survives("an exit follows, behind which nothing is known of these fields; what fails in between has no current VMCS"),
 ];

@@ -1,0 +1,272 @@
+//! An interrupt that comes between two runs when nothing else waits, so that a quick entry injects it, where the guest can
+//! take it.
+
+use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
+use x86_vcpu::vmx::VmxExitReason;
+
+use super::{
+    Case,
+    check::{CaseResult, equal, fail, is_true},
+    code::guest_code,
+    guest::{Guest, RAM_END, VECTOR_PORT},
+    quick::{next_exit, start},
+};
+use crate::vm::ept::Access;
+
+/// The handler of this vector says what was in R8.
+const VECTOR: usize = 0x1E;
+const R8_PORT: u16 = 0x9A;
+
+pub const CASES: &[Case] = &[
+    Case::new("quick.interrupt_waits_for_its_flag", waits_for_its_flag),
+    Case::new("quick.interrupt_behind_sti_and_an_exit", behind_sti_and_an_exit),
+    Case::new("quick.interrupt_behind_sti_and_cpuid", behind_sti_and_cpuid),
+    Case::new("quick.interrupt_in_a_shadow", in_a_shadow),
+    Case::new("quick.interrupt_behind_a_step", behind_a_step),
+    Case::new("quick.interrupt_at_4_gib", at_4_gib),
+    Case::new("quick.interrupt_and_a_bind", and_a_bind),
+    Case::new("quick.interrupts_of_two_vectors", two_vectors),
+    Case::new("quick.interrupt_comes_once", comes_once),
+];
+
+guest_code!(says_r8, "code64", "mov rax, r8", "out 0x9A, al", "iretq");
+
+/// A guest that has come to its third exit, an OUT.
+fn at_third_out(code: &[u8]) -> CaseResult<Guest> {
+    let mut guest = Guest::long(code)?;
+    guest.set_handler(VECTOR as u64, says_r8())?;
+    start(&mut guest)?;
+    for _ in 0..3 {
+        expect_own_out(&mut guest)?;
+    }
+    Ok(guest)
+}
+
+fn expect_own_out(guest: &mut Guest) -> CaseResult {
+    match next_exit(guest)? {
+        Exit::IoWrite { port, .. } if port.0 == 0x99 => Ok(()),
+        other => fail("the guest's OUT", guest.describe(&other)),
+    }
+}
+
+fn expect_handler(guest: &mut Guest, r8: u64) -> CaseResult {
+    match next_exit(guest)? {
+        Exit::IoWrite { port, data, .. } if port.0 == R8_PORT => equal("R8 in the handler", data, r8),
+        other => fail("the interrupt's handler", guest.describe(&other)),
+    }
+}
+
+guest_code!(
+    closed,
+    "code64",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "xor r8d, r8d",
+    "mov ecx, 5",
+    "2: out 0x99, al",
+    "dec ecx",
+    "jnz 2b",
+    "sti",
+    "inc r8",
+    "inc r8",
+    "hlt",
+);
+
+fn waits_for_its_flag() -> CaseResult {
+    let mut guest = at_third_out(closed())?;
+    guest.vcpu.queue_interrupt(VECTOR)?;
+    for _ in 0..2 {
+        expect_own_out(&mut guest)?;
+    }
+    expect_handler(&mut guest, 1)
+}
+
+guest_code!(
+    sti_out,
+    "code64",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "xor r8d, r8d",
+    "out 0x99, al",
+    "out 0x99, al",
+    "sti",
+    "out 0x99, al",
+    "inc r8",
+    "hlt",
+);
+
+/// The shadow of STI ends with the instruction of the exit.
+fn behind_sti_and_an_exit() -> CaseResult {
+    let mut guest = at_third_out(sti_out())?;
+    is_true("ready", guest.vcpu.ready_for_interrupt()?)?;
+    guest.vcpu.queue_interrupt(VECTOR)?;
+    expect_handler(&mut guest, 0)
+}
+
+guest_code!(
+    sti_cpuid,
+    "code64",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "xor r8d, r8d",
+    "out 0x99, al",
+    "out 0x99, al",
+    "out 0x99, al",
+    "xor eax, eax",
+    "sti",
+    "cpuid",
+    "inc r8",
+    "hlt",
+);
+
+/// The same where the crate has completed the instruction.
+fn behind_sti_and_cpuid() -> CaseResult {
+    let mut guest = at_third_out(sti_cpuid())?;
+    while guest.vcpu.exit_info()?.exit_reason != VmxExitReason::CPUID {
+        is_true("CPUID", matches!(guest.vcpu.run()?, Exit::Nothing))?;
+    }
+    guest.vcpu.queue_interrupt(VECTOR)?;
+    expect_handler(&mut guest, 0)
+}
+
+guest_code!(
+    mov_ss,
+    "code64",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "sti",
+    "xor r8d, r8d",
+    "mov r9d, 0x18",
+    "out 0x99, al",
+    "out 0x99, al",
+    "out 0x99, al",
+    "mov ss, r9w",
+    "mov r8b, [0x200123]",
+    "mov r8b, 2",
+    "hlt",
+);
+
+/// The instruction of the exit is executed again, and the shadow is there until it is done.
+fn in_a_shadow() -> CaseResult {
+    let mut guest = at_third_out(mov_ss())?;
+    is_true("an exit in the shadow", matches!(next_exit(&mut guest)?, Exit::NestedPageFault { .. }))?;
+    guest.memory.add_page(RAM_END, Access::READ, |page| page[0x123] = 0x5A)?;
+    guest.vcpu.queue_interrupt(VECTOR)?;
+    expect_handler(&mut guest, 0x5A)
+}
+
+guest_code!(
+    steps,
+    "code64",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "sti",
+    "out 0x99, al",
+    "out 0x99, al",
+    "pushfq",
+    "or qword ptr [rsp], 0x100",
+    "popfq",
+    "out 0x99, al",
+    "hlt",
+);
+
+/// The trap of the instruction goes first.
+fn behind_a_step() -> CaseResult {
+    const DB: u64 = 1;
+    let mut guest = at_third_out(steps())?;
+    guest.vcpu.queue_interrupt(VECTOR)?;
+    match next_exit(&mut guest)? {
+        Exit::IoWrite { port, data, .. } if port.0 == VECTOR_PORT => equal("vector", data, DB),
+        other => fail("the handler of the trap", guest.describe(&other)),
+    }
+}
+
+guest_code!(
+    to_the_top,
+    "code32",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "sti",
+    "out 0x99, al",
+    "out 0x99, al",
+    "mov ebx, 0xFFFFFFFE",
+    "jmp ebx",
+);
+
+/// RIP wraps behind the instruction of the exit, and the handler returns to 0.
+fn at_4_gib() -> CaseResult {
+    const TOP: u64 = 0xFFFF_F000;
+    let mut guest = Guest::protected(to_the_top())?;
+    // out 0x99, al
+    guest.memory.add_page(TOP, Access::all(), |page| page[0xFFE..].copy_from_slice(&[0xE6, 0x99]))?;
+    start(&mut guest)?;
+    for _ in 0..3 {
+        expect_own_out(&mut guest)?;
+    }
+    guest.vcpu.queue_interrupt(VECTOR)?;
+    match next_exit(&mut guest)? {
+        Exit::IoWrite { port, data, .. } if port.0 == VECTOR_PORT => equal("vector", data, VECTOR as u64)?,
+        other => return fail("the interrupt's handler", guest.describe(&other)),
+    }
+    equal("where it returns to", guest.read_u32(guest.vcpu.stack_pointer() as u64)?, 0)
+}
+
+guest_code!(
+    open,
+    "code64",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "sti",
+    "xor r8d, r8d",
+    "2: out 0x99, al",
+    "inc r8",
+    "jmp 2b"
+);
+
+/// Work for the processor comes beside it, before it and behind it.
+fn and_a_bind() -> CaseResult {
+    for first in [false, true] {
+        let mut guest = at_third_out(open())?;
+        let r8 = guest.vcpu.regs().r8;
+        if first {
+            guest.vcpu.queue_interrupt(VECTOR)?;
+        }
+        guest.vcpu.unbind()?;
+        guest.vcpu.bind()?;
+        if !first {
+            guest.vcpu.queue_interrupt(VECTOR)?;
+        }
+        expect_handler(&mut guest, r8)?;
+        expect_own_out(&mut guest)?;
+    }
+    Ok(())
+}
+
+/// The first one goes first, and the other one when the handler has returned.
+fn two_vectors() -> CaseResult {
+    const ANOTHER: usize = 0x1D;
+    guest_code!(says_1d, "code64", "mov al, 0x1D", "out 0x9B, al", "iretq");
+    let mut guest = at_third_out(open())?;
+    guest.set_handler(ANOTHER as u64, says_1d())?;
+    guest.vcpu.queue_interrupt(ANOTHER)?;
+    guest.vcpu.queue_interrupt(VECTOR)?;
+    match next_exit(&mut guest)? {
+        Exit::IoWrite { port, .. } if port.0 == 0x9B => {}
+        other => return fail("the first one's handler", guest.describe(&other)),
+    }
+    expect_handler(&mut guest, 2)?;
+    expect_own_out(&mut guest)
+}
+
+/// Also where it was asked for twice before the guest could take it.
+fn comes_once() -> CaseResult {
+    let mut guest = at_third_out(open())?;
+    for r8 in 2..5 {
+        guest.vcpu.queue_interrupt(VECTOR)?;
+        guest.vcpu.queue_interrupt(VECTOR)?;
+        expect_handler(&mut guest, r8)?;
+        expect_own_out(&mut guest)?;
+        is_true("nothing waits", guest.vcpu.ready_for_interrupt()?)?;
+    }
+    Ok(())
+}
