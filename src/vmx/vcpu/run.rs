@@ -60,13 +60,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     #[inline(always)]
     pub(super) fn run_described(&mut self) -> AxResult<AxVCpuExitReason> {
         // From the check that the VMCS is current until the exit is described, nothing may bind another one here.
-        let interrupts_were_on = interrupts::are_enabled();
-        interrupts::disable();
-        let result = self.run_undisturbed();
-        if interrupts_were_on {
-            interrupts::enable();
-        }
-        result
+        undisturbed(|| self.run_undisturbed())
     }
 
     #[inline(always)]
