@@ -10,13 +10,15 @@ use super::{
     Case,
     check::{CaseResult, equal, fail, is_true, same},
     code::{ORIGIN, guest_code},
-    guest::Guest,
+    guest::{Guest, RAM_END},
     quick,
 };
 
 pub const CASES: &[Case] = &[
     Case::new("debug.breakpoint_written_by_the_caller", breakpoint_written_by_the_caller),
     Case::new("debug.breakpoint_on_execution", breakpoint_on_execution),
+    Case::new("debug.breakpoint_behind_a_device", breakpoint_behind_a_device),
+    Case::new("debug.breakpoint_on_a_repeated_instruction", breakpoint_on_a_repeated_instruction),
     Case::new("debug.breakpoint_on_data", breakpoint_on_data),
     Case::new("debug.general_detect", general_detect),
     Case::new("debug.single_step_over_exits", single_step_over_exits),
@@ -107,6 +109,63 @@ fn breakpoint_on_execution() -> CaseResult {
     let log = log_of(&mut guest)?;
     expect(&log, &[(marks(execute())[0], 0xFFFF_0FF4)])?;
     equal("instructions that ran", guest.vcpu.regs().r8, 2)
+}
+
+guest_code!(
+    execute_behind_a_device,
+    "code64",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "lea rax, [rip + 2f]",
+    "mov dr2, rax",
+    "mov eax, 0x420",
+    "mov dr7, rax",
+    "mov [0x200000], eax",
+    "2: mov ebx, [0x200000]",
+    "hlt",
+);
+
+/// A processor sets RF at such an exit, so that the instruction can be executed again, and Bochs 2.7 does not: then the case
+/// does. When the instruction is executed for the guest, RF goes.
+fn breakpoint_behind_a_device() -> CaseResult {
+    const RF: usize = 1 << 16;
+    let mut guest = Guest::long(execute_behind_a_device())?;
+    guest.vcpu.set_mmio_range((RAM_END as usize).into(), 0x1000, true)?;
+    guest.set_handler(DB, log_exception())?;
+    for _ in 0..10 {
+        match guest.exit()? {
+            Exit::MmioWrite { .. } => {
+                let flags = guest.vcpu.rflags()?;
+                guest.vcpu.write_guest_field(VmcsGuestNW::RFLAGS, flags | RF);
+            }
+            Exit::MmioRead { reg, .. } => guest.vcpu.set_gpr(reg, 0x5A),
+            Exit::Halt => break,
+            other => return fail("MMIO or HLT", guest.describe(&other)),
+        }
+    }
+    equal("what was read", guest.vcpu.regs().rbx, 0x5A)?;
+    equal("debug exceptions", guest.vcpu.regs().r15, 1)
+}
+
+guest_code!(
+    execute_repeated,
+    "code64",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "lea rax, [rip + 2f]",
+    "mov dr2, rax",
+    "mov eax, 0x420",
+    "mov dr7, rax",
+    "mov ecx, 5",
+    "mov esi, 0x500",
+    "mov edx, 0x99",
+    "2: rep outsb",
+    "hlt",
+);
+
+/// Before the first element, and before no other: each of them exits, and the instruction goes on.
+fn breakpoint_on_a_repeated_instruction() -> CaseResult {
+    equal("debug exceptions", run(execute_repeated())?.len(), 1)
 }
 
 guest_code!(
