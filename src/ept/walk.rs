@@ -14,13 +14,14 @@ pub(crate) struct EptRules {
     pub levels: EptLevels,
     /// IA32_VMX_EPT_VPID_CAP: large pages, execute-only translations.
     pub caps: EptVpidCaps,
-    /// MAXPHYADDR: how many bits a physical address has.
-    pub phys_addr_bits: u8,
+    /// The address bits that no physical address has.
+    pub reserved: u64,
 }
 
 impl EptRules {
     pub(crate) fn new(capabilities: &Capabilities, levels: EptLevels) -> Self {
-        Self { levels, caps: capabilities.ept_vpid, phys_addr_bits: capabilities.phys_addr_bits }
+        let reserved = reserved_address_bits(capabilities.phys_addr_bits);
+        Self { levels, caps: capabilities.ept_vpid, reserved }
     }
 }
 
@@ -116,9 +117,9 @@ pub(crate) fn translate(
     root: HostPhysAddr,
     rules: EptRules,
     gpa: GuestPhysAddr,
-    read: impl FnMut(HostPhysAddr) -> Option<u64>,
+    mut read: impl FnMut(HostPhysAddr) -> Option<u64>,
 ) -> Result<EptTranslation, EptFault> {
-    walk(root, rules, gpa, read).result
+    walk_noting(root, rules, gpa, |_, slot| read(slot))
 }
 
 /// Walks the EPT as the processor does, without its caches and without touching accessed and dirty flags.
@@ -160,10 +161,18 @@ fn walk_noting(
     }
     let mut table = root.as_usize() as u64 & ADDRESS;
     let mut rights = READ | WRITE | EXECUTE;
+    let reserved_in_table = NOT_IN_TABLE | rules.reserved;
     loop {
         let shift = 12 + 9 * (level - 1);
         let slot = HostPhysAddr::from_usize((table + (gpa >> shift & 0x1ff) * 8) as usize);
         let entry = read(level, slot).ok_or(EptFault::Unreadable(slot))?;
+        if level > 1 && entry & READ != 0 && entry & reserved_in_table == 0 {
+            // A table as nearly all are, of which nothing more is to be asked.
+            rights &= entry;
+            table = entry & ADDRESS;
+            level -= 1;
+            continue;
+        }
         if entry & (READ | WRITE | EXECUTE) == 0 {
             return Err(EptFault::NotPresent { level });
         }
@@ -192,6 +201,8 @@ const WRITE: u64 = 1 << 1;
 const EXECUTE: u64 = 1 << 2;
 /// In an entry of level 2 or 3: it maps a page.
 const LARGE: u64 = 1 << 7;
+/// In an entry that points to a table: bits that must be 0.
+const NOT_IN_TABLE: u64 = 0xf8;
 /// Whether a present entry maps a page. At levels 4 and 5 none does, and at level 1 all do.
 const fn is_page(entry: u64, level: u8) -> bool {
     level == 1 || level < 4 && entry & LARGE != 0
@@ -213,10 +224,10 @@ fn is_misconfigured(entry: u64, level: u8, rules: EptRules) -> bool {
         (2, true) if rules.caps.contains(EptVpidCaps::PAGES_2M) => 0x001f_f000,
         (3, true) if rules.caps.contains(EptVpidCaps::PAGES_1G) => 0x3fff_f000,
         // An entry that points to a table, or one for a page of a size that does not exist here.
-        _ => 0xf8,
+        _ => NOT_IN_TABLE,
     };
     let bad_type = is_page(entry, level) && matches!(memory_type(entry), 2 | 3 | 7);
-    bad_type || entry & (reserved | reserved_address_bits(rules.phys_addr_bits)) != 0
+    bad_type || entry & (reserved | rules.reserved) != 0
 }
 
 #[cfg(test)]
@@ -227,7 +238,9 @@ mod tests {
 
     use super::*;
 
-    const RULES: EptRules = EptRules { levels: EptLevels::Four, caps: EptVpidCaps::all(), phys_addr_bits: 40 };
+    const BITS: u8 = 40;
+    const RULES: EptRules =
+        EptRules { levels: EptLevels::Four, caps: EptVpidCaps::all(), reserved: reserved_address_bits(BITS) };
 
     /// Tables in a map: 8 bytes at each address that was written, zeros in the rest of memory.
     #[derive(Debug, Default)]
@@ -291,7 +304,7 @@ mod tests {
         let without = |caps| EptRules { caps: EptVpidCaps::all().difference(caps), ..RULES };
         let mut ways =
             vec![(READ, 0, RULES), (READ | EXECUTE, 0, RULES), (READ | WRITE, 0, without(EptVpidCaps::EXECUTE_ONLY))];
-        let mut reserved: Vec<u32> = (u32::from(RULES.phys_addr_bits)..52).collect();
+        let mut reserved: Vec<u32> = (u32::from(BITS)..52).collect();
         match (level, is_page) {
             (1, _) => {}
             (2 | 3, true) => {
@@ -389,7 +402,8 @@ mod tests {
             five: bool,
         ) {
             let levels = if five { EptLevels::Five } else { EptLevels::Four };
-            let rules = EptRules { levels, caps: EptVpidCaps::from_bits_truncate(caps), phys_addr_bits };
+            let reserved = reserved_address_bits(phys_addr_bits);
+            let rules = EptRules { levels, caps: EptVpidCaps::from_bits_truncate(caps), reserved };
             let mut reads = 0;
             let walk = walk(
                 HostPhysAddr::from_usize(root as usize),
@@ -409,7 +423,7 @@ mod tests {
             match walk.result {
                 Ok(page) => {
                     prop_assert!(page.page_size.is_power_of_two());
-                    prop_assert_eq!(page.paddr.as_usize() as u64 & reserved_address_bits(phys_addr_bits), 0);
+                    prop_assert_eq!(page.paddr.as_usize() as u64 & reserved, 0);
                 }
                 Err(EptFault::Unreadable(_)) => prop_assert_eq!(reads, readable + 1),
                 Err(EptFault::NotPresent { level } | EptFault::Misconfigured { level, .. }) => {

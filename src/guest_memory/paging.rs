@@ -214,32 +214,58 @@ impl Paging {
         next: Option<u64>,
         access: Access,
     ) -> Result<[Translation; 2], AccessError> {
+        // Mostly all flags are set already, and then there is nothing to keep of the entries.
+        let mut all_marked = true;
+        let mut look = |step: Step| all_marked &= step.marked == step.entry;
+        let first = self.walk(memory, linear, access, &mut look)?;
+        let second = match next {
+            Some(linear) => self.walk(memory, linear, access, &mut look)?,
+            None => first,
+        };
+        if all_marked {
+            return Ok([first, second]);
+        }
+        self.translate_and_mark(memory, linear, next, access)
+    }
+
+    /// The same where there are flags to be set.
+    #[cold]
+    fn translate_and_mark(
+        &self,
+        memory: &impl GuestMemory,
+        linear: u64,
+        next: Option<u64>,
+        access: Access,
+    ) -> Result<[Translation; 2], AccessError> {
         for _ in 0..MOST_TRIES {
-            let first = self.walk(memory, linear, access)?;
+            let mut steps = Steps::default();
+            let first = self.walk(memory, linear, access, |step| steps.push(step))?;
             let second = match next {
-                Some(linear) => Some(self.walk(memory, linear, access)?),
-                None => None,
+                Some(linear) => self.walk(memory, linear, access, |step| steps.push(step))?,
+                None => first,
             };
-            let last = second.as_ref().unwrap_or(&first).translation;
             // An entry that is used twice, above both pages or by a table that leads to itself, is found changed at its
             // second use; the next try finds it marked.
-            let marked = first.mark(memory)?
-                && match &second {
-                    Some(second) => second.mark(memory)?,
-                    None => true,
-                };
-            if marked {
-                return Ok([first.translation, last]);
+            if steps.mark(memory, self.entry_width())? {
+                return Ok([first, second]);
             }
         }
         Err(Unreachable { address: GuestPhysAddr::from(self.root as usize), write: true }.into())
     }
 
-    /// Walks without changing anything.
-    fn walk(&self, memory: &impl GuestMemory, linear: u64, access: Access) -> Result<Walk, AccessError> {
+    /// Walks without changing anything; `note` sees each entry that is used.
+    fn walk(
+        &self,
+        memory: &impl GuestMemory,
+        linear: u64,
+        access: Access,
+        mut note: impl FnMut(Step),
+    ) -> Result<Translation, AccessError> {
         let fault = |bits| AccessError::Guest(self.page_fault(linear, access, bits));
         let (mut table, shifts): (u64, &[u32]) = match self.mode {
-            PagingMode::Off => return Ok(Walk::unpaged(linear)),
+            PagingMode::Off => {
+                return Ok(Translation { address: GuestPhysAddr::from(linear as usize), page_size: PAGE_SIZE });
+            }
             PagingMode::Bits32 => (self.root & 0xFFFF_F000, &[22, 12]),
             PagingMode::Pae => {
                 let pdpte = self.pdptes[(linear >> 30 & 0b11) as usize];
@@ -251,9 +277,8 @@ impl Paging {
             PagingMode::Level4 => (self.root & ADDRESS, &[39, 30, 21, 12]),
             PagingMode::Level5 => (self.root & ADDRESS, &[48, 39, 30, 21, 12]),
         };
-        let width = if self.mode == PagingMode::Bits32 { 4 } else { 8 };
-        let mut walk = Walk::unpaged(linear);
-        walk.width = width;
+        let width = self.entry_width();
+        let reserved_in_all = self.reserved_in_all();
         let (mut rights, mut execute_disable) = (USER | WRITABLE, false);
         for &shift in shifts {
             let slots = PAGE_SIZE / width as u64;
@@ -262,26 +287,30 @@ impl Paging {
             if entry & PRESENT == 0 {
                 return Err(fault(0));
             }
-            if entry & self.reserved_bits(entry, shift) != 0 {
+            let is_page = self.is_page(entry, shift);
+            if entry & (reserved_in_all | self.reserved_at(shift, is_page)) != 0 {
                 return Err(fault(code::PRESENT | code::RESERVED));
             }
             rights &= entry;
             execute_disable |= entry & EXECUTE_DISABLE != 0;
-            let is_page = self.is_page(entry, shift);
             let dirty = if is_page && access.kind == AccessKind::Write { DIRTY } else { 0 };
-            walk.push(Step { address, entry, marked: entry | ACCESSED | dirty });
+            note(Step { address, entry, marked: entry | ACCESSED | dirty });
             if is_page {
                 let denied = self.denied(access, rights, execute_disable, protection_key(entry));
                 if let Some(bits) = denied {
                     return Err(fault(code::PRESENT | bits));
                 }
-                walk.translation = self.page(entry, shift, linear);
-                return Ok(walk);
+                return Ok(self.page(entry, shift, linear));
             }
             table = entry & if width == 4 { 0xFFFF_F000 } else { ADDRESS };
         }
         // The last level's entries are all pages.
         Err(fault(0))
+    }
+
+    /// Bytes of an entry.
+    fn entry_width(&self) -> usize {
+        if self.mode == PagingMode::Bits32 { 4 } else { 8 }
     }
 
     fn is_page(&self, entry: u64, shift: u32) -> bool {
@@ -292,11 +321,10 @@ impl Paging {
         shift == 12 || can_be_large && entry & LARGE != 0
     }
 
-    /// The bits that must be 0 in a present entry whose pages or tables cover `1 << shift` bytes.
-    fn reserved_bits(&self, entry: u64, shift: u32) -> u64 {
-        let is_page = self.is_page(entry, shift);
+    /// The bits that must be 0 in every present entry.
+    fn reserved_in_all(&self) -> u64 {
         if self.mode == PagingMode::Bits32 {
-            return if is_page && shift == 22 { self.reserved_in_4_mib_page() } else { 0 };
+            return 0;
         }
         let mut reserved = ADDRESS & !low_bits(self.physical_bits.into());
         if !self.nxe {
@@ -306,13 +334,20 @@ impl Paging {
             // Where longer tables have protection keys and ignored bits.
             reserved |= 0x7FF << 52;
         }
-        match shift {
-            39.. => reserved |= LARGE,
-            30 if !self.gib_pages => reserved |= LARGE,
-            21 | 30 if is_page => reserved |= low_bits(shift) & !low_bits(13),
-            _ => {}
-        }
         reserved
+    }
+
+    /// The same beyond those in one whose page or table covers `1 << shift` bytes.
+    fn reserved_at(&self, shift: u32, is_page: bool) -> u64 {
+        if self.mode == PagingMode::Bits32 {
+            return if is_page && shift == 22 { self.reserved_in_4_mib_page() } else { 0 };
+        }
+        match shift {
+            39.. => LARGE,
+            30 if !self.gib_pages => LARGE,
+            21 | 30 if is_page => low_bits(shift) & !low_bits(13),
+            _ => 0,
+        }
     }
 
     /// Bits 20:13 are address bits 39:32, as far as there are such; bit 21 has no meaning.
@@ -400,14 +435,6 @@ fn read_entry(memory: &impl GuestMemory, address: u64, width: usize) -> Result<u
     Ok(u64::from_le_bytes(bytes))
 }
 
-/// A walk that found a page.
-struct Walk {
-    translation: Translation,
-    width: usize,
-    steps: [Step; 5],
-    count: usize,
-}
-
 /// An entry that was used, and what it is after the access.
 #[derive(Clone, Copy, Default)]
 struct Step {
@@ -416,17 +443,14 @@ struct Step {
     marked: u64,
 }
 
-impl Walk {
-    fn unpaged(linear: u64) -> Self {
-        let address = GuestPhysAddr::from(linear as usize);
-        Self {
-            translation: Translation { address, page_size: PAGE_SIZE },
-            width: 8,
-            steps: Default::default(),
-            count: 0,
-        }
-    }
+/// Those of up to two walks.
+#[derive(Default)]
+struct Steps {
+    steps: [Step; 10],
+    count: usize,
+}
 
+impl Steps {
     fn push(&mut self, step: Step) {
         if let Some(slot) = self.steps.get_mut(self.count) {
             *slot = step;
@@ -435,10 +459,10 @@ impl Walk {
     }
 
     /// Sets accessed and dirty flags. `false` if an entry is not what it was any more.
-    fn mark(&self, memory: &impl GuestMemory) -> Result<bool, Unreachable> {
+    fn mark(&self, memory: &impl GuestMemory, width: usize) -> Result<bool, Unreachable> {
         for step in self.steps.iter().take(self.count).filter(|step| step.marked != step.entry) {
             let address = GuestPhysAddr::from(step.address as usize);
-            if !memory.compare_exchange(address, self.width, step.entry, step.marked)? {
+            if !memory.compare_exchange(address, width, step.entry, step.marked)? {
                 return Ok(false);
             }
         }
