@@ -11,6 +11,7 @@
 //! string instruction is emulated one element at a time.
 
 mod alu;
+mod decoded;
 mod execute;
 mod registers;
 mod shape;
@@ -25,13 +26,15 @@ use axerrno::{AxError, AxResult};
 use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, Mnemonic, OpKind};
 
 use crate::guest_memory::{
-    AccessError, AccessKind, AddressSize, GuestException, GuestMemory, GuestView, Pieces, SegmentRegister, Unreachable,
+    AccessError, AccessKind, AddressSize, GuestException, GuestMemory, GuestView, PAGE_SIZE, Pieces, SegmentRegister,
+    Unreachable,
 };
 use crate::regs::rflags;
+pub(crate) use decoded::Decoded;
 pub(crate) use registers::Registers;
 use registers::{General, mask};
 pub(crate) use shape::CodeSize;
-use shape::Place;
+use shape::{Place, Role};
 pub(crate) use vector::{VectorRegisters, VectorWrite};
 
 /// The longest instruction.
@@ -130,6 +133,38 @@ impl Code {
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes[..self.length.min(LONGEST)]
     }
+
+    /// A loop, because a call of memcmp is dearer for so few bytes.
+    fn begins_with(&self, other: &Self) -> bool {
+        let mut pairs = self.bytes().iter().zip(other.bytes());
+        other.length <= self.length && pairs.all(|(byte, other)| byte == other)
+    }
+}
+
+/// An instruction and its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fetched {
+    instruction: Instruction,
+    pub(crate) code: Code,
+    /// It is known to be one of those that are emulated.
+    known: bool,
+}
+
+/// The access for which the instruction is emulated, as the processor translated it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Translated {
+    pub(crate) linear: u64,
+    pub(crate) address: GuestPhysAddr,
+}
+
+impl Translated {
+    /// Whether it was for these bytes, all in one page.
+    fn covers(&self, linear: u64, size: usize) -> bool {
+        let offset = linear % PAGE_SIZE;
+        self.linear == linear
+            && self.address.as_usize() as u64 % PAGE_SIZE == offset
+            && offset + size as u64 <= PAGE_SIZE
+    }
 }
 
 /// What an emulation needs of the world.
@@ -137,6 +172,9 @@ pub(crate) struct World<'a, M> {
     pub(crate) view: &'a GuestView,
     pub(crate) code: CodeSize,
     pub(crate) memory: &'a M,
+    pub(crate) decoded: &'a Decoded,
+    /// A read that the processor translated.
+    pub(crate) translated: Option<Translated>,
     /// Whether a guest-physical address is a device's.
     pub(crate) is_device: &'a dyn Fn(GuestPhysAddr) -> bool,
     /// The linear address of an access: segment, offset, address size, bytes, kind.
@@ -148,34 +186,44 @@ type LinearAddress<'a> =
 
 impl<M: GuestMemory> World<'_, M> {
     /// The instruction at RIP, and its bytes. A second page is fetched from only if the instruction goes on there.
-    pub(crate) fn fetch(&self, rip: u64) -> Result<(Instruction, Code), (Refusal, Code)> {
+    pub(crate) fn fetch(&self, rip: u64) -> Result<Fetched, (Refusal, Code)> {
         let mut code = Code::default();
         loop {
             let at = rip.wrapping_add(code.length as u64);
-            let linear = match self.linear_address(SegmentRegister::Cs, at, AddressSize::Bits64, 1, AccessKind::Fetch) {
-                Ok(linear) => linear,
+            let (linear, most) = match self.code_address(at, LONGEST - code.length) {
+                Ok(found) => found,
                 Err(refusal) => return Err((refusal, code)),
             };
-            let size = (4096 - linear as usize % 4096).min(LONGEST - code.length);
-            // The limit may end before the page does; then it counts for each byte.
-            let whole =
-                self.linear_address(SegmentRegister::Cs, at, AddressSize::Bits64, size as u64, AccessKind::Fetch);
-            let size = if whole.is_ok() { size } else { 1 };
+            let size = (4096 - linear as usize % 4096).min(most);
             let bytes = &mut code.bytes[code.length..code.length + size];
             if let Err(error) = self.view.read(self.memory, linear, bytes, self.view.access(AccessKind::Fetch)) {
                 return Err((error.into(), code));
             }
             code.length += size;
+            if let Some(fetched) = self.decoded.find(rip, self.code, &code) {
+                return Ok(fetched);
+            }
             let mut decoder = Decoder::with_ip(self.code.bits, code.bytes(), rip, DecoderOptions::NONE);
             let instruction = decoder.decode();
             match decoder.last_error() {
                 DecoderError::None => {
                     code.length = instruction.len().min(LONGEST);
-                    return Ok((instruction, code));
+                    return Ok(Fetched { instruction, code, known: false });
                 }
                 DecoderError::NoMoreBytes if code.length < LONGEST => {}
                 _ => return Err((Refusal::Unknown, code)),
             }
+        }
+    }
+
+    /// The linear address of code, and how much of `most` may be fetched there: the limit may end before an instruction could
+    /// be over, and then counts for each byte.
+    fn code_address(&self, at: u64, most: usize) -> Result<(u64, usize), Refusal> {
+        let address =
+            |size| self.linear_address(SegmentRegister::Cs, at, AddressSize::Bits64, size as u64, AccessKind::Fetch);
+        match address(most) {
+            Ok(linear) => Ok((linear, most)),
+            Err(_) => Ok((address(1)?, 1)),
         }
     }
 
@@ -197,7 +245,12 @@ impl<M: GuestMemory> World<'_, M> {
     fn locate(&self, place: Place) -> Result<Slot, Refusal> {
         let kind = place.role.kind();
         let linear = self.linear_address(place.segment, place.offset, place.address_size, place.size as u64, kind)?;
-        let pieces = self.view.locate(self.memory, linear, place.size, self.view.access(kind))?;
+        let pieces = match &self.translated {
+            Some(translated) if place.role == Role::Read && translated.covers(linear, place.size) => {
+                Pieces { first: translated.address, first_size: place.size, second: translated.address, second_size: 0 }
+            }
+            _ => self.view.locate(self.memory, linear, place.size, self.view.access(kind))?,
+        };
         let device = [(self.is_device)(pieces.first), pieces.second_size > 0 && (self.is_device)(pieces.second)];
         let slot = Slot { place, pieces, device, data: [0; 32] };
         // What cannot be reached is found before a device is asked for anything.
@@ -230,9 +283,10 @@ impl Emulation {
     /// Translates what the instruction accesses.
     pub(crate) fn start<M: GuestMemory>(
         world: &World<'_, M>,
-        instruction: Instruction,
+        fetched: &Fetched,
         registers: &Registers,
     ) -> Result<Self, Refusal> {
+        let instruction = fetched.instruction;
         let mut emulation = Self {
             instruction,
             code: world.code,
@@ -249,11 +303,20 @@ impl Emulation {
             return Ok(emulation);
         }
         let places = shape::places(&instruction, registers, world.code).ok_or(Refusal::Unknown)?;
-        emulation.rehearse(places, registers)?;
+        if !fetched.known {
+            emulation.rehearse(places, registers)?;
+        }
         for (slot, place) in emulation.slots.iter_mut().zip(places) {
-            *slot = place.map(|place| world.locate(place)).transpose()?;
+            if let Some(place) = place {
+                *slot = Some(world.locate(place)?);
+            }
         }
         Ok(emulation)
+    }
+
+    /// Whether the instruction is one of those that are emulated. One that has nothing to do was not looked at.
+    fn is_known(&self) -> bool {
+        !self.over
     }
 
     /// Executes with zeros, so that an operand that is not known shows before anything is accessed.

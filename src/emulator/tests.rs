@@ -393,24 +393,28 @@ fn one_input(random: &mut Random, memory: &Noise) -> Ended {
         view: &view,
         code,
         memory,
+        decoded: &Decoded::default(),
+        translated: None,
         is_device: &|address| devices >> (address.as_usize() >> 12 & 63) & 1 != 0,
         linear: &|register, offset, address_size, size, kind| {
             Ok(view.linear(register, &segment, offset, address_size, size, kind))
         },
     };
     plant(random, &world, &registers);
-    let (instruction, bytes) = match world.fetch(registers.rip) {
+    let fetched = match world.fetch(registers.rip) {
         Ok(fetched) => fetched,
         Err((refusal, bytes)) => {
             assert!(bytes.length <= LONGEST);
             return ended(refusal);
         }
     };
-    assert!(bytes.length == instruction.len());
-    let mut emulation = match Emulation::start(&world, instruction, &registers) {
+    let instruction = fetched.instruction;
+    assert!(fetched.code.length == instruction.len());
+    let mut emulation = match Emulation::start(&world, &fetched, &registers) {
         Ok(emulation) => emulation,
         Err(refusal) => return ended(refusal),
     };
+    check_memory_of_decoding(random, &world, registers.rip, &fetched, &emulation);
     let before = registers;
     let mut vectors = Vectors([7; 32]);
     // At most 32 bytes are read and 32 written, in two pieces each.
@@ -440,6 +444,34 @@ fn one_input(random: &mut Random, memory: &Noise) -> Ended {
     panic!("{instruction:?} has no end");
 }
 
+/// What was decoded before counts only where it would be decoded again: with one byte changed, which may be of the instruction,
+/// or other code.
+fn check_memory_of_decoding(
+    random: &mut Random,
+    world: &World<'_, Noise>,
+    rip: u64,
+    fetched: &Fetched,
+    emulation: &Emulation,
+) {
+    let Some(start) = place_of_code(world, rip) else {
+        return;
+    };
+    let mut decoded = Decoded::default();
+    decoded.remember(rip, fetched, emulation);
+    let bits = if random.one_in(8) { 64 } else { world.code.bits };
+    let code = CodeSize { bits, ..world.code };
+    let place = (start + random.next() as usize % LONGEST).min(Noise::SIZE - 1);
+    let change = |byte| core::mem::replace(&mut world.memory.bytes.borrow_mut()[place], byte);
+    let fails = world.memory.fails.replace(u32::MAX);
+    let old = change(random.next() as u8);
+    let with = World { code, decoded: &decoded, ..*world }.fetch(rip);
+    let without = World { code, ..*world }.fetch(rip);
+    change(old);
+    world.memory.fails.set(fails);
+    let found = |result: Result<Fetched, (Refusal, Code)>| result.map(|found| (found.instruction, found.code));
+    assert_eq!(found(with), found(without));
+}
+
 /// Puts an instruction that is likely to be known where the code is, if that can be reached.
 fn plant(random: &mut Random, world: &World<'_, Noise>, registers: &Registers) {
     if random.one_in(4) {
@@ -451,19 +483,20 @@ fn plant(random: &mut Random, world: &World<'_, Noise>, registers: &Registers) {
     }
     bytes.extend_from_slice(OPCODES[random.next() as usize % OPCODES.len()]);
     bytes.extend_from_slice(&random.next().to_le_bytes());
-    let access = Access { kind: AccessKind::Fetch, privilege: Privilege::Supervisor };
-    let offset = registers.rip;
-    if let Ok(Ok(linear)) = (world.linear)(SegmentRegister::Cs, offset, AddressSize::Bits64, 1, AccessKind::Fetch) {
-        // A test's own way in: without page-table rights.
-        let mut paging = world.view.paging;
-        (paging.smep, paging.nxe) = (false, false);
-        if let Ok(found) = paging.translate(world.memory, linear, access) {
-            let start = found.address.as_usize() % Noise::SIZE;
-            let mut noise = world.memory.bytes.borrow_mut();
-            let end = (start + bytes.len()).min(Noise::SIZE);
-            noise[start..end].copy_from_slice(&bytes[..end - start]);
-        }
+    if let Some(start) = place_of_code(world, registers.rip) {
+        let mut noise = world.memory.bytes.borrow_mut();
+        let end = (start + bytes.len()).min(Noise::SIZE);
+        noise[start..end].copy_from_slice(&bytes[..end - start]);
     }
+}
+
+/// Where code is. A test's own way in: without page-table rights.
+fn place_of_code(world: &World<'_, Noise>, rip: u64) -> Option<usize> {
+    let access = Access { kind: AccessKind::Fetch, privilege: Privilege::Supervisor };
+    let linear = (world.linear)(SegmentRegister::Cs, rip, AddressSize::Bits64, 1, AccessKind::Fetch).ok()?.ok()?;
+    let paging = Paging { smep: false, nxe: false, ..world.view.paging };
+    let found = paging.translate(world.memory, linear, access).ok()?;
+    Some(found.address.as_usize() % Noise::SIZE)
 }
 
 fn ended(refusal: Refusal) -> Ended {

@@ -57,6 +57,22 @@ impl GeneralRegisters {
         *register = value;
     }
 
+    /// All of them in the order of their numbers; what stands for RSP means nothing.
+    pub(crate) const fn all(&self) -> [u64; 16] {
+        [
+            self.rax, self.rcx, self.rdx, self.rbx, self._rsp, self.rbp, self.rsi, self.rdi, self.r8, self.r9,
+            self.r10, self.r11, self.r12, self.r13, self.r14, self.r15,
+        ]
+    }
+
+    /// Sets all of them.
+    pub(crate) const fn set_all(&mut self, values: &[u64; 16]) {
+        [
+            self.rax, self.rcx, self.rdx, self.rbx, self._rsp, self.rbp, self.rsi, self.rdi, self.r8, self.r9,
+            self.r10, self.r11, self.r12, self.r13, self.r14, self.r15,
+        ] = *values;
+    }
+
     /// The low `width` of the register with this number, zero-extended.
     pub const fn read(&self, index: u8, width: AccessWidth) -> u64 {
         self.get_reg_of_index(index) & mask(width)

@@ -1,5 +1,6 @@
 //! Guest memory of a vCPU: its state in the terms of [`crate::guest_memory`], and guest-physical memory through its EPT.
 
+use core::arch::asm;
 use core::marker::PhantomData;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -9,7 +10,7 @@ use axvcpu::AxVCpuHal;
 use memory_addr::PAGE_SIZE_4K;
 use x86_64::instructions::interrupts::without_interrupts;
 
-use super::VmxVcpu;
+use super::{Here, VmxVcpu};
 use crate::ept::{EptRules, translate};
 use crate::guest_memory::{
     AccessError, AccessKind, AddressSize, GuestException, GuestMemory, GuestView, LinearMode, Paging, PagingMode,
@@ -47,6 +48,18 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             paging.pkru = Some(self.guest_pkru());
         }
         Ok(GuestView { mode: self.linear_mode(rflags, cr4)?, paging, user: info.is_user_mode_access })
+    }
+
+    /// The same at an exit. All fields that it takes are read with the proof that the VMCS is current, which so is not asked
+    /// for at each of them again.
+    pub(super) fn view_here(&self, here: Here) -> AxResult<GuestView> {
+        for field in [VmcsGuestNW::CR0, VmcsGuestNW::CR3, VmcsGuestNW::CR4, VmcsGuestNW::RFLAGS] {
+            self.vmcs.get(here, field)?;
+        }
+        self.vmcs.get(here, VmcsGuest64::IA32_EFER)?;
+        self.vmcs.get(here, VmcsGuest32::CS_ACCESS_RIGHTS)?;
+        self.vmcs.get(here, VmcsGuest32::SS_ACCESS_RIGHTS)?;
+        self.guest_view()
     }
 
     fn linear_mode(&self, rflags: usize, cr4: u64) -> AxResult<LinearMode> {
@@ -200,20 +213,9 @@ impl<H: AxVCpuHal> EptMemory<'_, H> {
     fn copy_out(&self, address: GuestPhysAddr, bytes: &mut [u8], needed: MappingFlags) -> Result<(), Unreachable> {
         without_interrupts(|| {
             let place = self.find(address, bytes.len(), needed)?;
-            let aligned = place.addr().is_multiple_of(bytes.len().max(1));
             // SAFETY: memory of the guest that the EPT maps, in one page: the caller of the crate answers for it being
-            // memory that the host has mapped where its HAL says. The guest may change it at any time, so it is read once,
-            // by volatile accesses.
-            unsafe {
-                match bytes.len() {
-                    4 if aligned => bytes.copy_from_slice(&place.cast::<u32>().read_volatile().to_le_bytes()),
-                    8 if aligned => bytes.copy_from_slice(&place.cast::<u64>().read_volatile().to_le_bytes()),
-                    _ => {
-                        let each = bytes.iter_mut().enumerate();
-                        each.for_each(|(index, byte)| *byte = place.add(index).read_volatile());
-                    }
-                }
-            }
+            // memory that the host has mapped where its HAL says.
+            unsafe { copy(place, bytes.as_mut_ptr(), bytes.len()) };
             Ok(())
         })
     }
@@ -231,10 +233,8 @@ impl<H: AxVCpuHal> GuestMemory for EptMemory<'_, H> {
     fn write(&self, address: GuestPhysAddr, bytes: &[u8]) -> Result<(), Unreachable> {
         without_interrupts(|| {
             let place = self.find(address, bytes.len(), MappingFlags::WRITE)?;
-            for (index, &byte) in bytes.iter().enumerate() {
-                // SAFETY: as for `copy_out`; no reference of the host's points to memory of the guest.
-                unsafe { place.add(index).write_volatile(byte) };
-            }
+            // SAFETY: as for `copy_out`; no reference of the host's points to memory of the guest.
+            unsafe { copy(bytes.as_ptr(), place, bytes.len()) };
             Ok(())
         })
     }
@@ -263,6 +263,52 @@ impl<H: AxVCpuHal> GuestMemory for EptMemory<'_, H> {
                 }
             }
         })
+    }
+}
+
+/// Copies between memory of the guest and of the host. The guest may access its own at any time, so this is done by instructions
+/// that the compiler neither knows nor repeats; 1, 2, 4 or 8 bytes are moved by one.
+///
+/// # Safety
+/// Both are `size` bytes that the host may access so, and do not overlap.
+#[inline(always)]
+unsafe fn copy(from: *const u8, to: *mut u8, size: usize) {
+    /// From how many bytes on a repeated instruction is worth its start.
+    const MANY: usize = 128;
+    const WORD: usize = 8;
+    macro_rules! move_at {
+        ($at:expr, $class:ident, $register:literal) => {
+            asm!(concat!("mov ", $register, ", [{from}]"), concat!("mov [{to}], ", $register),
+                 value = out($class) _, from = in(reg) from.wrapping_add($at), to = in(reg) to.wrapping_add($at),
+                 options(nostack, preserves_flags))
+        };
+    }
+    let mut at = 0;
+    // SAFETY: all that is moved is within the `size` bytes.
+    unsafe {
+        match size {
+            2 => move_at!(0, reg, "{value:x}"),
+            4 => move_at!(0, reg, "{value:e}"),
+            WORD.. => {
+                if size >= MANY {
+                    at = size & !(WORD - 1);
+                    asm!("rep movsq", inout("rcx") size / WORD => _, inout("rsi") from => _, inout("rdi") to => _,
+                         options(nostack, preserves_flags));
+                }
+                while at + WORD < size {
+                    move_at!(at, reg, "{value:r}");
+                    at += WORD;
+                }
+                // The last word may overlap the one before.
+                move_at!(size - WORD, reg, "{value:r}");
+            }
+            _ => {
+                while at < size {
+                    move_at!(at, reg_byte, "{value}");
+                    at += 1;
+                }
+            }
+        }
     }
 }
 

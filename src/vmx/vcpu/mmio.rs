@@ -14,14 +14,17 @@ use axerrno::{AxResult, ax_err};
 use axvcpu::{AxVCpuExitReason, AxVCpuHal};
 
 use super::completion::WaitsFor;
+use super::xstate::Vectors;
 use super::{Here, VmxVcpu};
-use crate::emulator::{Code, CodeSize, Emulation, Progress, Refusal, Registers, World};
+use crate::emulator::{Code, CodeSize, Decoded, Emulation, Progress, Refusal, Registers, Translated, World};
 use crate::ept::EptViolation;
 use crate::guest_memory::{GuestView, LinearMode, SegmentRegister, Unreachable};
+use crate::regs::GeneralRegisters;
 use crate::vmx::definitions::VmxExitReason;
-use crate::vmx::vmcs::{VmcsGuest32, VmcsGuestNW, VmcsReadOnly32, VmcsReadOnly64};
+use crate::vmx::vmcs::{VmcsGuest32, VmcsGuestNW, VmcsReadOnly32, VmcsReadOnly64, VmcsReadOnlyNW};
 
 const PAGE_MASK: usize = !0xFFF;
+const RSP: usize = GeneralRegisters::RSP_INDEX as usize;
 /// D/B of a segment's access rights.
 const BIG: u32 = 1 << 14;
 
@@ -33,9 +36,10 @@ pub(super) struct Mmio {
     /// The instruction that the caller has to do with.
     pending: Option<Pending>,
     undecoded: Option<MmioUndecoded>,
+    /// Instructions that were decoded before.
+    decoded: Decoded,
 }
 
-#[derive(Clone, Copy)]
 struct Pending {
     emulation: Emulation,
     code: Code,
@@ -204,6 +208,13 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         })
     }
 
+    /// An EPT violation, which the delivery of an event may have caused.
+    #[inline(never)]
+    pub(super) fn take_ept_violation(&mut self, here: Here) -> AxResult<AxVCpuExitReason> {
+        self.keep_interrupted_event(here, VmxExitReason::EPT_VIOLATION)?;
+        self.describe_ept_violation(here)
+    }
+
     /// What an EPT violation means to the caller.
     pub(super) fn describe_ept_violation(&mut self, here: Here) -> AxResult<AxVCpuExitReason> {
         let address = GuestPhysAddr::from(self.vmcs.get(here, VmcsReadOnly64::GUEST_PHYSICAL_ADDR)? as usize);
@@ -229,36 +240,49 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         if !violation.contains(operand) || violation.contains(EptViolation::FETCH) || delivers {
             return self.nested_page_fault(here, address);
         }
-        let page = address.as_usize() & PAGE_MASK;
-        let registers = self.registers()?;
-        let view = self.guest_view()?;
-        let (code, started) = self.start_emulation(&view, page, &registers)?;
-        match started {
-            Ok(emulation) => Ok(self.go_on_mmio(here, emulation, code)?.unwrap_or(AxVCpuExitReason::Nothing)),
-            Err(refusal) => self.refuse_mmio(here, address, refusal, code),
+        let registers = self.registers(here)?;
+        let linear = self.vmcs.get(here, VmcsReadOnlyNW::GUEST_LINEAR_ADDR)? as u64;
+        // A write may have to set the dirty flag of its page, and whether an access that is no access did so is not said.
+        let translated = (!violation.contains(EptViolation::WRITE)).then_some(Translated { linear, address });
+        match self.start_emulation(here, address, translated, &registers)? {
+            Ok(()) => Ok(self.go_on_mmio(here, registers)?.unwrap_or(AxVCpuExitReason::Nothing)),
+            Err((refusal, code)) => self.refuse_mmio(here, address, refusal, code),
         }
     }
 
+    /// Fetches and decodes the instruction, which then is pending.
     fn start_emulation(
-        &self,
-        view: &GuestView,
-        page: usize,
+        &mut self,
+        here: Here,
+        address: GuestPhysAddr,
+        translated: Option<Translated>,
         registers: &Registers,
-    ) -> AxResult<(Code, Result<Emulation, Refusal>)> {
+    ) -> AxResult<Result<(), (Refusal, Code)>> {
+        let page = address.as_usize() & PAGE_MASK;
+        let view = self.view_here(here)?;
         let memory = self.guest_memory()?;
         let world = World {
-            view,
-            code: self.code_size(view)?,
+            view: &view,
+            code: self.code_size(&view)?,
             memory: &memory,
+            decoded: &self.mmio.decoded,
+            translated,
             is_device: &|address| address.as_usize() & PAGE_MASK == page || self.mmio.contains(address),
             linear: &|segment, offset, address_size, size, kind| {
-                self.linear_address(view, segment, offset, address_size, size, kind)
+                self.linear_address(&view, segment, offset, address_size, size, kind)
             },
         };
-        Ok(match world.fetch(registers.rip) {
-            Ok((instruction, code)) => (code, Emulation::start(&world, instruction, registers)),
-            Err((refusal, code)) => (code, Err(refusal)),
-        })
+        let fetched = match world.fetch(registers.rip) {
+            Ok(fetched) => fetched,
+            Err(why) => return Ok(Err(why)),
+        };
+        let emulation = match Emulation::start(&world, &fetched, registers) {
+            Ok(emulation) => emulation,
+            Err(refusal) => return Ok(Err((refusal, fetched.code))),
+        };
+        self.mmio.decoded.remember(registers.rip, &fetched, &emulation);
+        self.mmio.pending = Some(Pending { emulation, code: fetched.code, access: None });
+        Ok(Ok(()))
     }
 
     fn refuse_mmio(
@@ -295,49 +319,51 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     #[cold]
     pub(super) fn continue_mmio(&mut self, here: Here) -> AxResult<Option<AxVCpuExitReason>> {
         self.mmio.undecoded = None;
-        let Some(pending) = self.mmio.pending.take() else {
+        let Some(pending) = &self.mmio.pending else {
             return Ok(None);
         };
         if self.completion.is_none() {
             // The caller ended it in another way.
+            self.mmio.pending = None;
             return Ok(None);
         }
-        if let (true, Some(access)) = (pending.emulation.waits(), pending.access) {
+        if let (true, Some(access)) = (pending.emulation.waits(), &pending.access) {
             // Without the value there is no way on: it is asked for again.
-            self.mmio.pending = Some(pending);
             return Ok(Some(access.exit()));
         }
         self.completion = None;
-        self.go_on_mmio(here, pending.emulation, pending.code)
+        let registers = self.registers(here)?;
+        self.go_on_mmio(here, registers)
     }
 
     /// To the next access of a device, or to the end of the instruction, which the next entry completes.
-    fn go_on_mmio(&mut self, here: Here, mut emulation: Emulation, code: Code) -> AxResult<Option<AxVCpuExitReason>> {
-        let before = self.registers()?;
-        let mut registers = before;
+    fn go_on_mmio(&mut self, here: Here, mut registers: Registers) -> AxResult<Option<AxVCpuExitReason>> {
         // SAFETY: used for the emulation's next step, which changes extended state and no EPT.
         let memory = unsafe { self.unborrowed_guest_memory()? };
-        let progress = match emulation.go_on(&memory, &mut registers, &mut self.vectors()) {
-            Ok(progress) => progress,
-            Err(Refusal::Memory(unreachable)) => {
-                self.complete_later(WaitsFor::Nothing);
-                self.take_care();
-                self.mmio.pending = Some(Pending { emulation, code, access: None });
-                return Ok(Some(self.miss_memory(code, unreachable)));
-            }
-            Err(refusal) => {
-                let address = GuestPhysAddr::from(self.vmcs.get(here, VmcsReadOnly64::GUEST_PHYSICAL_ADDR)? as usize);
-                return self.refuse_mmio(here, address, refusal, code).map(Some);
-            }
+        let mut vectors = Vectors::new(&mut self.xstate, &self.context.xstate);
+        let Some(pending) = &mut self.mmio.pending else {
+            return Ok(None);
         };
-        let (address, width, write) = match progress {
-            Progress::Done { length } => {
-                self.set_registers(&before, &registers);
+        let (code, emulation) = (pending.code, &mut pending.emulation);
+        let (address, width, write) = match emulation.go_on(&memory, &mut registers, &mut vectors) {
+            Ok(Progress::Read { address, width }) => (address, width, None),
+            Ok(Progress::Write { address, width, value }) => (address, width, Some(value)),
+            Ok(Progress::Done { length }) => {
+                self.mmio.pending = None;
+                self.set_registers(&registers);
                 self.complete_later(WaitsFor::Executed { length });
                 return Ok(None);
             }
-            Progress::Read { address, width } => (address, width, None),
-            Progress::Write { address, width, value } => (address, width, Some(value)),
+            Err(Refusal::Memory(unreachable)) => {
+                pending.access = None;
+                self.complete_later(WaitsFor::Nothing);
+                return Ok(Some(self.miss_memory(code, unreachable)));
+            }
+            Err(refusal) => {
+                self.mmio.pending = None;
+                let address = GuestPhysAddr::from(self.vmcs.get(here, VmcsReadOnly64::GUEST_PHYSICAL_ADDR)? as usize);
+                return self.refuse_mmio(here, address, refusal, code).map(Some);
+            }
         };
         let target = emulation.target();
         let access = MmioAccess {
@@ -351,11 +377,11 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             sign_extends: target.sign_extends,
             code,
         };
-        let waits_for = if write.is_none() { WaitsFor::Mmio } else { WaitsFor::Nothing };
-        self.complete_later(waits_for);
+        let exit = access.exit();
+        pending.access = Some(access);
+        self.complete_later(if write.is_none() { WaitsFor::Mmio } else { WaitsFor::Nothing });
         self.take_care();
-        self.mmio.pending = Some(Pending { emulation, code, access: Some(access) });
-        Ok(Some(access.exit()))
+        Ok(Some(exit))
     }
 
     fn code_size(&self, view: &GuestView) -> AxResult<CodeSize> {
@@ -369,22 +395,16 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         })
     }
 
-    fn registers(&self) -> AxResult<Registers> {
-        let mut general = [0; 16];
-        for (index, value) in general.iter_mut().enumerate() {
-            *value = self.general_register(index as u8)?;
-        }
-        Ok(Registers { general, rflags: self.rflags()? as u64, rip: self.rip() as u64 })
+    fn registers(&self, here: Here) -> AxResult<Registers> {
+        let mut general = self.context.guest.all();
+        general[RSP] = self.vmcs.get(here, VmcsGuestNW::RSP)? as u64;
+        let rflags = self.vmcs.get(here, VmcsGuestNW::RFLAGS)? as u64;
+        Ok(Registers { general, rflags, rip: self.vmcs.get(here, VmcsGuestNW::RIP)? as u64 })
     }
 
-    fn set_registers(&mut self, before: &Registers, after: &Registers) {
-        for (index, (&old, &new)) in before.general.iter().zip(&after.general).enumerate() {
-            if old != new {
-                self.set_general_register(index as u8, new);
-            }
-        }
-        if before.rflags != after.rflags {
-            self.vmcs.write(VmcsGuestNW::RFLAGS, after.rflags as usize);
-        }
+    fn set_registers(&mut self, registers: &Registers) {
+        self.context.guest.set_all(&registers.general);
+        self.vmcs.write_changed(VmcsGuestNW::RSP, registers.general[RSP] as usize);
+        self.vmcs.write_changed(VmcsGuestNW::RFLAGS, registers.rflags as usize);
     }
 }

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use axerrno::{AxResult, ax_err};
-use axvcpu::AxVCpuHal;
+use axvcpu::{AxVCpuExitReason, AxVCpuHal};
 
 use super::completion::{GP, Outcome};
 use super::exits::Handled;
@@ -12,7 +12,7 @@ use super::{Here, VmxVcpu};
 use crate::msr::Msr;
 use crate::vmx::guest_cr::GeneralProtection;
 use crate::vmx::structs::MsrBitmap;
-use crate::vmx::vmcs::{VmcsGuest64, WritableVmcsField};
+use crate::vmx::vmcs::VmcsGuest64;
 
 /// MSRs that the guest reads and writes without an exit: their values are VMCS guest state.
 const PASSED_THROUGH: [Msr; 5] =
@@ -89,25 +89,45 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         self.msr_bitmap.set_write_intercept(msr, intercept)
     }
 
+    /// A RDMSR of what may be one of the guest's own.
+    #[inline(never)]
+    pub(super) fn take_msr_read(&mut self, here: Here) -> AxResult<AxVCpuExitReason> {
+        Ok(match self.handle_msr_read(here)? {
+            Handled::Yes => AxVCpuExitReason::Nothing,
+            Handled::No => self.describe_msr_read(),
+        })
+    }
+
+    /// The same for WRMSR.
+    #[inline(never)]
+    pub(super) fn take_msr_write(&mut self, here: Here) -> AxResult<AxVCpuExitReason> {
+        Ok(match self.handle_msr_write(here)? {
+            Handled::Yes => AxVCpuExitReason::Nothing,
+            Handled::No => self.describe_msr_write(),
+        })
+    }
+
+    #[inline(always)]
     pub(super) fn handle_msr_read(&mut self, here: Here) -> AxResult<Handled> {
         let msr = self.context.guest.rcx as u32;
         if self.is_own_pred_cmd(msr) {
             return self.complete(here, Outcome::Fault(GP, Some(0)));
         }
-        let Some(value) = self.kept_msr(msr)? else {
+        let Some(value) = self.kept_msr(here, msr)? else {
             return Ok(Handled::No);
         };
         self.context.guest.set_edx_eax(value);
         self.complete(here, Outcome::Done)
     }
 
+    #[inline(always)]
     pub(super) fn handle_msr_write(&mut self, here: Here) -> AxResult<Handled> {
         let (msr, value) = (self.context.guest.rcx as u32, self.context.guest.get_edx_eax());
         if self.is_own_pred_cmd(msr) {
             let outcome = self.write_pred_cmd(value);
             return self.complete(here, outcome);
         }
-        match self.set_kept_msr(msr, value)? {
+        match self.set_kept_msr(here, msr, value)? {
             Some(outcome) => self.complete(here, outcome),
             None => Ok(Handled::No),
         }
@@ -136,46 +156,50 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
     /// The MSR belongs to a feature that the guest does not have, so it is the caller's, as any other.
     pub(super) fn is_absent(&self, msr: u32) -> bool {
-        self.cpuid.absent_msrs().contains(&msr)
+        let absent = self.cpuid.absent_msrs();
+        // Mostly there are none, and a search of nothing costs a dozen instructions.
+        !absent.is_empty() && absent.contains(&msr)
     }
 
-    fn kept_msr(&self, msr: u32) -> AxResult<Option<u64>> {
+    #[inline(always)]
+    fn kept_msr(&self, here: Here, msr: u32) -> AxResult<Option<u64>> {
         if self.is_absent(msr) {
             return Ok(None);
         }
-        if let Some(value) = self.msrs.read(msr).or_else(|| self.kept.read(msr)) {
-            return Ok(Some(value));
-        }
-        match VMCS_KEPT.iter().find(|(own, _)| own.number() == msr) {
-            Some((_, field)) => self.vmcs.read(*field).map(Some),
-            None => Ok(None),
+        match vmcs_field(msr) {
+            Some(field) => Ok(Some(self.vmcs.peek(here, field))),
+            None => Ok(self.msrs.read(msr).or_else(|| self.kept.read(msr))),
         }
     }
 
-    fn set_kept_msr(&mut self, msr: u32, value: u64) -> AxResult<Option<Outcome>> {
+    fn set_kept_msr(&mut self, here: Here, msr: u32, value: u64) -> AxResult<Option<Outcome>> {
         if self.is_absent(msr) {
             return Ok(None);
         }
-        let accepted = self.msrs.write(&self.vmcs, msr, value).or_else(|| self.kept.write(msr, value));
-        if let Some(accepted) = accepted {
-            if msr == Msr::IA32_SPEC_CTRL.number() {
-                // From now on a bind has to look at the host's.
-                self.stays.set(false);
-                self.pass_speculation_control()?;
-            }
-            return Ok(Some(if accepted { Outcome::Done } else { Outcome::Fault(GP, Some(0)) }));
-        }
-        let Some((own, field)) = VMCS_KEPT.iter().find(|(own, _)| own.number() == msr) else {
-            return Ok(None);
+        let Some(field) = vmcs_field(msr) else {
+            return self.write_kept_msr(msr, value);
         };
-        let result = match own {
-            Msr::IA32_EFER => self.write_efer(value)?,
-            Msr::IA32_PAT => self.write_if(*field, value, is_pat(value)),
+        let result = match field {
+            VmcsGuest64::IA32_EFER => self.write_efer(value)?,
+            VmcsGuest64::IA32_PAT => self.put_if(here, field, value, is_pat(value)),
             // BTF works. LBR would record into the host's registers, so it is accepted and stays clear; the rest is about
             // tracing to memory of the host's.
-            _ => self.write_if(*field, value & !DEBUGCTL_LBR, value & !0b11 == 0),
+            _ => self.put_if(here, field, value & !DEBUGCTL_LBR, value & !0b11 == 0),
         };
         Ok(Some(result.into()))
+    }
+
+    /// A write of an MSR that no field of the VMCS has.
+    fn write_kept_msr(&mut self, msr: u32, value: u64) -> AxResult<Option<Outcome>> {
+        let Some(accepted) = self.msrs.write(&self.vmcs, msr, value).or_else(|| self.kept.write(msr, value)) else {
+            return Ok(None);
+        };
+        if msr == Msr::IA32_SPEC_CTRL.number() {
+            // From now on a bind has to look at the host's.
+            self.stays.set(false);
+            self.pass_speculation_control()?;
+        }
+        Ok(Some(if accepted { Outcome::Done } else { Outcome::Fault(GP, Some(0)) }))
     }
 
     fn write_efer(&mut self, value: u64) -> AxResult<Result<(), GeneralProtection>> {
@@ -190,21 +214,40 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         }
     }
 
-    fn write_if<F: WritableVmcsField<Value = u64>>(
-        &self,
-        field: F,
-        value: u64,
-        accepted: bool,
-    ) -> Result<(), GeneralProtection> {
+    fn put_if(&self, here: Here, field: VmcsGuest64, value: u64, accepted: bool) -> Result<(), GeneralProtection> {
         if !accepted {
             return Err(GeneralProtection);
         }
-        self.vmcs.write(field, value);
+        self.vmcs.put(here, field, value);
         Ok(())
     }
 }
 
-/// Whether each of the eight entries of IA32_PAT is a memory type: UC, WC, WT, WP, WB or UC-.
+/// The field that has the value of an MSR, if one has.
+fn vmcs_field(msr: u32) -> Option<VmcsGuest64> {
+    VMCS_KEPT.iter().find(|(own, _)| own.number() == msr).map(|&(_, field)| field)
+}
+
+/// Whether each of the eight entries of IA32_PAT is a memory type: UC (0), WC (1), WT (4), WP (5), WB (6) or UC- (7). Those are
+/// the numbers of three bits of which bit 1 is set only where bit 2 is.
 fn is_pat(value: u64) -> bool {
-    value.to_le_bytes().iter().all(|entry| matches!(entry, 0 | 1 | 4..=7))
+    const BIT_0_OF_EACH: u64 = 0x0101_0101_0101_0101;
+    let (bit_1, bit_2) = (value >> 1 & BIT_0_OF_EACH, value >> 2 & BIT_0_OF_EACH);
+    value & !(BIT_0_OF_EACH * 0b111) == 0 && bit_1 & !bit_2 == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// SDM Vol. 3A, table 12-10, "Memory Types That Can Be Encoded With PAT": 2, 3 and all above 7 are reserved.
+        #[test]
+        fn a_pat_has_memory_types_only(types in prop::array::uniform8(prop_oneof![8 => 0u8..8, 1 => any::<u8>()])) {
+            let reserved = types.iter().any(|entry| matches!(entry, 2 | 3 | 8..));
+            prop_assert_eq!(is_pat(u64::from_le_bytes(types)), !reserved);
+        }
+    }
 }

@@ -191,7 +191,9 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         const MSR_WRITE: u32 = VmxExitReason::MSR_WRITE.0 as u32;
         const EXTERNAL_INTERRUPT: u32 = VmxExitReason::EXTERNAL_INTERRUPT.0 as u32;
         const HLT: u32 = VmxExitReason::HLT.0 as u32;
+        const EPT_VIOLATION: u32 = VmxExitReason::EPT_VIOLATION.0 as u32;
         const PREEMPTION_TIMER: u32 = VmxExitReason::PREEMPTION_TIMER.0 as u32;
+        const XSETBV: u32 = VmxExitReason::XSETBV.0 as u32;
         match bits {
             CPUID => {
                 self.handle_cpuid(here)?;
@@ -202,12 +204,19 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
                 Handled::No => Ok(self.describe_hypercall()),
             },
             IO_INSTRUCTION => self.take_io(here),
-            MSR_READ if !self.kept.may_be_own(self.context.guest.rcx as u32) => Ok(self.describe_msr_read()),
-            MSR_WRITE if !self.kept.may_be_own(self.context.guest.rcx as u32) => Ok(self.describe_msr_write()),
+            MSR_READ if self.kept.may_be_own(self.context.guest.rcx as u32) => self.take_msr_read(here),
+            MSR_READ => Ok(self.describe_msr_read()),
+            MSR_WRITE if self.kept.may_be_own(self.context.guest.rcx as u32) => self.take_msr_write(here),
+            MSR_WRITE => Ok(self.describe_msr_write()),
             EXTERNAL_INTERRUPT => Ok(self.describe_interrupt(here)),
             HLT => Ok(self.describe_halt()),
+            EPT_VIOLATION => self.take_ept_violation(here),
             // The slice is over; the next entry starts a new one.
             PREEMPTION_TIMER => Ok(AxVCpuExitReason::Nothing),
+            XSETBV => {
+                self.handle_xsetbv(here)?;
+                Ok(AxVCpuExitReason::Nothing)
+            }
             _ => self.take_rare_exit(here, bits),
         }
     }

@@ -261,6 +261,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     /// XSETBV: the processor has checked CPL and CR4.OSXSAVE; the rest is checked here.
+    #[inline(never)]
     pub(super) fn handle_xsetbv(&mut self, here: Here) -> AxResult<Handled> {
         let regs = &self.context.guest;
         // ECX, EDX and EAX are 32 bits wide in every mode.
@@ -282,11 +283,11 @@ pub(super) struct Vectors<'a> {
     xcr0: u64,
 }
 
-impl<H: AxVCpuHal> VmxVcpu<H> {
+impl<'a> Vectors<'a> {
     /// The guest's vector registers. None of them is in a processor's register while this is used, but those of a guest
     /// under [`FpuPolicy::WhileBound`], which are loaded again.
-    pub(super) fn vectors(&mut self) -> Vectors<'_> {
-        Vectors { xcr0: self.context.xstate.guest_xcr0, xstate: &mut self.xstate }
+    pub(super) fn new(xstate: &'a mut XState, switch: &XStateSwitch) -> Self {
+        Self { xcr0: switch.guest_xcr0, xstate }
     }
 }
 

@@ -251,8 +251,13 @@ impl<H: AxVCpuHal> Vmcs<H> {
     /// case this one is made current again.
     #[inline(always)]
     pub(crate) fn current(&self) -> AxResult<Here> {
+        if self.is_current_here() { Ok(Here(())) } else { self.make_current() }
+    }
+
+    #[inline(always)]
+    fn is_current_here(&self) -> bool {
         let seat = self.seat.get();
-        if seat.is_current(self.address) && seat.is_here() { Ok(Here(())) } else { self.make_current() }
+        seat.is_current(self.address) && seat.is_here()
     }
 
     #[cold]
@@ -310,6 +315,19 @@ impl<H: AxVCpuHal> Vmcs<H> {
         if self.known(field) != Some(value) {
             self.write(field, value);
         }
+    }
+
+    /// Writes a field at once, for an instruction of the guest that changes nothing else: the next entry need not be a careful
+    /// one for that. What the processor refuses is left to that entry, which says so.
+    #[inline(always)]
+    pub(crate) fn put<F: WritableVmcsField<Value = u64>>(&self, _: Here, field: F, value: u64) {
+        // SAFETY: this VMCS is current. What its host-state and control fields hold is decided in this crate.
+        if unsafe { vmwrite(field.encoding(), value) }.is_err() {
+            return self.write(field, value);
+        }
+        let slot = field.index();
+        self.values[slot].set(value);
+        insert(&self.valid, slot);
     }
 
     /// What the slot of a field holds, if it is known.
@@ -471,22 +489,36 @@ impl<H: AxVCpuHal> Vmcs<H> {
     }
 
     fn fetch_undisturbed<F: VmcsField>(&self, field: F) -> AxResult<F::Value> {
-        let here = Processor::here()?;
-        if !FIELDS[field.index()].exists(&here.capabilities) {
-            return ax_err!(Unsupported, "this processor does not have the VMCS field");
+        match self.home.get() {
+            Some(home) if self.is_current_here() => self.get_existing(Here(()), field, home),
+            _ => self.fetch_elsewhere(field),
         }
+    }
+
+    /// The same where the VMCS is not current.
+    #[inline(never)]
+    fn fetch_elsewhere<F: VmcsField>(&self, field: F) -> AxResult<F::Value> {
+        let here = Processor::here()?;
         if self.home().is_some() {
-            return self.get(self.current()?, field);
+            return self.get_existing(self.current()?, field, here);
         }
         let previous = here.current_region();
         self.bind()?;
-        let value = self.current().and_then(|here| self.get(here, field));
+        let value = self.current().and_then(|current| self.get_existing(current, field, here));
         self.unbind(|_| ())?;
         if previous != 0 {
             // SAFETY: it was current here a moment ago, so whoever owns it has not cleared it.
             unsafe { here.make_current_again(previous) }?;
         }
         value
+    }
+
+    #[inline(always)]
+    fn get_existing<F: VmcsField>(&self, current: Here, field: F, here: &Processor) -> AxResult<F::Value> {
+        if !FIELDS[field.index()].exists(&here.capabilities) {
+            return ax_err!(Unsupported, "this processor does not have the VMCS field");
+        }
+        self.get(current, field)
     }
 
     /// Gives the region the processor's revision identifier and clears it, once: VMPTRLD wants the identifier, and a

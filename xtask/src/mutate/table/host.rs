@@ -1,8 +1,8 @@
 //! What of the host an exit gives back, and what is taken over from it at a bind and from one processor to another.
 
 use super::{
-    BOUND, BREAKPOINT, ENABLE, EPT, LIFECYCLE, MOVES, Mutation, NO_SSE, NO_SSE_OWNERS, PROCESSORS, REFUSED, REPEATED,
-    STAYS, TASK, TURNS, VMX_OFF, WORLD,
+    BOUND, BOUND_HERE, BREAKPOINT, ENABLE, EPT, LIFECYCLE, MOVES, Mutation, NO_SSE, NO_SSE_OWNERS, PROCESSORS, REFUSED,
+    REPEATED, STAYS, TASK, TURNS, VMX_OFF, WORLD,
 };
 
 const HOST: &str = "src/vmx/host.rs";
@@ -275,6 +275,13 @@ pub const TABLE: &[Mutation] = &[
         VMCS,
         "self.region.set_revision_id(here.capabilities.basic.revision_id);",
     ),
+    Mutation::replace(
+        "accessor: the VMCS that is read is current",
+        VMCS,
+        "Some(home) if self.is_current_here() =>",
+        "Some(home) =>",
+    )
+    .run(BOUND_HERE),
     Mutation::delete(
         "accessor: the VMCS that was current is so again",
         VMCS,
@@ -545,8 +552,8 @@ pub const TABLE: &[Mutation] = &[
     Mutation::replace(
         "current: here",
         VMCS,
-        r#"if seat.is_current(self.address) && seat.is_here() { Ok(Here(())) } else { self.make_current() }"#,
-        r#"if seat.is_current(self.address) { Ok(Here(())) } else { self.make_current() }"#,
+        r#"seat.is_current(self.address) && seat.is_here()"#,
+        r#"seat.is_current(self.address)"#,
     )
     .run(STAYS),
     Mutation::replace(

@@ -7,6 +7,7 @@ const SETUP: &str = "src/vmx/vcpu/setup.rs";
 const SPECULATION_RS: &str = "src/vmx/vcpu/speculation.rs";
 const MSRS: &str = "src/vmx/vcpu/msrs.rs";
 const POLICY: &str = "src/vmx/vcpu/msr_policy.rs";
+const VMCS: &str = "src/vmx/vmcs/mod.rs";
 
 const NO_SUPERVISOR_STATE: &str = "Bochs has no supervisor component, so IA32_XSS is 0 on both sides";
 
@@ -68,9 +69,10 @@ pub const TABLE: &[Mutation] = &[
     Mutation::delete("reset: the group is not switched", AREAS, r#"        self.syscall_active = false;
 "#).run(RESET).survives("it is switched on, with values of 0: slower, not wrong"),
     Mutation::delete("WRMSR: EFER", MSRS, "self.write_guest_efer(after.efer);"),
-    Mutation::replace("WRMSR: PAT and DEBUGCTL", MSRS, r#"        self.vmcs.write(field, value);
-        Ok(())"#, r#"        let _ = field;
+    Mutation::replace("WRMSR: PAT and DEBUGCTL", MSRS, r#"        self.vmcs.put(here, field, value);
+        Ok(())"#, r#"        let _ = (here, field);
         Ok(())"#),
+    Mutation::replace("WRMSR: PAT and DEBUGCTL reach the processor at once", VMCS, "unsafe { vmwrite(field.encoding(), value) }.is_err()", "{ let _ = field; false }"),
     Mutation::replace("WRMSR: MSRs that are kept", POLICY, r#"kept.value = value;
         }"#, "}"),
     Mutation::delete("reset: MSRs that are kept", POLICY, "self.msrs.iter_mut().for_each(|kept| kept.value = kept.initial);").run(RESET),

@@ -175,20 +175,11 @@ pub const TABLE: &[Mutation] = &[
     )
     .run(MMIO),
     Mutation::replace(
-        "care: memory in the middle of an instruction",
-        MMIO_RS,
-        r#"                self.take_care();
-                self.mmio.pending = Some(Pending { emulation, code, access: None });"#,
-        r#"                self.mmio.pending = Some(Pending { emulation, code, access: None });"#,
-    )
-    .run(MMIO)
-    .survives("what says to the caller that it is missing takes care, too"),
-    Mutation::replace(
         "care: an access of a device",
         MMIO_RS,
         r#"        self.take_care();
-        self.mmio.pending = Some(Pending { emulation, code, access: Some(access) });"#,
-        r#"        self.mmio.pending = Some(Pending { emulation, code, access: Some(access) });"#,
+        Ok(Some(exit))"#,
+        r#"        Ok(Some(exit))"#,
     )
     .run(MMIO),
     Mutation::replace(
