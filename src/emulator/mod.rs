@@ -37,6 +37,13 @@ pub(crate) use shape::CodeSize;
 use shape::{Place, Role};
 pub(crate) use vector::{VectorRegisters, VectorWrite};
 
+/// Builds the decoder's tables, which are the same for everybody and made by its first use: some four thousand allocations, of
+/// which none is to come between an exit and the next entry.
+pub(crate) fn prepare() {
+    const NOP: [u8; 1] = [0x90];
+    Decoder::new(64, &NOP, DecoderOptions::NONE).decode();
+}
+
 /// The longest instruction.
 pub(crate) const LONGEST: usize = 15;
 

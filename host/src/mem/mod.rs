@@ -3,7 +3,7 @@
 //! Physical and virtual addresses are the same everywhere, see [`crate::arch::paging`].
 
 pub mod frames;
-mod heap;
+pub mod heap;
 mod intrinsics;
 
 use crate::boot_info::BootInfo;

@@ -1,6 +1,6 @@
 //! The `log` crate's messages, the host's and the library's, as lines that start with `[host]`.
 
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use x86_64::instructions::interrupts;
@@ -32,6 +32,22 @@ pub fn is_interruptible(f: impl FnOnce()) -> bool {
     INTERRUPTIBLE.load(Ordering::Relaxed)
 }
 
+/// How many messages there were, while they are counted and not written.
+static COUNT: AtomicUsize = AtomicUsize::new(0);
+static IS_COUNTING: AtomicBool = AtomicBool::new(false);
+
+/// What `f` gives, and how many messages of whatever level it had formatted, which are not written.
+pub fn counted<T>(f: impl FnOnce() -> T) -> (T, usize) {
+    let level = log::max_level();
+    let before = COUNT.load(Ordering::Relaxed);
+    IS_COUNTING.store(true, Ordering::Relaxed);
+    set_level(LevelFilter::Trace);
+    let result = f();
+    set_level(level);
+    IS_COUNTING.store(false, Ordering::Relaxed);
+    (result, COUNT.load(Ordering::Relaxed) - before)
+}
+
 impl Log for Logger {
     fn enabled(&self, metadata: &Metadata) -> bool {
         // This one takes the zeros at the end of every archive for a defect.
@@ -40,6 +56,10 @@ impl Log for Logger {
 
     fn log(&self, record: &Record) {
         if !self.enabled(record.metadata()) {
+            return;
+        }
+        if IS_COUNTING.load(Ordering::Relaxed) {
+            COUNT.fetch_add(1, Ordering::Relaxed);
             return;
         }
         INTERRUPTIBLE.store(interrupts::are_enabled(), Ordering::Relaxed);

@@ -83,7 +83,7 @@ impl Event {
 ///
 /// It holds at most one NMI, as a processor latches one, and each interrupt vector once beside one that was interrupted,
 /// as a local APIC does: whatever a guest holds off, the queue stays small.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct EventQueue {
     /// An external interrupt that came when nothing else waited, as most do: a quick entry can inject it. Nothing else waits
     /// beside it.
@@ -98,8 +98,13 @@ pub(super) struct EventQueue {
 }
 
 impl EventQueue {
+    /// What is interrupted or raised in a run goes in without asking for memory.
+    pub(super) fn new() -> Self {
+        Self { lone: None, waiting: VecDeque::with_capacity(16), injected: None, interrupted: None, reflected: false }
+    }
+
     pub(super) fn clear(&mut self) {
-        *self = Self::default();
+        *self = Self::new();
     }
 
     #[inline(always)]
@@ -271,7 +276,7 @@ mod tests {
     }
 
     fn queue_of(events: &[Event]) -> EventQueue {
-        let mut queue = EventQueue::default();
+        let mut queue = EventQueue::new();
         for event in events {
             queue.push(*event);
         }
@@ -362,7 +367,7 @@ mod tests {
         /// was not raised but a double fault, and a shutdown leaves none.
         #[test]
         fn reflecting_loses_no_interrupt(first in any_event(), raised in 0u8..32, later in any_event()) {
-            let mut queue = EventQueue::default();
+            let mut queue = EventQueue::new();
             queue.interrupt(first);
             let exception = event(raised, VmxInterruptionType::HardException);
             let combined = queue.reflect(exception);

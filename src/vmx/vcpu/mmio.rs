@@ -164,7 +164,8 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// Declares a range of guest-physical addresses to be a device's, or not to be any more. At first none is.
     ///
     /// An access to such an address that the EPT does not allow comes from [`run`](axvcpu::AxArchVCpu::run) as `MmioRead`
-    /// or `MmioWrite`, decoded; elsewhere it stays a `NestedPageFault`. The EPT must not map the range.
+    /// or `MmioWrite`, decoded; elsewhere it stays a `NestedPageFault`. The EPT must not map the range. The first device of all
+    /// has the decoder's tables built, on the heap.
     ///
     /// # Errors
     /// `InvalidInput` for a range that is empty or goes beyond the addresses that there are.
@@ -172,6 +173,9 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         let end = base.as_usize().checked_add(size);
         match end {
             Some(end) if size > 0 => {
+                if device {
+                    crate::emulator::prepare();
+                }
                 self.mmio.set(base.as_usize()..end, device);
                 Ok(())
             }

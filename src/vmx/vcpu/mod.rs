@@ -183,7 +183,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             callers_msr_exits: CallersExits::default(),
             xstate: XState::new()?,
             debug: DebugRegisters::default(),
-            events: EventQueue::default(),
+            events: EventQueue::new(),
             completion: None,
             step_policy: StepPolicy::default(),
             string: None,
