@@ -41,7 +41,7 @@ pub(crate) use vector::{VectorRegisters, VectorWrite};
 /// which none is to come between an exit and the next entry.
 pub(crate) fn prepare() {
     const NOP: [u8; 1] = [0x90];
-    Decoder::new(64, &NOP, DecoderOptions::NONE).decode();
+    let _ = Decoder::new(64, &NOP, DecoderOptions::NONE).decode();
 }
 
 /// The longest instruction.
