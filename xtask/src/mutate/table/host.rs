@@ -198,14 +198,6 @@ pub const TABLE: &[Mutation] = &[
         "entry: RFLAGS.IF is cleared",
         RUN,
         r#"interrupts::disable();
-        let result = self.run_undisturbed();"#,
-        "let result = self.run_undisturbed();",
-    )
-    .run(REFUSED),
-    Mutation::replace(
-        "run_once: RFLAGS.IF is cleared",
-        RUN,
-        r#"interrupts::disable();
     let result = run();"#,
         "let result = run();",
     )
@@ -222,10 +214,10 @@ pub const TABLE: &[Mutation] = &[
     Mutation::replace(
         "exit: RFLAGS.IF",
         RUN,
-        r#"let result = self.run_undisturbed();
-        if interrupts_were_on {"#,
-        r#"let result = self.run_undisturbed();
-        if false && interrupts_were_on {"#,
+        r#"    let result = run();
+    if interrupts_were_on {"#,
+        r#"    let result = run();
+    if false && interrupts_were_on {"#,
     )
     .run(WORLD),
     Mutation::delete("refused entry: HOST_RSP", RUN, "self.context.forget_host_stack();").run(REFUSED),
