@@ -158,16 +158,17 @@ impl Msr {
     /// changes nothing.
     #[inline(always)]
     pub fn read(self) -> u64 {
-        let (low, high): (u32, u32);
+        // Of each register RDMSR clears the upper half.
+        let (low, high): (u64, u64);
         // SAFETY: none of the MSRs of the list changes anything when read.
         unsafe {
             asm!(
                 "rdmsr",
-                in("ecx") self.number(), out("eax") low, out("edx") high,
+                in("ecx") self.number(), out("rax") low, out("rdx") high,
                 options(nomem, nostack, preserves_flags),
             );
         }
-        u64::from(high) << 32 | u64::from(low)
+        high << 32 | low
     }
 
     /// Writes the MSR on this processor.

@@ -57,73 +57,110 @@ impl FpuOwner {
         self.guest_area.load(Acquire) == area.address()
     }
 
-    /// Puts the state of a guest into the registers, and saves what they held where that belongs.
+    /// Puts the state of a guest into the registers, which do not hold it, and saves what they held where that belongs.
     ///
     /// # Errors
     /// `NoMemory`; `BadState` if the processor's state was moved in another way before.
+    #[inline(always)]
     pub(crate) fn load(&self, area: &Area, method: u64, allowed_xcr0: u64, guest_xcr0: u64) -> AxResult {
-        if self.is(area) {
-            return Ok(());
+        if self.method.load(Acquire) != method {
+            self.begin(area.layout.size(), method)?;
         }
-        if self.host_area.load(Acquire) == 0 {
-            let host = Area::new(area.layout.size())?;
-            self.method.store(method, Release);
-            self.host_area.store(host.address(), Release);
-            // It is the processor's from now on.
-            core::mem::forget(host);
-        } else if self.method.load(Acquire) != method {
+        let guest_area = self.guest_area.load(Acquire);
+        if guest_area != 0 {
+            let by = Mover { method, all_xcr0: self.all_xcr0.load(Acquire) };
+            self.exchange(by, guest_area, self.set_xcr0.load(Acquire), area.address(), guest_xcr0);
+        } else {
+            let host_xcr0 = if method == method::FXSAVE { 0 } else { read_xcr0() };
+            let by = Mover { method, all_xcr0: host_xcr0 | allowed_xcr0 };
+            self.host_xcr0.store(host_xcr0, Release);
+            self.all_xcr0.store(by.all_xcr0, Release);
+            self.exchange(by, self.host_area.load(Acquire), host_xcr0, area.address(), guest_xcr0);
+        }
+        self.guest_area.store(area.address(), Release);
+        Ok(())
+    }
+
+    /// Before the first guest: memory for the host's state, which is the processor's from now on.
+    #[cold]
+    fn begin(&self, size: usize, method: u64) -> AxResult {
+        if self.host_area.load(Acquire) != 0 {
             return bad_state("the host changed CR4.OSXSAVE between two vCPUs");
         }
-        match self.guest_area.load(Acquire) {
-            0 => {
-                let host_xcr0 = if method == method::FXSAVE { 0 } else { read_xcr0() };
-                self.host_xcr0.store(host_xcr0, Release);
-                self.all_xcr0.store(host_xcr0 | allowed_xcr0, Release);
-                self.set_xcr0.store(host_xcr0, Release);
-                self.save(self.host_area.load(Acquire));
-            }
-            another => self.save(another),
-        }
-        self.restore(area.address(), guest_xcr0);
-        self.guest_area.store(area.address(), Release);
+        let host = Area::new(size)?;
+        self.method.store(method, Release);
+        self.host_area.store(host.address(), Release);
+        core::mem::forget(host);
         Ok(())
     }
 
     /// Puts a state into the registers that hold this guest's, without saving that.
     pub(crate) fn reload(&self, area: &Area, guest_xcr0: u64) {
-        self.restore(area.address(), guest_xcr0);
+        let by = self.mover();
+        by.change_xcr0(self.set_xcr0.load(Acquire), by.all_xcr0);
+        by.restore(area.address());
+        self.set_xcr0.store(by.change_xcr0(by.all_xcr0, guest_xcr0), Release);
     }
 
     /// Gives the registers back to the host; the state of the guest that has them goes to its area.
     pub(crate) fn evict(&self) {
         let guest_area = self.guest_area.load(Acquire);
         if guest_area != 0 {
-            self.save(guest_area);
-            self.restore(self.host_area.load(Acquire), self.host_xcr0.load(Acquire));
-            self.guest_area.store(0, Release);
+            self.evict_guest(guest_area);
         }
+    }
+
+    /// The same for the guest whose state the registers hold.
+    #[inline(always)]
+    pub(crate) fn evict_guest(&self, area: u64) {
+        let set_xcr0 = self.set_xcr0.load(Acquire);
+        self.exchange(self.mover(), area, set_xcr0, self.host_area.load(Acquire), self.host_xcr0.load(Acquire));
+        self.guest_area.store(0, Release);
     }
 
     /// Copies the registers, which hold this guest's state, to its area. They stay the guest's.
     pub(crate) fn store(&self, area: &Area) {
+        let by = self.mover();
         let guest_xcr0 = self.set_xcr0.load(Acquire);
-        self.save(area.address());
-        self.use_xcr0(guest_xcr0);
+        by.change_xcr0(guest_xcr0, by.all_xcr0);
+        by.save(area.address());
+        by.change_xcr0(by.all_xcr0, guest_xcr0);
     }
 
     /// The guest whose state the registers hold has set its XCR0.
     pub(crate) fn guest_set_xcr0(&self, value: u64) {
-        self.use_xcr0(value);
+        self.set_xcr0.store(self.mover().change_xcr0(self.set_xcr0.load(Acquire), value), Release);
+    }
+
+    /// Saves the registers to one area and loads them from another. XCR0 is `set_xcr0` before it, and `xcr0` behind it.
+    #[inline(always)]
+    fn exchange(&self, by: Mover, held: u64, set_xcr0: u64, wanted: u64, xcr0: u64) {
+        by.change_xcr0(set_xcr0, by.all_xcr0);
+        by.save(held);
+        by.restore(wanted);
+        self.set_xcr0.store(by.change_xcr0(by.all_xcr0, xcr0), Release);
     }
 
     #[inline(always)]
+    fn mover(&self) -> Mover {
+        Mover { method: self.method.load(Acquire), all_xcr0: self.all_xcr0.load(Acquire) }
+    }
+}
+
+/// How the state is moved on a processor, and under which XCR0.
+struct Mover {
+    method: u64,
+    all_xcr0: u64,
+}
+
+impl Mover {
+    /// The registers go to an area, under the XCR0 of all.
+    #[inline(always)]
     fn save(&self, area: u64) {
-        let all = self.all_xcr0.load(Acquire);
-        let (low, high) = (all as u32, (all >> 32) as u32);
-        self.use_xcr0(all);
+        let (low, high) = (self.all_xcr0 as u32, (self.all_xcr0 >> 32) as u32);
         // SAFETY: the area has the size that CPUID gives for all components and is aligned.
         unsafe {
-            match self.method.load(Acquire) {
+            match self.method {
                 method::XSAVEOPT => {
                     asm!("xsaveopt64 [{}]", in(reg) area, in("eax") low, in("edx") high, options(nostack));
                 }
@@ -133,31 +170,31 @@ impl FpuOwner {
         }
     }
 
+    /// An area goes into the registers, under the same.
     #[inline(always)]
-    fn restore(&self, area: u64, xcr0: u64) {
-        let all = self.all_xcr0.load(Acquire);
-        let (low, high) = (all as u32, (all >> 32) as u32);
+    fn restore(&self, area: u64) {
+        let (low, high) = (self.all_xcr0 as u32, (self.all_xcr0 >> 32) as u32);
         // SAFETY: the area holds a state that was saved, or made for a reset.
         unsafe {
-            if self.method.load(Acquire) == method::FXSAVE {
-                asm!("fxrstor64 [{}]", in(reg) area, options(nostack));
-                return;
+            match self.method {
+                method::FXSAVE => asm!("fxrstor64 [{}]", in(reg) area, options(nostack)),
+                _ => asm!("xrstor64 [{}]", in(reg) area, in("eax") low, in("edx") high, options(nostack)),
             }
-            self.use_xcr0(all);
-            asm!("xrstor64 [{}]", in(reg) area, in("eax") low, in("edx") high, options(nostack));
         }
-        self.use_xcr0(xcr0);
     }
 
-    /// Writes XCR0 where it has another value: all, the host's, or one that the guest may set. Nothing where there is no XSAVE,
-    /// and so no other value than 0.
+    /// Writes XCR0 where it is to have another value than it has: all, the host's, or one that the guest may set. Gives the
+    /// value that it has then: where there is no XSAVE, there is none, which is 0.
     #[inline(always)]
-    fn use_xcr0(&self, value: u64) {
-        if self.set_xcr0.load(Acquire) != value {
-            // SAFETY: CR4.OSXSAVE is set where XSAVE is used, and the processor has the value.
-            unsafe { write_xcr0(value) };
-            self.set_xcr0.store(value, Release);
+    fn change_xcr0(&self, from: u64, to: u64) -> u64 {
+        if self.method == method::FXSAVE {
+            return 0;
         }
+        if from != to {
+            // SAFETY: CR4.OSXSAVE is set where XSAVE is used, and the processor has the value.
+            unsafe { write_xcr0(to) };
+        }
+        to
     }
 }
 

@@ -10,6 +10,7 @@
 //! Three things that an exit does not restore from the VMCS but sets to fixed values are put right after it: the limits
 //! of GDTR and IDTR (FFFFH), the limit of TR (67H), and LDTR (unusable).
 
+use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use x86::segmentation as segment;
@@ -253,6 +254,40 @@ impl HostVariables {
         Self { cr0: Cr0::read_raw(), cr3, cr4, fs_base, gs_base }
     }
 
+    /// Whether the host has them now.
+    #[inline(always)]
+    pub(crate) fn are_here(&self) -> bool {
+        Cr4::read_raw() == self.cr4 && self.bases_are_here() && self.pages_are_here()
+    }
+
+    /// The same, where CR4 is known to be the same, and to have FSGSBASE set.
+    ///
+    /// # Safety
+    /// CR4.FSGSBASE is set.
+    #[inline(always)]
+    pub(crate) unsafe fn others_are_here(&self) -> bool {
+        // SAFETY: as the caller promises.
+        unsafe { rdfsbase() == self.fs_base && rdgsbase() == self.gs_base && self.pages_are_here() }
+    }
+
+    #[inline(always)]
+    fn bases_are_here(&self) -> bool {
+        segment_bases(self.cr4) == (self.fs_base, self.gs_base)
+    }
+
+    /// CR3 and CR0.
+    #[inline(always)]
+    fn pages_are_here(&self) -> bool {
+        // SAFETY: reading CR3 is allowed at CPL 0.
+        let cr3 = unsafe { x86::controlregs::cr3() };
+        cr3 == self.cr3 && Cr0::read_raw() == self.cr0
+    }
+
+    /// CR4 of a host that has FSGSBASE set.
+    pub(crate) fn cr4_with_fsgsbase(&self) -> Option<u64> {
+        (self.cr4 & Cr4Flags::FSGSBASE.bits() != 0).then_some(self.cr4)
+    }
+
     /// Puts them into the host-state area of `vmcs`.
     pub(crate) fn write_to<H: AxVCpuHal>(&self, vmcs: &Vmcs<H>) {
         vmcs.write_changed(VmcsHostNW::CR0, self.cr0 as usize);
@@ -272,16 +307,31 @@ impl HostVariables {
 #[inline(always)]
 fn segment_bases(cr4: u64) -> (u64, u64) {
     if cr4 & Cr4Flags::FSGSBASE.bits() != 0 {
-        let (fs, gs): (u64, u64);
         // SAFETY: CR4.FSGSBASE is set.
-        unsafe {
-            core::arch::asm!("rdfsbase {}", "rdgsbase {}", out(reg) fs, out(reg) gs,
-                             options(nomem, nostack, preserves_flags));
-        }
-        (fs, gs)
+        unsafe { (rdfsbase(), rdgsbase()) }
     } else {
         (Msr::IA32_FS_BASE.read(), Msr::IA32_GS_BASE.read())
     }
+}
+
+/// # Safety
+/// CR4.FSGSBASE is set.
+#[inline(always)]
+unsafe fn rdfsbase() -> u64 {
+    let base;
+    // SAFETY: as the caller promises.
+    unsafe { asm!("rdfsbase {}", out(reg) base, options(nomem, nostack, preserves_flags)) };
+    base
+}
+
+/// # Safety
+/// CR4.FSGSBASE is set.
+#[inline(always)]
+unsafe fn rdgsbase() -> u64 {
+    let base;
+    // SAFETY: as the caller promises.
+    unsafe { asm!("rdgsbase {}", out(reg) base, options(nomem, nostack, preserves_flags)) };
+    base
 }
 
 /// GDTR or IDTR as LGDT and LIDT take it: 16 bits of limit, 64 of base.

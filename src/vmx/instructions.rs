@@ -65,14 +65,11 @@ pub(crate) unsafe fn vmxoff() -> VmResult {
 ///
 /// # Safety
 /// The processor is in VMX root operation and `region` is a VMCS region of 4 KiB that the host owns.
+#[inline(always)]
 pub(crate) unsafe fn vmclear(region: u64) -> VmResult {
-    let (invalid, valid): (u8, u8);
     // SAFETY: as the caller promises; the processor writes to the region only.
-    unsafe {
-        asm!("vmclear [{}]", "setc {}", "setz {}", in(reg) &region, out(reg_byte) invalid, out(reg_byte) valid,
-             options(nostack));
-    }
-    outcome(invalid, valid)
+    unsafe { asm!("vmclear [{}]", "jbe {}", in(reg) &region, label { return Err(failure()) }, options(nostack)) };
+    Ok(())
 }
 
 /// Makes the VMCS at `region` active and current on this processor.
@@ -80,14 +77,11 @@ pub(crate) unsafe fn vmclear(region: u64) -> VmResult {
 /// # Safety
 /// The processor is in VMX root operation; `region` is a VMCS region that is not active on another processor and stays
 /// allocated until [`vmclear`].
+#[inline(always)]
 pub(crate) unsafe fn vmptrld(region: u64) -> VmResult {
-    let (invalid, valid): (u8, u8);
     // SAFETY: as the caller promises.
-    unsafe {
-        asm!("vmptrld [{}]", "setc {}", "setz {}", in(reg) &region, out(reg_byte) invalid, out(reg_byte) valid,
-             options(nostack));
-    }
-    outcome(invalid, valid)
+    unsafe { asm!("vmptrld [{}]", "jbe {}", in(reg) &region, label { return Err(failure()) }, options(nostack)) };
+    Ok(())
 }
 
 /// Reads a field of the current VMCS.

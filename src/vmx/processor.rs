@@ -46,6 +46,14 @@ pub(crate) struct Stay {
     session: u64,
 }
 
+impl Stay {
+    /// Whether it is on this processor, now or before VMX was turned off there last.
+    #[inline(always)]
+    pub(crate) fn is_on(&self, processor: &Processor) -> bool {
+        self.processor == ptr::from_ref(processor) as usize
+    }
+}
+
 /// What tells whether a VMCS is current on the processor that executes the question.
 pub(crate) struct Seat {
     key: u64,
@@ -55,6 +63,12 @@ pub(crate) struct Seat {
 
 /// The seat of a vCPU that is not bound: no VMCS is at this address.
 pub(crate) static NOWHERE: Seat = Seat { key: 0, current: AtomicU64::new(u64::MAX) };
+
+/// One of the places that a processor has for its active VMCSs: the physical address of the one that has it, or 0.
+pub(crate) type Place = AtomicU64;
+
+/// The place of a VMCS that was never active: nobody's, and not to be had.
+pub(crate) static NO_PLACE: Place = Place::new(u64::MAX);
 
 impl Seat {
     /// Whether the VMCS at `region` is the current one of this processor.
@@ -66,7 +80,7 @@ impl Seat {
     /// Whether this is the processor that executes this.
     #[inline(always)]
     pub(crate) fn is_here(&self) -> bool {
-        self.key == key_here()
+        key_here() == self.key
     }
 }
 
@@ -93,8 +107,8 @@ pub(crate) struct Processor {
     last_guest: AtomicU64,
     /// Whose extended state the registers hold, where that is not switched at each exit.
     pub(crate) fpu: FpuOwner,
-    /// Physical addresses of the active VMCSs; 0 is a free place.
-    active: [AtomicU64; MAX_ACTIVE],
+    /// The active VMCSs.
+    active: [Place; MAX_ACTIVE],
 }
 
 // SAFETY: `next` points to a record that is never freed nor changed; everything else is `Sync` of itself.
@@ -143,7 +157,7 @@ impl Processor {
             translations: Translations::new(),
             last_guest: AtomicU64::new(0),
             fpu: FpuOwner::default(),
-            active: [const { AtomicU64::new(0) }; MAX_ACTIVE],
+            active: [const { Place::new(0) }; MAX_ACTIVE],
         }));
         loop {
             let first = head.load(Acquire);
@@ -179,10 +193,14 @@ impl Processor {
     }
 
     /// Whether another guest than this one ran here last; from now on it is this one.
+    #[inline(always)]
     pub(crate) fn another_guest_ran(&self, guest: u64) -> bool {
         let last = self.last_guest.load(Relaxed);
+        if last == guest {
+            return false;
+        }
         self.last_guest.store(guest, Relaxed);
-        last != 0 && last != guest
+        last != 0
     }
 
     /// Records that it is not known which VMCS is current: the next run of any vCPU loads its own, and looks at all that may
@@ -196,40 +214,27 @@ impl Processor {
         self.seat.current.load(Relaxed)
     }
 
-    /// Whether the VMCS at `region` is active on this processor, at the place that [`Self::load`] gave it.
+    /// Makes the VMCS at `region` active and current here, with a place among the active ones.
+    ///
+    /// # Safety
+    /// This processor executes this, with VMX on. The caller owns the region, which holds this processor's VMCS revision
+    /// identifier, is not active, and stays allocated until [`Self::clear`] or [`Self::clear_all`] has been called here.
+    /// `place` is a free one of this processor.
     #[inline(always)]
-    pub(crate) fn is_active(&self, region: u64, place: usize) -> bool {
-        self.active.get(place).is_some_and(|active| active.load(Acquire) == region)
+    pub(crate) unsafe fn load(&self, region: u64, place: &Place) -> AxResult {
+        // SAFETY: as the caller promises.
+        unsafe { self.make_current(region) }?;
+        place.store(region, Release);
+        Ok(())
     }
 
-    /// Makes the VMCS at `region` active and current here, and gives it a place among the active ones: `hint`, if that is
-    /// free or already its own.
+    /// Makes a VMCS current, which is active here from then on.
     ///
     /// # Safety
-    /// This processor executes this, with VMX on ([`Self::check_usable`]). The caller owns the region, which holds this
-    /// processor's VMCS revision identifier, is not active on another processor, and stays allocated until [`Self::clear`] or
-    /// [`Self::clear_all`] has been called here.
-    #[inline]
-    pub(crate) unsafe fn load(&self, region: u64, hint: usize) -> AxResult<usize> {
-        let place = self.take_place(region, hint)?;
-        if self.seat.is_current(region) {
-            return Ok(place);
-        }
+    /// This processor executes this, with VMX on; the VMCS at `region` is active here, or as [`Self::load`] wants it.
+    #[inline(always)]
+    pub(crate) unsafe fn make_current(&self, region: u64) -> AxResult {
         // SAFETY: VMX is on, and the caller promises the rest.
-        if let Err(failure) = unsafe { vmptrld(region) } {
-            self.active[place].store(0, Release);
-            refused("VMPTRLD", failure)?;
-        }
-        self.seat.current.store(region, Relaxed);
-        Ok(place)
-    }
-
-    /// Makes a VMCS current again that is active here.
-    ///
-    /// # Safety
-    /// The VMCS at `region` is active on this processor, which executes this.
-    pub(crate) unsafe fn make_current_again(&self, region: u64) -> AxResult {
-        // SAFETY: VMX is on where a VMCS is active, and the caller promises the rest.
         if let Err(failure) = unsafe { vmptrld(region) } {
             return refused("VMPTRLD", failure);
         }
@@ -237,33 +242,22 @@ impl Processor {
         Ok(())
     }
 
-    #[inline(always)]
-    fn take_place(&self, region: u64, hint: usize) -> AxResult<usize> {
-        match self.active.get(hint) {
-            Some(place) if [0, region].contains(&place.load(Relaxed)) => {
-                place.store(region, Release);
-                Ok(hint)
-            }
-            _ => self.take_another_place(region),
+    /// A place for another active VMCS.
+    #[cold]
+    pub(crate) fn free_place(&'static self) -> AxResult<&'static Place> {
+        match self.active.iter().find(|place| place.load(Relaxed) == 0) {
+            Some(place) => Ok(place),
+            None => ax_err!(ResourceBusy, "too many vCPUs are bound to this processor"),
         }
     }
 
-    #[cold]
-    fn take_another_place(&self, region: u64) -> AxResult<usize> {
-        let Some(place) = self.active.iter().position(|place| [0, region].contains(&place.load(Relaxed))) else {
-            return ax_err!(ResourceBusy, "too many vCPUs are bound to this processor");
-        };
-        self.active[place].store(region, Release);
-        Ok(place)
-    }
-
-    /// Writes the VMCS at `region` back to its memory; it is then neither active nor current, and has no place any more.
+    /// Writes the VMCS at `region` back to its memory; it is then neither active nor current, and `place`, where it has one,
+    /// is free.
     ///
     /// # Safety
-    /// This processor executes this, with VMX on ([`Self::check_usable`]). The caller owns the region, and it is not active on
-    /// another processor.
-    #[inline]
-    pub(crate) unsafe fn clear(&self, region: u64, place: Option<usize>) -> AxResult {
+    /// This processor executes this, with VMX on. The caller owns the region, and it is not active on another processor.
+    #[inline(always)]
+    pub(crate) unsafe fn clear(&self, region: u64, place: Option<&Place>) -> AxResult {
         // SAFETY: VMX is on, and the caller promises the rest.
         if let Err(failure) = unsafe { vmclear(region) } {
             return refused("VMCLEAR", failure);
@@ -271,7 +265,7 @@ impl Processor {
         if self.seat.is_current(region) {
             self.seat.current.store(0, Relaxed);
         }
-        if let Some(place) = place.and_then(|place| self.active.get(place)) {
+        if let Some(place) = place {
             place.store(0, Release);
         }
         Ok(())
@@ -280,9 +274,12 @@ impl Processor {
     /// Clears every VMCS that is active here, as software must before VMXOFF: what the processor still holds of an active
     /// VMCS is lost by it (SDM Vol. 3C, section 25.11.1, "Software Use of Virtual-Machine Control Structures").
     pub(crate) fn clear_all(&self) -> AxResult {
-        self.check_usable()?;
-        for (place, active) in self.active.iter().enumerate() {
-            let region = active.load(Relaxed);
+        self.check_here()?;
+        if !self.is_enabled() {
+            return bad_state("VMX is not enabled on this processor");
+        }
+        for place in &self.active {
+            let region = place.load(Relaxed);
             if region != 0 {
                 // SAFETY: checked above; it was loaded here, and whoever loaded it keeps its memory until it is cleared.
                 unsafe { self.clear(region, Some(place)) }?;
@@ -291,18 +288,10 @@ impl Processor {
         Ok(())
     }
 
-    /// That this processor executes this, with VMX on.
+    /// That this processor executes this. One where a VMCS is active has VMX on: all are cleared before VMXOFF.
     #[inline(always)]
-    pub(crate) fn check_usable(&self) -> AxResult {
-        if self.is_enabled() && self.is_here() { Ok(()) } else { self.not_usable() }
-    }
-
-    #[cold]
-    fn not_usable(&self) -> AxResult {
-        if !self.is_enabled() {
-            return bad_state("VMX is not enabled on this processor");
-        }
-        bad_state("the VMCS belongs to another processor")
+    pub(crate) fn check_here(&self) -> AxResult {
+        if self.is_here() { Ok(()) } else { bad_state("the VMCS belongs to another processor") }
     }
 }
 

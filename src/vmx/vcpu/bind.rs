@@ -5,11 +5,13 @@
 //! when the host says that it changed them; what differs from thread to thread is read behind each bind and compared with
 //! what the VMCS has; extended state comes into the registers where it is not there.
 
+use core::cell::Cell;
+
 use axerrno::AxResult;
 use axvcpu::AxVCpuHal;
+use x86_64::registers::control::Cr4;
 
-use super::VmxVcpu;
-use crate::vmx::bad_state;
+use super::{Here, VmxVcpu};
 use crate::vmx::host::HostVariables;
 use crate::vmx::processor::{Processor, Stay};
 use crate::vmx::vmcs::{VmcsHostNW, due};
@@ -31,15 +33,50 @@ pub enum UnbindPolicy {
     /// [`refresh_host_state`](crate::VmxPerCpuState::refresh_host_state) here. Under
     /// [`FpuPolicy::WhileBound`](super::FpuPolicy) the registers stay the guest's until another vCPU runs here, or
     /// `release_processor`, which a host calls before it uses them itself. The vCPU goes on to count as one of the 64 that
-    /// can be bound on a processor at a time.
+    /// can be bound on a processor at a time. Where VMX was turned off and on in between, its next run binds it again.
     Stay,
+}
+
+/// Whether the vCPU stays where it is bound, so that a bind there has no more to do than to look at the host.
+///
+/// Mostly the look is at six values, one after the other: under a host that has CR4.FSGSBASE set, and for a guest that can use
+/// SYSCALL. So the first comparison, of CR4, tells all three.
+pub(super) struct Stays {
+    /// The host's CR4, if the look is that. Otherwise what CR4 never is: [`NO`](Self::NO), or
+    /// [`BY_ANOTHER_LOOK`](Self::BY_ANOTHER_LOOK).
+    cr4: Cell<u64>,
+}
+
+impl Stays {
+    const NO: u64 = 0;
+    const BY_ANOTHER_LOOK: u64 = u64::MAX;
+
+    pub(super) const fn no() -> Self {
+        Self { cr4: Cell::new(Self::NO) }
+    }
+
+    /// It does not, or a look does not suffice any more.
+    pub(super) fn end(&self) {
+        self.cr4.set(Self::NO);
+    }
+
+    /// It does.
+    fn begin(&self, host: &HostVariables, looks_at_kernel_gs_base: bool) {
+        let cr4 = host.cr4_with_fsgsbase().filter(|_| looks_at_kernel_gs_base);
+        self.cr4.set(cr4.unwrap_or(Self::BY_ANOTHER_LOOK));
+    }
+
+    #[inline(always)]
+    fn yes(&self) -> bool {
+        self.cr4.get() != Self::NO
+    }
 }
 
 impl<H: AxVCpuHal> VmxVcpu<H> {
     /// Says what an unbind gives back, from the next one on.
     pub fn set_unbind_policy(&mut self, policy: UnbindPolicy) {
         self.unbind_policy = policy;
-        self.stays.set(false);
+        self.stays.end();
     }
 
     /// Binds the vCPU to the processor that executes this: its VMCS becomes active and current there. Binding it again
@@ -49,7 +86,11 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// `BadState` where VMX is not enabled, or for a vCPU that is bound to another processor.
     #[inline(always)]
     pub fn bind_to_current_processor(&self) -> AxResult {
-        if self.stays.get() && self.vmcs.was_current() && self.host_is_unchanged() {
+        // SAFETY: the CR4 that is compared with has FSGSBASE set.
+        if Cr4::read_raw() == self.stays.cr4.get()
+            && unsafe { self.host.others_are_here() }
+            && self.msrs.kernel_gs_base_is_here()
+        {
             return Ok(());
         }
         self.bind_anew()
@@ -63,7 +104,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// [stays](UnbindPolicy::Stay), for which nothing is done.
     #[inline(always)]
     pub fn unbind_from_current_processor(&self) -> AxResult {
-        if self.stays.get() {
+        if self.stays.yes() {
             return Ok(());
         }
         self.unbind_by_policy()
@@ -75,17 +116,27 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// # Errors
     /// As [`unbind_from_current_processor`](Self::unbind_from_current_processor).
     pub fn release_processor(&self) -> AxResult {
-        self.stays.set(false);
-        // Wherever it is bound next, the host's state is taken anew, and its extended state has to come back.
-        self.vmcs.set_due(due::HOST_STATE | due::SWITCHED);
+        self.stays.end();
         self.vmcs.unbind(|home| self.xstate.give_back(home))
     }
 
     #[inline(never)]
     fn bind_anew(&self) -> AxResult {
+        if self.stays.yes() && self.host_is_unchanged() {
+            // The guest may have come to use SYSCALL since.
+            self.decide_stay();
+            return Ok(());
+        }
         self.vmcs.bind()?;
-        self.vmcs.add_due(due::HOST_STATE);
+        // Wherever that is, the host's state is taken anew, and the extended state has to be there.
+        self.vmcs.set_due(due::HOST_STATE);
         Ok(())
+    }
+
+    /// Whether the host has what the last bind took, as far as its threads differ.
+    #[cold]
+    fn host_is_unchanged(&self) -> bool {
+        self.host.are_here() && (!self.msrs.switches_kernel_gs_base() || self.msrs.kernel_gs_base_is_here())
     }
 
     #[inline(never)]
@@ -96,42 +147,65 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         }
     }
 
-    /// Whether the host has what the last bind took, as far as its threads differ.
+    /// The proof that the VMCS is current here, for a run.
     #[inline(always)]
-    fn host_is_unchanged(&self) -> bool {
-        HostVariables::read_here() == self.host && self.msrs.host_is_unchanged()
+    pub(super) fn current(&self) -> AxResult<Here> {
+        match self.vmcs.current_already() {
+            Some(here) => Ok(here),
+            None => self.make_current(),
+        }
     }
 
-    /// What an entry needs only after a bind, after another vCPU ran here, or after a change of the EPT.
-    pub(super) fn do_what_is_due(&mut self) -> AxResult {
-        let Some(home) = self.vmcs.home() else { return bad_state("the vCPU is not bound") };
-        let work = self.vmcs.take_work();
-        let result = self.do_work(home, work);
+    #[cold]
+    fn make_current(&self) -> AxResult<Here> {
+        if self.stays.yes() && self.vmcs.home().is_none() {
+            // VMX was turned off and on again, of which the look at the host told nothing.
+            self.stays.end();
+            self.bind_anew()?;
+        }
+        self.vmcs.current()
+    }
+
+    /// What an entry needs only after a bind, after another vCPU ran here, or after a change of the EPT: `work` that was due.
+    #[inline(always)]
+    pub(super) fn do_work(&mut self, here: Here, work: u32) -> AxResult {
+        let result = self.vmcs.home_here(here).and_then(|home| self.do_work_on(home, work));
         if result.is_err() {
             self.vmcs.set_due(work);
         }
         result
     }
 
+    /// The same, where so much else is done that a copy of the code would be no gain.
+    #[inline(never)]
+    pub(super) fn do_work_out_of_line(&mut self, here: Here, work: u32) -> AxResult {
+        self.do_work(here, work)
+    }
+
     #[inline(always)]
-    fn do_work(&mut self, home: &'static Processor, work: u32) -> AxResult {
-        let moved = self.last_stay != home.stay();
-        if moved || self.host_generation != home.host.generation() {
-            self.take_constants(home)?;
-            self.take_over_host(home)?;
-        } else if work & due::HOST_STATE != 0 {
-            self.take_over_host(home)?;
+    fn do_work_on(&mut self, home: &'static Processor, work: u32) -> AxResult {
+        // Turning VMX on is a reading of the constants, too.
+        if !self.last_stay.is_on(home) || self.host_generation != home.host.generation() {
+            return self.take_over_processor(home, work);
         }
-        self.xstate.take_over(&mut self.context.xstate, home, moved)?;
-        self.exit_work_was_decided();
-        self.renew_translations(home, moved, work)?;
-        self.separate_from_last_guest(home);
+        if work & due::HOST_STATE != 0 {
+            self.take_over_host()?;
+        }
+        self.take_over_registers(home, false, work)
+    }
+
+    /// Work on a processor on which the vCPU did not run last, or which says that its constants have changed.
+    #[cold]
+    fn take_over_processor(&mut self, home: &'static Processor, work: u32) -> AxResult {
+        let moved = self.last_stay != home.stay();
+        self.take_constants(home)?;
+        self.take_over_host()?;
+        self.take_over_registers(home, moved, work | due::HOST_STATE)?;
         self.last_stay = home.stay();
         Ok(())
     }
 
     /// Takes over what is constant for the processor.
-    #[cold]
     fn take_constants(&mut self, home: &Processor) -> AxResult {
         // From here on the VMCS has no processor's state whole. Should something fail, the vCPU is new wherever it runs next.
         self.last_stay = Stay::default();
@@ -139,40 +213,65 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         self.context.set_host_tables(&home.host);
         self.take_over_speculation_control(home)?;
         self.msrs.take_constants(&self.vmcs, &home.host);
-        if self.context.reload_segments() {
+        self.debug.take_constants(home.host.debugctl());
+        if self.context.reload_segments() || !self.debug.is_idle() {
             self.take_care();
         }
         self.host_generation = home.host.generation();
         Ok(())
     }
 
-    /// Reads the host's state that the vCPU has to give back after each exit until the next bind.
+    /// Takes over the host's state that the vCPU has to give back after each exit until the next bind.
     #[inline(always)]
-    fn take_over_host(&mut self, home: &Processor) -> AxResult {
-        let host = HostVariables::read_here();
-        if host != self.host {
-            self.xstate.check_host()?;
-            host.write_to(&self.vmcs);
-            self.bind_cr4(host.mce())?;
-            self.host = host;
+    fn take_over_host(&mut self) -> AxResult {
+        if !self.host.are_here() {
+            self.take_over_variables()?;
         }
         self.context.take_over_spec_ctrl();
         self.msrs.bind();
-        self.debug.bind(home.host.debugctl());
-        if !self.debug.is_idle() {
+        if self.debug.bind() && !self.debug.is_idle() {
             self.take_care();
         }
-        // One look tells nothing of SPEC_CTRL.
-        let looks_suffice = !self.msrs.switches_spec_ctrl() && !self.context.writes_spec_ctrl();
-        self.stays.set(self.unbind_policy == UnbindPolicy::Stay && looks_suffice);
+        if self.unbind_policy == UnbindPolicy::Stay {
+            self.decide_stay();
+        }
         Ok(())
     }
 
-    /// Takes over whether there is work behind an exit, which continues elsewhere then.
+    #[inline(never)]
+    fn take_over_variables(&mut self) -> AxResult {
+        self.xstate.check_host()?;
+        let host = HostVariables::read_here();
+        // Should something fail, nothing of it was taken over.
+        self.host = HostVariables::default();
+        host.write_to(&self.vmcs);
+        self.bind_cr4(host.mce())?;
+        self.host = host;
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn decide_stay(&self) {
+        // One look tells nothing of SPEC_CTRL.
+        if self.msrs.switches_spec_ctrl() || self.context.writes_spec_ctrl() {
+            self.stays.end();
+        } else {
+            self.stays.begin(&self.host, self.msrs.switches_kernel_gs_base());
+        }
+    }
+
+    /// Takes over what the registers of the processor hold of other guests.
     #[inline(always)]
-    pub(super) fn exit_work_was_decided(&mut self) {
-        if self.context.xstate_was_decided() {
+    fn take_over_registers(&mut self, home: &'static Processor, moved: bool, work: u32) -> AxResult {
+        // CR0 and CR4 of the host are looked at in [`Self::take_over_host`], which checks them where they have changed.
+        let is_checked = work & due::HOST_STATE != 0;
+        let method = self.xstate.take_over(&mut self.context.xstate, home, moved, is_checked)?;
+        if method != self.context.xstate.method {
+            self.context.set_xstate_method(method);
             self.vmcs.write_changed(VmcsHostNW::RIP, self.context.exit_address());
         }
+        self.renew_translations(home, moved, work)?;
+        self.separate_from_last_guest(home);
+        Ok(())
     }
 }

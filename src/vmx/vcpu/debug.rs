@@ -62,10 +62,20 @@ impl DebugRegisters {
         self.loaded = value & DR7_ENABLES != 0;
     }
 
-    /// Takes the host's state at a bind.
-    pub(super) fn bind(&mut self, host_debugctl: u64) {
-        self.host_dr7 = read_dr7();
+    /// Takes what the host said of its IA32_DEBUGCTL.
+    pub(super) fn take_constants(&mut self, host_debugctl: u64) {
         self.host_debugctl = host_debugctl;
+    }
+
+    /// Takes the host's DR7 at a bind. Whether it is another than at the last.
+    #[inline(always)]
+    pub(super) fn bind(&mut self) -> bool {
+        let dr7 = read_dr7();
+        let changed = self.host_dr7 != dr7;
+        if changed {
+            self.host_dr7 = dr7;
+        }
+        changed
     }
 
     /// Whether the guest has a breakpoint enabled.

@@ -40,7 +40,6 @@ mod translations;
 mod tsc;
 mod xstate;
 
-use core::cell::Cell;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use axaddrspace::{GuestPhysAddr, HostPhysAddr};
@@ -60,6 +59,7 @@ pub use string_io::StringIo;
 pub use translations::EptInvalidator;
 pub use xstate::FpuPolicy;
 
+use self::bind::Stays;
 use self::completion::WaitsFor;
 use self::debug::DebugRegisters;
 use self::event_queue::EventQueue;
@@ -143,8 +143,7 @@ pub struct VmxVcpu<H: AxVCpuHal> {
     /// What the VMCS has of the host's state that may change between two binds.
     host: HostVariables,
     unbind_policy: UnbindPolicy,
-    /// It stays where it is bound, and a bind there has no more to do than to compare.
-    stays: Cell<bool>,
+    stays: Stays,
     /// Its tag on that processor.
     vpid: Option<Vpid>,
     start: Option<StartState>,
@@ -208,7 +207,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             host_generation: 0,
             host: HostVariables::default(),
             unbind_policy: UnbindPolicy::default(),
-            stays: Cell::new(false),
+            stays: Stays::no(),
             vpid: None,
             start: None,
             entry: None,

@@ -195,17 +195,25 @@ impl<H: AxVCpuHal> GuestMsrs<H> {
 
     /// Hosts exchange KERNEL_GS_BASE with every thread, and may write SPEC_CTRL at any time.
     fn read_host_group(&mut self) {
-        self.host_kernel_gs_base = LISTED[KERNEL_GS_BASE].read();
-        self.set_data(HOST_LIST, KERNEL_GS_BASE, self.host_kernel_gs_base);
+        let kernel_gs_base = LISTED[KERNEL_GS_BASE].read();
+        if kernel_gs_base != self.host_kernel_gs_base {
+            self.host_kernel_gs_base = kernel_gs_base;
+            self.set_data(HOST_LIST, KERNEL_GS_BASE, kernel_gs_base);
+        }
         if self.spec_ctrl_active {
             self.set_data(HOST_LIST, SPEC_CTRL, LISTED[SPEC_CTRL].read());
         }
     }
 
-    /// Whether the host's values are still those that a bind took, as far as one look tells.
+    /// Whether SYSCALL's group is switched, and with it KERNEL_GS_BASE.
+    pub(super) fn switches_kernel_gs_base(&self) -> bool {
+        self.syscall_active
+    }
+
+    /// Whether the host has the KERNEL_GS_BASE that a bind took.
     #[inline(always)]
-    pub(super) fn host_is_unchanged(&self) -> bool {
-        !self.syscall_active || self.host_kernel_gs_base == LISTED[KERNEL_GS_BASE].read()
+    pub(super) fn kernel_gs_base_is_here(&self) -> bool {
+        LISTED[KERNEL_GS_BASE].read() == self.host_kernel_gs_base
     }
 
     /// Where the run of entries that are in use ends.

@@ -196,7 +196,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         };
         if msr == Msr::IA32_SPEC_CTRL.number() {
             // From now on a bind has to look at the host's.
-            self.stays.set(false);
+            self.stays.end();
             self.pass_speculation_control()?;
         }
         Ok(Some(if accepted { Outcome::Done } else { Outcome::Fault(GP, Some(0)) }))

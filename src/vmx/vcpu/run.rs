@@ -42,7 +42,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// [`entry_failure`](Self::entry_failure) has the number and text. The vCPU may be corrected and run again.
     pub fn run_once(&mut self) -> AxResult<Option<VmxExitReason>> {
         undisturbed(|| {
-            let here = self.vmcs.current()?;
+            let here = self.current()?;
             match self.wanted_first(here)? {
                 Some(AxVCpuExitReason::Nothing) => return Ok(None),
                 Some(AxVCpuExitReason::CpuDown { .. }) => {
@@ -65,7 +65,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
     #[inline(always)]
     fn run_undisturbed(&mut self) -> AxResult<AxVCpuExitReason> {
-        let here = self.vmcs.current()?;
+        let here = self.current()?;
         if self.vmcs.is_due() {
             return self.run_behind_work(here);
         }
@@ -90,11 +90,9 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// Whether an entry may follow.
     #[inline(always)]
     fn do_quick_work(&mut self, here: Here) -> AxResult<bool> {
-        if !self.vmcs.quick_work_alone_is_due() {
-            return Ok(false);
-        }
-        if self.vmcs.work_is_due() {
-            self.do_what_is_due()?;
+        let Some(work) = self.vmcs.take_quick_work() else { return Ok(false) };
+        if work != 0 {
+            self.do_work(here, work)?;
         }
         Ok(!self.vmcs.is_due() || self.vmcs.interrupt_alone_is_due() && self.inject_quickly(here))
     }
@@ -304,7 +302,8 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// What has to be in the VMCS and in the registers before an entry.
     fn prepare_entry(&mut self, here: Here) -> AxResult {
         if self.vmcs.work_is_due() {
-            self.do_what_is_due()?;
+            let work = self.vmcs.take_work();
+            self.do_work_out_of_line(here, work)?;
         }
         self.complete_pending(here)?;
         if self.vmcs.is_written(VmcsGuestNW::RFLAGS) {

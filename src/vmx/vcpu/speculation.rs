@@ -177,6 +177,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     /// Before an entry after another vCPU may have run here: the barrier between two guests.
+    #[inline(always)]
     pub(super) fn separate_from_last_guest(&self, home: &Processor) {
         let another_ran = home.another_guest_ran(self.guest);
         if another_ran && self.speculation.barrier_between_guests && home.has_ibpb {

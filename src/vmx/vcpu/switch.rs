@@ -23,8 +23,9 @@
 //! [`vmx_launch`] and [`vmx_resume`] are ordinary functions of the C ABI to their caller. They push what the ABI wants
 //! kept and a pointer to the [`SwitchContext`], tell the VMCS where the stack is (only when that moved), load the
 //! guest's registers and enter. If the entry is refused, execution goes on after the instruction, with the guest's
-//! registers loaded but on the host's stack. If the guest ran, the processor comes back at [`vmx_exit`], or, where barriers
-//! or extended state come first, at [`vmx_exit_to_work`], on the same stack. Both ways end in one `ret` to the caller, which pairs with its `call`, so the return predictor stays right.
+//! registers loaded but on the host's stack. If the guest ran, the processor comes back at [`vmx_exit`], or at
+//! [`vmx_exit_to_tables`] or [`vmx_exit_to_work`], where GDTR and IDTR, or barriers and extended state come first, on the
+//! same stack. Both ways end in one `ret` to the caller, which pairs with its `call`, so the return predictor stays right.
 //!
 //! The processor clears RFLAGS at an exit (only bit 1 stays set): the direction flag is clear and interrupts are off.
 //! The caller turns them off before the entry too, so that nothing comes between the check that the VMCS is current
@@ -110,19 +111,16 @@ impl SwitchContext {
     /// Says which barriers are raised here: bits of [`barrier`].
     pub(super) fn set_barriers(&mut self, at_entry: u64, at_exit: u64) {
         (self.entry_work, self.exit_work) = (at_entry, at_exit);
-        self.xstate_was_decided();
+        self.set_xstate_method(self.xstate.method);
     }
 
-    /// Takes over whether the extended state is switched here. Whether that has changed.
-    #[inline(always)]
-    pub(super) fn xstate_was_decided(&mut self) -> bool {
-        let bit = if self.xstate.method == method::NONE { 0 } else { SWITCH_XSTATE };
-        let changes = self.exit_work & SWITCH_XSTATE != bit;
-        if changes {
-            self.entry_work ^= SWITCH_XSTATE;
-            self.exit_work ^= SWITCH_XSTATE;
-        }
-        changes
+    /// Says how the extended state is switched here: one of the constants of [`method`].
+    #[cold]
+    pub(super) fn set_xstate_method(&mut self, method: u64) {
+        self.xstate.method = method;
+        let bit = if method == method::NONE { 0 } else { SWITCH_XSTATE };
+        self.entry_work = self.entry_work & !SWITCH_XSTATE | bit;
+        self.exit_work = self.exit_work & !SWITCH_XSTATE | bit;
     }
 
     /// Reads the host's IA32_SPEC_CTRL, where that is to be written after each exit.
@@ -150,7 +148,11 @@ impl SwitchContext {
 
     /// Where an exit continues, for HOST_RIP.
     pub(super) fn exit_address(&self) -> usize {
-        let exit: unsafe extern "C" fn() = if self.exit_work == 0 { vmx_exit } else { vmx_exit_to_work };
+        let exit: unsafe extern "C" fn() = match (self.exit_work, self.reload_tables) {
+            (0, 0) => vmx_exit,
+            (0, _) => vmx_exit_to_tables,
+            _ => vmx_exit_to_work,
+        };
         exit as *const () as usize
     }
 }
@@ -184,13 +186,31 @@ unsafe extern "C" fn vmx_exit() {
     exit!()
 }
 
+/// The same where the limits of the descriptor tables are not FFFFH, which an exit leaves.
+#[unsafe(naked)]
+unsafe extern "C" fn vmx_exit_to_tables() {
+    exit!(
+        reload_tables!();
+        gdtr = const offset_of!(SwitchContext, gdtr),
+        idtr = const offset_of!(SwitchContext, idtr),
+    )
+}
+
 /// The same where there is work right after an exit: barriers, or the extended state, which must be out of the registers before
 /// compiled code, which may use them, runs. It has an address of its own, and not a test, so that a processor cannot guess
 /// its way past it.
 #[unsafe(naked)]
 unsafe extern "C" fn vmx_exit_to_work() {
     exit!(
-        raise_exit_barriers!(), switch_xstate!("guest", "host");
+        raise_exit_barriers!(),
+        switch_xstate!("guest", "host"),
+        "cmp byte ptr [rdi + {reload_tables}], 0",
+        "je 52f",
+        reload_tables!(),
+        "52:";
+        reload_tables = const offset_of!(SwitchContext, reload_tables),
+        gdtr = const offset_of!(SwitchContext, gdtr),
+        idtr = const offset_of!(SwitchContext, idtr),
         exit_work = const offset_of!(SwitchContext, exit_work),
         host_spec_ctrl = const offset_of!(SwitchContext, host_spec_ctrl),
         spec_ctrl = const Msr::IA32_SPEC_CTRL.number(),
@@ -231,12 +251,6 @@ macro_rules! exit {
             "mov [rdi + {r14}], r14",
             "mov [rdi + {r15}], r15",
             $($work,)*
-            // The limits of the descriptor tables are FFFFH now.
-            "cmp byte ptr [rdi + {reload_tables}], 0",
-            "je 52f",
-            "lgdt [rdi + {gdtr}]",
-            "lidt [rdi + {idtr}]",
-            "52:",
             "mov rax, cr2",
             "mov [rdi + {guest_cr2}], rax",
             "cmp rax, [rdi + {host_cr2}]",
@@ -261,9 +275,6 @@ macro_rules! exit {
             r9 = const register(9), r10 = const register(10), r11 = const register(11), r12 = const register(12),
             r13 = const register(13), r14 = const register(14), r15 = const register(15),
             exit_reason = const VmcsReadOnly32::EXIT_REASON.encoding(),
-            reload_tables = const offset_of!(SwitchContext, reload_tables),
-            gdtr = const offset_of!(SwitchContext, gdtr),
-            idtr = const offset_of!(SwitchContext, idtr),
             guest_cr2 = const offset_of!(SwitchContext, guest_cr2),
             host_cr2 = const offset_of!(SwitchContext, host_cr2),
             $($($constants)*)?
@@ -370,6 +381,14 @@ macro_rules! enter {
     };
 }
 use enter;
+
+/// Loads GDTR and IDTR, whose limits are FFFFH behind an exit. RDI is the context.
+macro_rules! reload_tables {
+    () => {
+        concat!("lgdt [rdi + {gdtr}]\n", "lidt [rdi + {idtr}]")
+    };
+}
+use reload_tables;
 
 /// Saves the extended state that `$from` has in the registers and loads that of `$to`. RDI is the context; RAX, RCX,
 /// RDX and R8 to R10 are lost. Both states are moved with XCR0 at the union of what the two may have, because a guest's

@@ -106,7 +106,17 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
     /// Drops what must not be used by the entry that follows. `due` is the work that was found due; `moved` says that the
     /// vCPU did not run on this processor last.
+    #[inline(always)]
     pub(super) fn renew_translations(&mut self, home: &Processor, moved: bool, due: u32) -> AxResult {
+        let holds = self.vpid.is_some_and(|vpid| home.translations.vpid_holds(vpid));
+        if holds && !moved && due & (due::LINEAR | due::EPT) == 0 {
+            return Ok(());
+        }
+        self.drop_translations(home, moved, due)
+    }
+
+    #[inline(never)]
+    fn drop_translations(&mut self, home: &Processor, moved: bool, due: u32) -> AxResult {
         let (translations, capabilities) = (&home.translations, &home.capabilities);
         match self.vpid {
             Some(vpid) if !moved && translations.vpid_holds(vpid) => {

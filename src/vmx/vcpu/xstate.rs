@@ -119,44 +119,65 @@ impl XState {
     }
 
     /// Prepares the switch for the next entries on `home`: after a bind there, which may be another processor than the
-    /// last, or after another vCPU ran there.
+    /// last, or after another vCPU ran there. Gives the method by which it switches.
+    ///
+    /// The host was checked where it `is_checked`.
     #[inline(always)]
-    pub(super) fn take_over(&self, switch: &mut XStateSwitch, home: &'static Processor, moved: bool) -> AxResult {
-        if self.policy == FpuPolicy::WhileBound && home.fpu.is(&self.guest) {
-            // Nobody needed the registers since this vCPU's last run here.
-            return Ok(());
+    pub(super) fn take_over(
+        &self,
+        switch: &mut XStateSwitch,
+        home: &'static Processor,
+        moved: bool,
+        is_checked: bool,
+    ) -> AxResult<u64> {
+        if self.policy == FpuPolicy::WhileBound {
+            if home.fpu.is(&self.guest) {
+                // Nobody needed the registers since this vCPU's last run here.
+                return Ok(method::NONE);
+            }
+            self.prepare(moved, is_checked)?;
+            if !self.loaded.get().is_some_and(|loaded| core::ptr::eq(loaded, home)) {
+                self.load_on(home)?;
+            }
+            home.fpu.load(&self.guest, self.method, self.allowed, switch.guest_xcr0)?;
+            return Ok(method::NONE);
         }
-        self.check_host()?;
+        self.prepare(moved, is_checked)?;
+        // What is switched at each exit is the host's, so no guest may be in its place.
+        home.fpu.evict();
+        switch.host_xcr0 = if self.allowed != 0 { read_xcr0() } else { 0 };
+        switch.all_xcr0 = switch.host_xcr0 | self.allowed;
+        switch.guest_area = self.guest.address();
+        switch.host_area = self.host.address();
+        Ok(self.method)
+    }
+
+    #[inline(always)]
+    fn prepare(&self, moved: bool, is_checked: bool) -> AxResult {
+        if !is_checked {
+            self.check_host()?;
+        }
         if moved {
             self.forget_restored();
-        }
-        match self.policy {
-            FpuPolicy::EveryExit => {
-                // What is switched at each exit is the host's, so no guest may be in its place.
-                home.fpu.evict();
-                switch.host_xcr0 = if self.allowed != 0 { read_xcr0() } else { 0 };
-                switch.all_xcr0 = switch.host_xcr0 | self.allowed;
-                switch.guest_area = self.guest.address();
-                switch.host_area = self.host.address();
-                switch.method = self.method;
-            }
-            FpuPolicy::WhileBound => {
-                if self.loaded.get().is_some_and(|last| !core::ptr::eq(last, home) && last.fpu.is(&self.guest)) {
-                    return bad_state("the guest's extended state is in the registers of another processor");
-                }
-                switch.method = method::NONE;
-                home.fpu.load(&self.guest, self.method, self.allowed, switch.guest_xcr0)?;
-                self.loaded.set(Some(home));
-            }
         }
         Ok(())
     }
 
+    /// From now on it is this processor's registers that the state may be in.
+    #[cold]
+    fn load_on(&self, home: &'static Processor) -> AxResult {
+        if self.loaded.get().is_some_and(|elsewhere| elsewhere.fpu.is(&self.guest)) {
+            return bad_state("the guest's extended state is in the registers of another processor");
+        }
+        self.loaded.set(Some(home));
+        Ok(())
+    }
+
     /// Gives the registers of `here`, which executes this, back to the host, where they hold this guest's state.
+    #[inline(always)]
     pub(super) fn give_back(&self, here: &Processor) {
-        if self.loaded.get().is_some_and(|loaded| core::ptr::eq(loaded, here)) && here.fpu.is(&self.guest) {
-            here.fpu.evict();
-            self.loaded.set(None);
+        if here.fpu.is(&self.guest) {
+            here.fpu.evict_guest(self.guest.address());
         }
     }
 
@@ -183,7 +204,6 @@ impl XState {
     }
 
     /// Refuses a host under which the state cannot be moved in the way that was chosen when the vCPU was made.
-    #[inline(always)]
     pub(super) fn check_host(&self) -> AxResult {
         let (cr0, cr4) = (Cr0::read(), Cr4::read());
         if cr0.intersects(Cr0Flags::TASK_SWITCHED | Cr0Flags::EMULATE_COPROCESSOR) {

@@ -15,7 +15,7 @@ use alloc::sync::Arc;
 use core::cell::Cell;
 use core::mem;
 use core::sync::atomic::AtomicU32;
-use core::sync::atomic::Ordering::{Relaxed, SeqCst};
+use core::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 
 use axerrno::{AxResult, ax_err};
 use axvcpu::AxVCpuHal;
@@ -30,7 +30,7 @@ pub use fields::{
 use super::bad_state;
 use super::definitions::VmxInstructionError;
 use super::instructions::{VmFail, advance_rip_quickly, vmread, vmread_existing, vmwrite};
-use super::processor::{NOWHERE, Processor, Seat};
+use super::processor::{NO_PLACE, NOWHERE, Place, Processor, Seat};
 use super::structs::VmxRegion;
 
 /// Work that an entry may have to do first, and other reasons why it cannot be a quick one.
@@ -73,16 +73,12 @@ type SlotSet = [Cell<u64>; WORDS];
 pub(crate) struct Vmcs<H: AxVCpuHal> {
     region: VmxRegion<H>,
     address: u64,
-    /// The processor that it is bound to, and what is asked of that before each entry.
-    home: Cell<Option<&'static Processor>>,
+    /// The processor that it is bound to, or was last, and what is asked of that before each entry.
+    processor: Cell<Option<&'static Processor>>,
     seat: Cell<&'static Seat>,
-    /// The processor that it was bound to last.
-    last_home: Cell<Option<&'static Processor>>,
-    /// Its place among the active ones there.
-    place: Cell<usize>,
-    /// Whether the region has been given a revision identifier and cleared since it was allocated.
-    prepared: Cell<bool>,
-    /// Whether VMLAUNCH has succeeded since the last VMCLEAR: the launch state as the processor has it.
+    /// Its place among the active ones there: it is bound while that place is its own.
+    place: Cell<&'static Place>,
+    /// Whether VMLAUNCH has succeeded since it was bound: the launch state as the processor has it.
     launched: Cell<bool>,
     /// What is to be done before the next entry, beyond the usual; one test tells that it is nothing.
     due: Arc<AtomicU32>,
@@ -99,11 +95,9 @@ impl<H: AxVCpuHal> Vmcs<H> {
         Ok(Self {
             region,
             address,
-            home: Cell::new(None),
+            processor: Cell::new(None),
             seat: Cell::new(&NOWHERE),
-            last_home: Cell::new(None),
-            place: Cell::new(0),
-            prepared: Cell::new(false),
+            place: Cell::new(&NO_PLACE),
             launched: Cell::new(false),
             // The first entry is a careful one.
             due: Arc::new(AtomicU32::new(due::CARE)),
@@ -114,18 +108,24 @@ impl<H: AxVCpuHal> Vmcs<H> {
     }
 
     /// The processor that it is bound to. None after VMX was turned off there: that cleared the VMCS.
+    #[inline(always)]
     pub(crate) fn home(&self) -> Option<&'static Processor> {
-        let home = self.home.get()?;
-        if !home.is_active(self.address, self.place.get()) {
-            self.forget_home();
-            return None;
+        if self.place.get().load(Acquire) == self.address { self.processor.get() } else { None }
+    }
+
+    /// The processor on which it is current.
+    #[inline(always)]
+    pub(crate) fn home_here(&self, _: Here) -> AxResult<&'static Processor> {
+        match self.processor.get() {
+            Some(home) => Ok(home),
+            None => bad_state("the vCPU is not bound to a processor"),
         }
-        Some(home)
     }
 
     /// Makes it active and current on the processor that executes this.
     ///
     /// Interrupts are off meanwhile: nobody may make another VMCS current between VMPTRLD and the record of it.
+    #[inline(always)]
     pub(crate) fn bind(&self) -> AxResult {
         without_interrupts(|| self.bind_undisturbed())
     }
@@ -133,33 +133,35 @@ impl<H: AxVCpuHal> Vmcs<H> {
     #[inline(always)]
     fn bind_undisturbed(&self) -> AxResult {
         // Mostly it is the same processor as last time, which is quicker to tell than which one it is.
-        let here = match self.last_home.get() {
+        let here = match self.processor.get() {
             Some(last) if last.is_enabled() && last.is_here() => last,
-            _ => Processor::here()?,
+            _ => self.come_here()?,
         };
-        match self.home() {
-            Some(home) if !core::ptr::eq(home, here) => {
-                return bad_state("the vCPU is bound to another processor; unbind it there first");
-            }
-            Some(_) => return self.load_here(here),
-            None => {}
-        }
-        self.prepare(here)?;
-        self.load_here(here)?;
-        self.home.set(Some(here));
-        self.seat.set(&here.seat);
-        self.last_home.set(Some(here));
+        let place = match self.place.get() {
+            free if free.load(Acquire) == 0 => free,
+            own if own.load(Acquire) == self.address => return self.make_current_on(here),
+            _ => here.free_place()?,
+        };
+        // SAFETY: `here` executes this, with VMX on. The region is ours, holds the revision identifier, is active nowhere, and is
+        // not freed while bound. The place is one of this processor's.
+        unsafe { here.load(self.address, place) }?;
+        self.place.set(place);
+        self.launched.set(false);
         Ok(())
     }
 
-    /// `here` executes this, with VMX on.
-    #[inline(always)]
-    fn load_here(&self, here: &Processor) -> AxResult {
-        // SAFETY: as said; the region is ours, holds the revision identifier, and is active nowhere or here; it is not freed
-        // while bound.
-        let place = unsafe { here.load(self.address, self.place.get()) }?;
-        self.place.set(place);
-        Ok(())
+    /// Makes this processor the one that it can be bound to.
+    #[cold]
+    fn come_here(&self) -> AxResult<&'static Processor> {
+        let here = Processor::here()?;
+        if self.home().is_some() {
+            return bad_state("the vCPU is bound to another processor; unbind it there first");
+        }
+        self.prepare(here)?;
+        self.place.set(&NO_PLACE);
+        self.seat.set(&here.seat);
+        self.processor.set(Some(here));
+        Ok(here)
     }
 
     /// Writes it back to memory; any processor may bind it next. `give_back` is done first, once it is sure that this is the
@@ -170,12 +172,10 @@ impl<H: AxVCpuHal> Vmcs<H> {
             let Some(home) = self.home() else {
                 return bad_state("the vCPU is not bound");
             };
-            home.check_usable()?;
+            home.check_here()?;
             give_back(home);
-            // SAFETY: checked above; the region is ours.
-            unsafe { home.clear(self.address, Some(self.place.get())) }?;
-            self.forget_home();
-            Ok(())
+            // SAFETY: checked above; the region is ours, and so is the place.
+            unsafe { home.clear(self.address, Some(self.place.get())) }
         })
     }
 
@@ -189,24 +189,38 @@ impl<H: AxVCpuHal> Vmcs<H> {
         self.due.clone()
     }
 
-    /// The same as [`Self::set_due`], for work that mostly is due already.
+    /// Takes over the work of the processor.
+    pub(crate) fn take_work(&self) -> u32 {
+        let work = self.due.load(Relaxed) & due::WORK;
+        self.take(work);
+        work
+    }
+
+    /// The same, if nothing is due that a quick entry does not look at.
     #[inline(always)]
-    pub(crate) fn add_due(&self, work: u32) {
-        if self.due.load(Relaxed) & work != work {
-            self.set_due(work);
+    pub(crate) fn take_quick_work(&self) -> Option<u32> {
+        let due = self.due.load(Relaxed);
+        if due & !(due::WORK | due::INTERRUPT) != 0 {
+            return None;
         }
+        let work = due & due::WORK;
+        if work != 0 {
+            self.take(work);
+        }
+        Some(work)
+    }
+
+    /// What was found is done behind this, and so covers what is added until this; what was not found stays for the entry
+    /// after.
+    #[inline(always)]
+    fn take(&self, work: u32) {
+        self.due.fetch_and(!work, SeqCst);
     }
 
     /// Whether there is work of the processor for the next entry.
     #[inline(always)]
     pub(crate) fn work_is_due(&self) -> bool {
         self.due.load(Relaxed) & due::WORK != 0
-    }
-
-    /// Whether nothing is due that a quick entry does not look at.
-    #[inline(always)]
-    pub(crate) fn quick_work_alone_is_due(&self) -> bool {
-        self.due.load(Relaxed) & !(due::WORK | due::INTERRUPT) == 0
     }
 
     /// Whether an interrupt is due, and nothing else.
@@ -227,11 +241,6 @@ impl<H: AxVCpuHal> Vmcs<H> {
         self.due.load(Relaxed) != 0
     }
 
-    /// Takes over the work of the processor. What is added from here on is left for the entry after.
-    pub(crate) fn take_work(&self) -> u32 {
-        self.due.fetch_and(!due::WORK, SeqCst) & due::WORK
-    }
-
     /// Says whether the entries that follow a careful one need care, but for what was added meanwhile.
     pub(crate) fn set_care(&self, care: bool) {
         if care {
@@ -241,17 +250,20 @@ impl<H: AxVCpuHal> Vmcs<H> {
         }
     }
 
-    /// Whether this VMCS is current on its processor.
-    #[inline(always)]
-    pub(crate) fn was_current(&self) -> bool {
-        self.seat.get().is_current(self.address)
-    }
-
     /// The proof that this VMCS is current here. Another vCPU may have been bound to this processor meanwhile, in which
     /// case this one is made current again.
     #[inline(always)]
     pub(crate) fn current(&self) -> AxResult<Here> {
-        if self.is_current_here() { Ok(Here(())) } else { self.make_current() }
+        match self.current_already() {
+            Some(here) => Ok(here),
+            None => self.make_current(),
+        }
+    }
+
+    /// The same, if nothing has to be done for it.
+    #[inline(always)]
+    pub(crate) fn current_already(&self) -> Option<Here> {
+        if self.is_current_here() { Some(Here(())) } else { None }
     }
 
     #[inline(always)]
@@ -265,10 +277,19 @@ impl<H: AxVCpuHal> Vmcs<H> {
         let Some(home) = self.home() else {
             return bad_state("the vCPU is not bound to a processor");
         };
-        home.check_usable()?;
-        self.load_here(home)?;
+        home.check_here()?;
+        self.make_current_on(home)?;
         self.set_due(due::SWITCHED);
         Ok(Here(()))
+    }
+
+    /// `home` executes this, and the VMCS is active there.
+    fn make_current_on(&self, home: &Processor) -> AxResult {
+        if home.seat.is_current(self.address) {
+            return Ok(());
+        }
+        // SAFETY: as said.
+        unsafe { home.make_current(self.address) }
     }
 
     /// Reads a field: from its slot, or from the processor.
@@ -378,7 +399,7 @@ impl<H: AxVCpuHal> Vmcs<H> {
         match failure {
             VmFail::Invalid => {
                 // There is no current VMCS. The next run loads this one again.
-                if let Some(home) = self.home.get() {
+                if let Some(home) = self.processor.get() {
                     home.forget_current();
                 }
                 self.launched.set(false);
@@ -469,7 +490,7 @@ impl<H: AxVCpuHal> Vmcs<H> {
 
     /// Every field that the processor has, with its value; none if it refuses to read a field that it should have.
     pub(crate) fn dump(&self, _: Here, mut line: impl FnMut(&'static FieldInfo, Option<u64>)) {
-        let Some(home) = self.home.get() else {
+        let Some(home) = self.processor.get() else {
             return;
         };
         for (slot, field) in FIELDS.iter().enumerate().filter(|(_, field)| field.exists(&home.capabilities)) {
@@ -489,7 +510,7 @@ impl<H: AxVCpuHal> Vmcs<H> {
     }
 
     fn fetch_undisturbed<F: VmcsField>(&self, field: F) -> AxResult<F::Value> {
-        match self.home.get() {
+        match self.processor.get() {
             Some(home) if self.is_current_here() => self.get_existing(Here(()), field, home),
             _ => self.fetch_elsewhere(field),
         }
@@ -508,7 +529,7 @@ impl<H: AxVCpuHal> Vmcs<H> {
         self.unbind(|_| ())?;
         if previous != 0 {
             // SAFETY: it was current here a moment ago, so whoever owns it has not cleared it.
-            unsafe { here.make_current_again(previous) }?;
+            unsafe { here.make_current(previous) }?;
         }
         value
     }
@@ -524,20 +545,12 @@ impl<H: AxVCpuHal> Vmcs<H> {
     /// Gives the region the processor's revision identifier and clears it, once: VMPTRLD wants the identifier, and a
     /// region that was never cleared is in no defined state (SDM Vol. 3C, section 25.11.3, "Initializing a VMCS").
     fn prepare(&self, here: &'static Processor) -> AxResult {
-        if self.prepared.get() {
+        if self.processor.get().is_some() {
             return Ok(());
         }
         self.region.set_revision_id(here.capabilities.basic.revision_id);
         // SAFETY: the region is ours and was never active.
-        unsafe { here.clear(self.address, None) }?;
-        self.prepared.set(true);
-        Ok(())
-    }
-
-    fn forget_home(&self) {
-        self.home.set(None);
-        self.seat.set(&NOWHERE);
-        self.launched.set(false);
+        unsafe { here.clear(self.address, None) }
     }
 }
 

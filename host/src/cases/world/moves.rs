@@ -1,6 +1,7 @@
 //! vCPUs that are dropped, moved and asked at the wrong place, with all of their state.
 
 use alloc::{boxed::Box, vec::Vec};
+use core::arch::asm;
 
 use axvcpu::AxArchVCpu;
 use spin::Mutex;
@@ -35,6 +36,8 @@ pub const CASES: &[Case] = &[
     Case::new("world.vmx_off_and_on", vmx_off_and_on),
     Case::new("world.accessors_of_an_unbound_vcpu", accessors_of_an_unbound_vcpu),
     Case::new("world.host_changes_between_binds", host_changes_between_binds),
+    Case::new("world.host_changes_control_registers", host_changes_control_registers),
+    Case::new("world.stays_through_vmx_off_and_on", stays_through_vmx_off_and_on),
     Case::new("world.spec_ctrl_of_a_host_where_a_vcpu_stays", spec_ctrl_staying).needs(&[Need::SpeculationControl]),
     Case::new("world.refused_elsewhere", refused_elsewhere).needs(&[Need::Processors(2), Need::Xsave]).on_first(),
     Case::new("world.stays_until_it_is_released", stays_until_it_is_released).needs(&[Need::Processors(2)]).on_first(),
@@ -185,6 +188,76 @@ fn host_changes_between_binds() -> CaseResult {
     Ok(())
 }
 
+/// The same of bits that no processor refuses: CR0.AM, CR3.PWT and CR4.PCE.
+fn host_changes_control_registers() -> CaseResult {
+    for policy in [UnbindPolicy::Release, UnbindPolicy::Stay] {
+        let mut guest = Guest::long(spin())?;
+        guest.vcpu.set_unbind_policy(policy);
+        guest.expect_out(0x99)?;
+        for (register, bit) in [(0, 1 << 18), (3, 1 << 3), (4, 1 << 8)] {
+            for _ in 0..2 {
+                guest.vcpu.unbind()?;
+                let changed = control_register(register) ^ bit;
+                set_control_register(register, changed);
+                guest.vcpu.bind()?;
+                for _ in 0..2 {
+                    guest.expect_out(0x99)?;
+                    equal("a control register of the host", control_register(register), changed)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn control_register(number: u32) -> u64 {
+    let value: u64;
+    // SAFETY: reading changes nothing.
+    unsafe {
+        match number {
+            0 => asm!("mov {}, cr0", out(reg) value),
+            3 => asm!("mov {}, cr3", out(reg) value),
+            _ => asm!("mov {}, cr4", out(reg) value),
+        }
+    }
+    value
+}
+
+fn set_control_register(number: u32, value: u64) {
+    // SAFETY: the caller changes bits that this host does not use.
+    unsafe {
+        match number {
+            0 => asm!("mov cr0, {}", in(reg) value),
+            3 => asm!("mov cr3, {}", in(reg) value),
+            _ => asm!("mov cr4, {}", in(reg) value),
+        }
+    }
+}
+
+/// A vCPU whose binds are no more than looks goes on after VMXOFF, of which a look behind VMXON sees nothing.
+fn stays_through_vmx_off_and_on() -> CaseResult {
+    let mut guest = Guest::long(spin())?;
+    guest.vcpu.unbind()?;
+    guest.vcpu.set_unbind_policy(UnbindPolicy::Stay);
+    for _ in 0..3 {
+        for _ in 0..3 {
+            guest.vcpu.bind()?;
+            guest.expect_out(0x99)?;
+            guest.vcpu.unbind()?;
+        }
+        vmx::with_state(|state| {
+            state.disable()?;
+            let without_vmx = guest.vcpu.bind();
+            let enabled = state.enable();
+            is_error("a bind without VMX", without_vmx)?;
+            is_true("VMX on again", enabled.is_ok())
+        })?;
+    }
+    guest.vcpu.bind()?;
+    guest.expect_out(0x99)?;
+    Ok(guest.vcpu.release_processor()?)
+}
+
 /// FS_BASE and KERNEL_GS_BASE: a host exchanges them with its threads.
 const VARIABLES: [u32; 2] = [0xC000_0100, 0xC000_0102];
 /// STAR, LSTAR and FMASK: a host that writes them says so. CSTAR is never switched.
@@ -329,7 +402,7 @@ fn dropped_on_another_processor() -> CaseResult {
 fn tr() -> u64 {
     let tr: u64;
     // SAFETY: STR changes nothing else.
-    unsafe { core::arch::asm!("str {:e}", out(reg) tr) };
+    unsafe { asm!("str {:e}", out(reg) tr) };
     tr
 }
 

@@ -5,7 +5,14 @@ use super::{CORNERS, DEBUG, Mutation, RESET, WORLD};
 const DEBUG_RS: &str = "src/vmx/vcpu/debug.rs";
 
 pub const TABLE: &[Mutation] = &[
-    Mutation::replace("bind: host DR7", DEBUG_RS, "self.host_dr7 = read_dr7();", "self.host_dr7 = DR7_RESET;"),
+    Mutation::replace(
+        "bind: host DR7",
+        DEBUG_RS,
+        r#"            self.host_dr7 = dr7;
+"#,
+        r#"            self.host_dr7 = DR7_RESET;
+"#,
+    ),
     Mutation::replace("bind: host DEBUGCTL", DEBUG_RS, "self.host_debugctl = host_debugctl;", "let _ = host_debugctl;")
         .run(WORLD)
         .survives("Bochs has no IA32_DEBUGCTL"),

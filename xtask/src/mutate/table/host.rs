@@ -1,8 +1,8 @@
 //! What of the host an exit gives back, and what is taken over from it at a bind and from one processor to another.
 
 use super::{
-    BOUND, BOUND_HERE, BREAKPOINT, ENABLE, EPT, LIFECYCLE, MOVES, Mutation, NO_SSE, NO_SSE_OWNERS, PROCESSORS, REFUSED,
-    REPEATED, STAYS, TASK, TURNS, VMX_OFF, WORLD,
+    BOUND, BOUND_HERE, BREAKPOINT, CONTROL_REGISTERS, ENABLE, EPT, HOSTS, LIFECYCLE, MOVES, Mutation, NO_SSE,
+    NO_SSE_OWNERS, PROCESSORS, REFUSED, REPEATED, STAYS, STAYS_VMX_OFF, TASK, TURNS, VMX_OFF, WORLD,
 };
 
 const HOST: &str = "src/vmx/host.rs";
@@ -147,22 +147,29 @@ pub const TABLE: &[Mutation] = &[
     Mutation::delete(
         "bind: the host's variable state",
         BIND,
-        r#"            host.write_to(&self.vmcs);
+        r#"        host.write_to(&self.vmcs);
 "#,
     ),
     Mutation::delete("bind: the MSR lists", BIND, r#"self.msrs.bind();"#),
     Mutation::delete("bind: CR4.MCE", BIND, r#"self.bind_cr4(host.mce())?;"#).run(WORLD),
-    Mutation::delete("bind: the debug registers", BIND, r#"self.debug.bind(home.host.debugctl());"#),
-    Mutation::delete(
+    Mutation::replace(
+        "bind: the debug registers",
+        BIND,
+        r#"if self.debug.bind() && !self.debug.is_idle() {"#,
+        r#"if false {"#,
+    ),
+    Mutation::replace(
         "bind: the extended state",
         BIND,
-        r#"self.xstate.take_over(&mut self.context.xstate, home, moved)?;"#,
+        r#"let method = self.xstate.take_over(&mut self.context.xstate, home, moved, is_checked)?;"#,
+        r#"let _ = is_checked;
+        let method = self.context.xstate.method;"#,
     ),
-    Mutation::delete("bind: the host's state is due", BIND, r#"self.vmcs.add_due(due::HOST_STATE);"#).run(TURNS),
+    Mutation::delete("bind: the host's state is due", BIND, r#"self.vmcs.set_due(due::HOST_STATE);"#).run(TURNS),
     Mutation::replace(
         "bind: constants of another processor",
         BIND,
-        r#"if moved || self.host_generation != home.host.generation() {"#,
+        r#"if !self.last_stay.is_on(home) || self.host_generation != home.host.generation() {"#,
         r#"if self.host_generation != home.host.generation() {"#,
     )
     .run(PROCESSORS),
@@ -248,20 +255,34 @@ pub const TABLE: &[Mutation] = &[
         .run(WORLD)
         .survives("Bochs raises no machine check"),
     Mutation::delete("current again: the extended state is due", VMCS, "self.set_due(due::SWITCHED);").run(BOUND),
-    Mutation::delete("unbind: VMCLEAR", VMCS, "unsafe { home.clear(self.address, Some(self.place.get())) }?;")
-        .run(PROCESSORS),
+    Mutation::replace(
+        "unbind: VMCLEAR",
+        VMCS,
+        r#"            unsafe { home.clear(self.address, Some(self.place.get())) }
+"#,
+        r#"            Ok(())
+"#,
+    )
+    .run(PROCESSORS),
     Mutation::replace(
         "unbind: VMLAUNCH comes next",
         VMCS,
-        r#"        self.launched.set(false);
-    }
-}"#,
-        r#"    }
-}"#,
+        r#"        self.place.set(place);
+        self.launched.set(false);
+"#,
+        r#"        self.place.set(place);
+"#,
     )
     .run(WORLD),
-    Mutation::delete("bind: VMCLEAR of a new region", VMCS, "unsafe { here.clear(self.address, None) }?;")
-        .survives("Bochs keeps the launch state in the region, and a new one is zeroed, which is clear"),
+    Mutation::replace(
+        "bind: VMCLEAR of a new region",
+        VMCS,
+        r#"        unsafe { here.clear(self.address, None) }
+"#,
+        r#"        Ok(())
+"#,
+    )
+    .survives("Bochs keeps the launch state in the region, and a new one is zeroed, which is clear"),
     Mutation::delete(
         "bind: revision identifier",
         VMCS,
@@ -277,7 +298,7 @@ pub const TABLE: &[Mutation] = &[
     Mutation::delete(
         "accessor: the VMCS that was current is so again",
         VMCS,
-        "unsafe { here.make_current_again(previous) }?;",
+        r#"unsafe { here.make_current(previous) }?;"#,
     )
     .run(WORLD)
     .survives("the next run loads it again: slower, not wrong"),
@@ -300,10 +321,10 @@ pub const TABLE: &[Mutation] = &[
     Mutation::replace(
         "load: what is current",
         PROCESSOR,
-        r#"            refused("VMPTRLD", failure)?;
+        r#"            return refused("VMPTRLD", failure);
         }
         self.seat.current.store(region, Relaxed);"#,
-        r#"            refused("VMPTRLD", failure)?;
+        r#"            return refused("VMPTRLD", failure);
         }"#,
     )
     .survives("each run loads it again: slower, not wrong"),
@@ -418,34 +439,32 @@ pub const TABLE: &[Mutation] = &[
     Mutation::replace(
         "bind: constants that the host changed",
         BIND,
-        r#"if moved || self.host_generation != home.host.generation() {"#,
-        r#"if moved {"#,
+        r#"if !self.last_stay.is_on(home) || self.host_generation != home.host.generation() {"#,
+        r#"if !self.last_stay.is_on(home) {"#,
     )
     .run(WORLD),
     Mutation::replace(
         "bind: the host on the same processor",
         BIND,
-        r#"} else if work & due::HOST_STATE != 0 {"#,
-        r#"} else if false {"#,
+        r#"        if work & due::HOST_STATE != 0 {
+            self.take_over_host()?;"#,
+        r#"        if false {
+            self.take_over_host()?;"#,
     )
     .run(TURNS),
     Mutation::replace(
         "bind: LDTR and TR take care",
         BIND,
-        r#"        if self.context.reload_segments() {
-            self.take_care();
-        }"#,
-        r#""#,
+        r#"if self.context.reload_segments() || !self.debug.is_idle() {"#,
+        r#"if !self.debug.is_idle() {"#,
     )
     .run(TASK)
     .survives("the first entry is a careful one, and decides it for the next"),
     Mutation::replace(
         "bind: the host's debug registers take care",
         BIND,
-        r#"        if !self.debug.is_idle() {
-            self.take_care();
-        }"#,
-        r#""#,
+        r#"if self.debug.bind() && !self.debug.is_idle() {"#,
+        r#"if self.debug.bind() && false {"#,
     )
     .run(BREAKPOINT),
     Mutation::delete("bind: what the VMCS has of the host", BIND, r#"self.host = host;"#)
@@ -454,91 +473,81 @@ pub const TABLE: &[Mutation] = &[
     Mutation::replace(
         "stay: a bind compares",
         BIND,
-        r#"if self.stays.get() && self.vmcs.was_current() && self.host_is_unchanged() {"#,
-        r#"if self.stays.get() && self.vmcs.was_current() {"#,
+        r#"        if Cr4::read_raw() == self.stays.cr4.get()
+            && unsafe { self.host.others_are_here() }
+            && self.msrs.kernel_gs_base_is_here()
+"#,
+        r#"        if Cr4::read_raw() == self.stays.cr4.get()
+"#,
     )
     .run(MOVES),
     Mutation::replace(
-        "stay: a bind asks whether the VMCS is current",
-        BIND,
-        r#"if self.stays.get() && self.vmcs.was_current() && self.host_is_unchanged() {"#,
-        r#"if self.stays.get() && self.host_is_unchanged() {"#,
-    )
-    .run(STAYS)
-    .survives("the run makes it current again"),
-    Mutation::replace(
         "stay: a bind compares what threads differ in",
         BIND,
-        r#"HostVariables::read_here() == self.host && self.msrs.host_is_unchanged()"#,
-        r#"self.msrs.host_is_unchanged()"#,
+        r#"            && unsafe { self.host.others_are_here() }
+"#,
+        r#"            // Nothing.
+"#,
     )
     .run(MOVES),
     Mutation::replace(
         "stay: a bind compares KERNEL_GS_BASE",
         BIND,
-        r#"HostVariables::read_here() == self.host && self.msrs.host_is_unchanged()"#,
-        r#"HostVariables::read_here() == self.host"#,
+        r#"            && self.msrs.kernel_gs_base_is_here()
+"#,
+        r#""#,
     )
     .run(MOVES),
-    Mutation::replace(
+    Mutation::delete(
         "stay: is decided at a bind",
         BIND,
-        r#"self.stays.set(self.unbind_policy == UnbindPolicy::Stay && looks_suffice);"#,
-        r#"let _ = looks_suffice;"#,
+        r#"        if self.unbind_policy == UnbindPolicy::Stay {
+            self.decide_stay();
+        }
+"#,
     )
     .run(MOVES)
     .survives("every bind and unbind takes the longer way: slower, not wrong"),
     Mutation::replace(
         "stay: SPEC_CTRL asks for more than a look",
         BIND,
-        r#"self.stays.set(self.unbind_policy == UnbindPolicy::Stay && looks_suffice);"#,
-        r#"let _ = looks_suffice; self.stays.set(self.unbind_policy == UnbindPolicy::Stay);"#,
+        r#"if self.msrs.switches_spec_ctrl() || self.context.writes_spec_ctrl() {"#,
+        r#"if false {"#,
     )
     .run(MOVES),
     Mutation::replace(
         "stay: a release ends it",
         BIND,
-        r#"        self.stays.set(false);
-        // Wherever it is bound"#,
-        r#"        // Wherever it is bound"#,
+        r#"        self.stays.end();
+        self.vmcs.unbind"#,
+        r#"        self.vmcs.unbind"#,
     )
     .run(STAYS),
     Mutation::replace(
         "stay: another policy ends it",
         BIND,
         r#"        self.unbind_policy = policy;
-        self.stays.set(false);"#,
+        self.stays.end();"#,
         r#"        self.unbind_policy = policy;"#,
     )
     .run(STAYS),
     Mutation::replace(
-        "release: the next processor takes the host anew",
-        BIND,
-        r#"self.vmcs.set_due(due::HOST_STATE | due::SWITCHED);"#,
-        r#"self.vmcs.set_due(due::SWITCHED);"#,
-    )
-    .run(STAYS)
-    .survives("the bind that follows makes the host's state due, or has nothing to do"),
-    Mutation::replace(
         "unbind: on its own processor alone",
         VMCS,
-        r#"            home.check_usable()?;
+        r#"            home.check_here()?;
             give_back(home);"#,
         r#"            give_back(home);"#,
     )
     .run(STAYS),
-    Mutation::delete("unbind: it has no seat", VMCS, r#"self.seat.set(&NOWHERE);"#)
-        .run(LIFECYCLE)
-        .survives("VMCLEAR leaves it not current there, which is what the seat is asked"),
     Mutation::delete("bind: its seat", VMCS, r#"self.seat.set(&here.seat);"#)
         .run(LIFECYCLE)
         .survives("each run makes it current again: slower, not wrong"),
     Mutation::replace(
         "current: on its own processor alone",
         VMCS,
-        r#"        home.check_usable()?;
-        self.load_here(home)?;"#,
-        r#"        self.load_here(home)?;"#,
+        r#"        home.check_here()?;
+        self.make_current_on(home)?;"#,
+        r#"        self.make_current_on(home)?;"#,
     )
     .run(STAYS),
     Mutation::replace(
@@ -562,4 +571,125 @@ pub const TABLE: &[Mutation] = &[
         r#"Some(last) if last.is_here() => last,"#,
     )
     .run(VMX_OFF),
+    Mutation::replace(
+        "look: CR4",
+        HOST,
+        "Cr4::read_raw() == self.cr4 && self.bases_are_here()",
+        "self.bases_are_here()",
+    )
+    .run(CONTROL_REGISTERS),
+    Mutation::replace(
+        "look: FS and GS base",
+        HOST,
+        "Cr4::read_raw() == self.cr4 && self.bases_are_here() && self.pages_are_here()",
+        "Cr4::read_raw() == self.cr4 && self.pages_are_here()",
+    )
+    .run(TURNS),
+    Mutation::replace(
+        "look: CR3 and CR0",
+        HOST,
+        "Cr4::read_raw() == self.cr4 && self.bases_are_here() && self.pages_are_here()",
+        "Cr4::read_raw() == self.cr4 && self.bases_are_here()",
+    )
+    .run(CONTROL_REGISTERS),
+    Mutation::replace(
+        "look: CR3",
+        HOST,
+        "cr3 == self.cr3 && Cr0::read_raw() == self.cr0",
+        "let _ = cr3; Cr0::read_raw() == self.cr0",
+    )
+    .run(CONTROL_REGISTERS),
+    Mutation::replace("look: CR0", HOST, "cr3 == self.cr3 && Cr0::read_raw() == self.cr0", "cr3 == self.cr3")
+        .run(CONTROL_REGISTERS),
+    Mutation::replace("stay: a bind compares FS base", HOST, "rdfsbase() == self.fs_base && rdgsbase()", "rdgsbase()")
+        .run(TURNS),
+    Mutation::replace("stay: a bind compares GS base", HOST, " && rdgsbase() == self.gs_base", "")
+        .run(TURNS)
+        .survives("the host of the cases has one for ever"),
+    Mutation::replace(
+        "stay: a bind compares CR3 and CR0",
+        HOST,
+        "rdgsbase() == self.gs_base && self.pages_are_here()",
+        "rdgsbase() == self.gs_base",
+    )
+    .run(CONTROL_REGISTERS),
+    Mutation::replace(
+        "stay: a bind compares CR4",
+        BIND,
+        "if Cr4::read_raw() == self.stays.cr4.get()",
+        "if self.stays.yes()",
+    )
+    .run(CONTROL_REGISTERS),
+    Mutation::replace(
+        "stay: a run behind VMXOFF and VMXON binds",
+        BIND,
+        "if self.stays.yes() && self.vmcs.home().is_none() {",
+        "if false {",
+    )
+    .run(STAYS_VMX_OFF),
+    Mutation::replace(
+        "stay: a longer look compares the host",
+        BIND,
+        "self.host.are_here() && (!self.msrs",
+        "(!self.msrs",
+    )
+    .run(TURNS),
+    Mutation::replace(
+        "stay: a longer look leads to a shorter one",
+        BIND,
+        r#"            self.decide_stay();
+            return Ok(());"#,
+        "            return Ok(());",
+    )
+    .run(TURNS)
+    .survives("each bind takes the longer look: slower, not wrong"),
+    Mutation::delete(
+        "bind: a host that changed so that the extended state cannot be moved",
+        BIND,
+        "self.xstate.check_host()?;",
+    )
+    .run(HOSTS),
+    Mutation::delete("bind: nothing is taken over of what failed", BIND, "self.host = HostVariables::default();")
+        .run(WORLD)
+        .survives("nothing here fails behind it"),
+    Mutation::delete(
+        "bind: what the host said of its DEBUGCTL",
+        BIND,
+        "self.debug.take_constants(home.host.debugctl());",
+    )
+    .run(WORLD)
+    .survives("Bochs has no IA32_DEBUGCTL"),
+    Mutation::replace(
+        "translations: looked at when something is due",
+        TRANSLATIONS,
+        "if holds && !moved && due & (due::LINEAR | due::EPT) == 0 {",
+        "if holds && !moved {",
+    )
+    .run(EPT),
+    Mutation::replace(
+        "translations: looked at after a move",
+        TRANSLATIONS,
+        "if holds && !moved && due & (due::LINEAR | due::EPT) == 0 {",
+        "if holds && due & (due::LINEAR | due::EPT) == 0 {",
+    )
+    .run(EPT),
+    Mutation::replace(
+        "translations: looked at when the VPID does not hold",
+        TRANSLATIONS,
+        "if holds && !moved && due & (due::LINEAR | due::EPT) == 0 {",
+        "if !moved && due & (due::LINEAR | due::EPT) == 0 {",
+    )
+    .run(EPT),
+    Mutation::delete("bind: the place is taken", PROCESSOR, "place.store(region, Release);").run(LIFECYCLE),
+    Mutation::replace(
+        "bind: a place that is another's",
+        VMCS,
+        r#"            _ => here.free_place()?,
+        };"#,
+        r#"            taken => taken,
+        };"#,
+    )
+    .run(LIFECYCLE),
+    Mutation::delete("bind: where its place is", VMCS, "self.place.set(place);").run(LIFECYCLE),
+    Mutation::delete("move: its old place is not asked for", VMCS, "self.place.set(&NO_PLACE);").run(PROCESSORS),
 ];

@@ -90,6 +90,8 @@ const MOVES: &[&str] =
 const VMX_OFF: &[&str] = &["cases/tigerlake/1/world.vmx_off"];
 const STAYS: &[&str] =
     &["cases/tigerlake/4/world.stays", "cases/tigerlake/4/world.used_on", "cases/tigerlake/4/lifecycle."];
+const STAYS_VMX_OFF: &[&str] = &["cases/tigerlake/1/world.stays_through"];
+const CONTROL_REGISTERS: &[&str] = &["cases/tigerlake/1/world.host_changes_control"];
 const BREAKPOINT: &[&str] = &["cases/tigerlake/1/quick.host_with", "cases/tigerlake/1/world.patterns_"];
 const HOSTS: &[&str] = &["cases/tigerlake/1/owners.host_without"];
 const NO_SSE_OLD: &[&str] = &["no-sse/arrandale/4/world.patterns_"];

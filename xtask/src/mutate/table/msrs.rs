@@ -79,6 +79,6 @@ pub const TABLE: &[Mutation] = &[
     Mutation::replace("MSR list: guest SPEC_CTRL", AREAS, "VMENTRY_MSR_LOAD_COUNT, loaded)", "VMENTRY_MSR_LOAD_COUNT, loaded - u32::from(self.spec_ctrl_active))").run(SPECULATION).expect("first guest, first write"),
     Mutation::replace("MSR list: host SPEC_CTRL", AREAS, "VMEXIT_MSR_LOAD_COUNT, loaded)", "VMEXIT_MSR_LOAD_COUNT, loaded - u32::from(self.spec_ctrl_active))").run(SPECULATION).expect("the host's IA32_SPEC_CTRL"),
     Mutation::replace("MSR list: host STAR, LSTAR and FMASK", AREAS, r#"self.set_data(HOST_LIST, SYSCALL_GROUP + i, value);"#, r#"let _ = (i, value);"#).run(WORLD),
-    Mutation::delete("MSR list: host KERNEL_GS_BASE is read", AREAS, r#"self.set_data(HOST_LIST, KERNEL_GS_BASE, self.host_kernel_gs_base);"#).run(WORLD),
+    Mutation::delete("MSR list: host KERNEL_GS_BASE is read", AREAS, r#"self.set_data(HOST_LIST, KERNEL_GS_BASE, kernel_gs_base);"#).run(WORLD),
     Mutation::delete("MSR list: the host's SPEC_CTRL is read", AREAS, r#"self.set_data(HOST_LIST, SPEC_CTRL, LISTED[SPEC_CTRL].read());"#).run(SPECULATION),
 ];

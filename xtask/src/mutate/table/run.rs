@@ -202,8 +202,6 @@ pub const TABLE: &[Mutation] = &[
             self.vmcs.set_due(work);
         }
         result"#, r#"        result"#).run(NO_SSE_OWNERS),
-    Mutation::delete("unbind: what is due at the next bind", BIND, r#"self.vmcs.set_due(due::HOST_STATE | due::SWITCHED);"#).run(WORLD)
-    .survives("the bind that follows makes the host's state due"),
     Mutation::delete("due: another EPT", EPT_RS, "self.vmcs.set_due(due::EPT);").run(EPT_ROOT),
     Mutation::delete("due: linear addresses", TRANSLATIONS, "self.vmcs.set_due(due::LINEAR);").run(EPT),
     Mutation::delete("due: the caller's policy of speculation", SPECULATION, "self.vmcs.set_due(due::HOST_STATE);")
@@ -227,10 +225,11 @@ pub const TABLE: &[Mutation] = &[
         "",
     )
     .run(MMIO),
-    Mutation::replace("careful entry: work", RUN, r#"        if self.vmcs.work_is_due() {
-            self.do_what_is_due()?;
+    Mutation::replace("careful entry: work", RUN, r#"            let work = self.vmcs.take_work();
+            self.do_work_out_of_line(here, work)?;
         }
-        self.complete_pending(here)?;"#, "        self.complete_pending(here)?;").run(WORLD),
+        self.complete_pending(here)?;"#, r#"        }
+        self.complete_pending(here)?;"#).run(WORLD),
     Mutation::delete("careful entry: the instruction is completed", RUN, "self.complete_pending(here)?;")
         .run(COMPLETION),
     Mutation::delete("careful entry: events", RUN, "self.inject_pending_events(here)?;").run(EVENTS),
@@ -262,20 +261,11 @@ pub const TABLE: &[Mutation] = &[
     )
     .run(REFUSED),
     Mutation::delete("RDMSR: is completed", RUN, "self.completion = Some(WaitsFor::EdxEax);").run(MSRS),
-    Mutation::delete("bind: whether extended state is switched reaches the switch", BIND, r#"        self.exit_work_was_decided();
-"#).run(WORLD),
+    Mutation::replace("bind: whether extended state is switched reaches the switch", BIND, r#"if method != self.context.xstate.method {"#, r#"if false && method != self.context.xstate.method {"#).run(WORLD),
     Mutation::delete("barriers: are recorded", SWITCH, "(self.entry_work, self.exit_work) = (at_entry, at_exit);")
         .run(BARRIERS),
-    Mutation::replace(
-        "barriers: extended state is switched beside them",
-        SWITCH,
-        r#"(at_entry, at_exit);
-        self.xstate_was_decided();"#,
-        "(at_entry, at_exit);",
-    )
-    .run(BARRIERS)
-    .survives("what follows in the same work decides it again"),
-    Mutation::delete("extended state: whether it is switched at an entry", SWITCH, r#"self.entry_work ^= SWITCH_XSTATE;"#).run(WORLD),
+    Mutation::delete("barriers: extended state is switched beside them", SWITCH, r#"self.set_xstate_method(self.xstate.method);"#).run(BARRIERS).survives("what follows in the same work decides it again"),
+    Mutation::delete("extended state: whether it is switched at an entry", SWITCH, r#"self.entry_work = self.entry_work & !SWITCH_XSTATE | bit;"#).run(WORLD),
     Mutation::delete("barriers: a selector for VERW", SWITCH, "self.verw_selector = x86::segmentation::ss().bits();")
         .run(BARRIERS)
         .survives("Bochs has no buffers, and VERW takes any selector"),
@@ -358,14 +348,14 @@ pub const TABLE: &[Mutation] = &[
     Mutation::replace("run behind work: not when the instruction wants care", RUN, r#"if !self.do_quick_work(here)? || !self.complete_pending_quickly(here) {"#, r#"if !self.do_quick_work(here)? || { self.complete_pending_quickly(here); false } {"#).run(COMPLETION),
     Mutation::replace("run behind work: not when more is due", RUN, r#"if !self.do_quick_work(here)? || !self.complete_pending_quickly(here) {"#, r#"self.do_quick_work(here)?;
         if !self.complete_pending_quickly(here) {"#).run(REPEATED),
-    Mutation::replace("run behind work: it is work alone", RUN, r#"        if !self.vmcs.quick_work_alone_is_due() {
-            return Ok(false);
+    Mutation::replace("run behind work: it is work alone", VMCS, r#"        if due & !(due::WORK | due::INTERRUPT) != 0 {
+            return None;
         }
-"#, r#""#).run(REPEATED)
+        let work"#, "        let work").run(REPEATED)
     .survives("what is due beside it is found behind the work, too"),
     Mutation::replace("run behind work: what the work makes due", RUN, r#"Ok(!self.vmcs.is_due() || self.vmcs.interrupt_alone_is_due() && self.inject_quickly(here))"#, r#"Ok(true)"#).run(WORLD),
-    Mutation::replace("run behind work: the work is done", RUN, r#"        if self.vmcs.work_is_due() {
-            self.do_what_is_due()?;
+    Mutation::replace("run behind work: the work is done", RUN, r#"        if work != 0 {
+            self.do_work(here, work)?;
         }
         Ok(!self.vmcs.is_due()"#, r#"        Ok(!self.vmcs.is_due()"#).run(REPEATED)
     .survives("it stays due, and the entry is a careful one, which does it"),
@@ -382,7 +372,7 @@ pub const TABLE: &[Mutation] = &[
     Mutation::delete("barriers: where an exit continues", SPECULATION, r#"self.vmcs.write_changed(VmcsHostNW::RIP, self.context.exit_address());"#).run(NO_SSE_BARRIERS),
     Mutation::delete("setup: where an exit continues", SETUP, r#"vmcs.write(VmcsHostNW::RIP, self.context.exit_address());"#).run(NO_SSE)
     .survives("the first run behind it on a processor writes it, too"),
-    Mutation::delete("extended state: whether it is switched at an exit", SWITCH, r#"self.exit_work ^= SWITCH_XSTATE;"#).run(WORLD),
+    Mutation::delete("extended state: whether it is switched at an exit", SWITCH, r#"self.exit_work = self.exit_work & !SWITCH_XSTATE | bit;"#).run(WORLD),
     Mutation::delete("interrupt: is due", EVENTS_RS, "self.vmcs.set_due(due::INTERRUPT);").run(INTERRUPTS),
     Mutation::replace("quick interrupt: needs IF", EVENTS_RS, "flags & (rflags::IF | rflags::TF) != rflags::IF", "flags & rflags::TF != 0").run(INTERRUPTS),
     Mutation::replace("quick interrupt: not behind a step", EVENTS_RS, "flags & (rflags::IF | rflags::TF) != rflags::IF", "flags & rflags::IF == 0").run(INTERRUPTS),

@@ -268,14 +268,16 @@ pub const TABLE: &[Mutation] = &[
             "mov rcx, [rdi + {host_cr2}]","#,
     )
     .run(REFUSED),
-    Mutation::replace("exit: GDTR", SWITCH, r#""lgdt [rdi + {gdtr}]","#, r#""/* {gdtr} */","#),
-    Mutation::replace("exit: IDTR", SWITCH, r#""lidt [rdi + {idtr}]","#, r#""/* {idtr} */","#),
+    Mutation::replace("exit: GDTR", SWITCH, r#""lgdt [rdi + {gdtr}]\n", "#, r#""/* {gdtr} */\n", "#),
+    Mutation::replace("exit: IDTR", SWITCH, r#""lidt [rdi + {idtr}]")"#, r#""/* {idtr} */")"#),
     Mutation::delete("entry: extended state", SWITCH, r#"switch_xstate!("host", "guest"),"#),
     Mutation::replace(
         "exit: extended state",
         SWITCH,
-        r#"raise_exit_barriers!(), switch_xstate!("guest", "host");"#,
-        r#"raise_exit_barriers!(), concat!("jmp 9f\n", switch_xstate!("guest", "host"), "\n9:");"#,
+        r#"        switch_xstate!("guest", "host"),
+        "cmp"#,
+        r#"        concat!("jmp 9f\n", switch_xstate!("guest", "host"), "\n9:"),
+        "cmp"#,
     ),
     Mutation::delete(
         "refused entry: extended state",
@@ -400,7 +402,15 @@ pub const TABLE: &[Mutation] = &[
     Mutation::replace(
         "exit: where there is work it continues elsewhere",
         SWITCH,
-        r#"if self.exit_work == 0 { vmx_exit } else { vmx_exit_to_work };"#,
-        r#"{ let _ = vmx_exit_to_work as *const (); vmx_exit };"#,
+        r#"            _ => vmx_exit_to_work,
+"#,
+        r#"            _ => vmx_exit_to_tables,
+"#,
+    ),
+    Mutation::replace(
+        "exit: where the tables are loaded again",
+        SWITCH,
+        "(0, _) => vmx_exit_to_tables,",
+        "(0, _) => vmx_exit,",
     ),
 ];
