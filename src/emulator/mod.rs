@@ -287,38 +287,44 @@ impl<M: GuestMemory> World<'_, M> {
 }
 
 impl Emulation {
-    /// Translates what the instruction accesses.
-    pub(crate) fn start<M: GuestMemory>(
-        world: &World<'_, M>,
-        fetched: &Fetched,
-        registers: &Registers,
-    ) -> Result<Self, Refusal> {
-        let instruction = fetched.instruction;
-        let mut emulation = Self {
-            instruction,
-            code: world.code,
+    /// An instruction that is to be [started](Self::start).
+    pub(crate) fn new(fetched: &Fetched, code: CodeSize) -> Self {
+        Self {
+            instruction: fetched.instruction,
+            code,
             slots: [None; 2],
             slot: 0,
             done: 0,
             phase: Phase::Reading,
             asked: false,
             effect: None,
-            over: execute::repeats(&instruction)
-                && shape::string(&instruction).is_some_and(|size| shape::counter(registers, 1, size) == 0),
-        };
-        if emulation.over {
-            return Ok(emulation);
+            over: false,
         }
-        let places = shape::places(&instruction, registers, world.code).ok_or(Refusal::Unknown)?;
+    }
+
+    /// Translates what the instruction accesses.
+    pub(crate) fn start<M: GuestMemory>(
+        &mut self,
+        world: &World<'_, M>,
+        fetched: &Fetched,
+        registers: &Registers,
+    ) -> Result<(), Refusal> {
+        let instruction = &self.instruction;
+        self.over = execute::repeats(instruction)
+            && shape::string(instruction).is_some_and(|size| shape::counter(registers, 1, size) == 0);
+        if self.over {
+            return Ok(());
+        }
+        let places = shape::places(instruction, registers, world.code).ok_or(Refusal::Unknown)?;
         if !fetched.known {
-            emulation.rehearse(places, registers)?;
+            self.rehearse(places, registers)?;
         }
-        for (slot, place) in emulation.slots.iter_mut().zip(places) {
+        for (slot, place) in self.slots.iter_mut().zip(places) {
             if let Some(place) = place {
                 *slot = Some(world.locate(place)?);
             }
         }
-        Ok(emulation)
+        Ok(())
     }
 
     /// Whether the instruction is one of those that are emulated. One that has nothing to do was not looked at.

@@ -410,10 +410,10 @@ fn one_input(random: &mut Random, memory: &Noise) -> Ended {
     };
     let instruction = fetched.instruction;
     assert!(fetched.code.length == instruction.len());
-    let mut emulation = match Emulation::start(&world, &fetched, &registers) {
-        Ok(emulation) => emulation,
-        Err(refusal) => return ended(refusal),
-    };
+    let mut emulation = Emulation::new(&fetched, code);
+    if let Err(refusal) = emulation.start(&world, &fetched, &registers) {
+        return ended(refusal);
+    }
     check_memory_of_decoding(random, &world, registers.rip, &fetched, &emulation);
     let before = registers;
     let mut vectors = Vectors([7; 32]);

@@ -280,12 +280,13 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             Ok(fetched) => fetched,
             Err(why) => return Ok(Err(why)),
         };
-        let emulation = match Emulation::start(&world, &fetched, registers) {
-            Ok(emulation) => emulation,
-            Err(refusal) => return Ok(Err((refusal, fetched.code))),
-        };
-        self.mmio.decoded.remember(registers.rip, &fetched, &emulation);
-        self.mmio.pending = Some(Pending { emulation, code: fetched.code, access: None });
+        let emulation = Emulation::new(&fetched, world.code);
+        let mut pending = Pending { emulation, code: fetched.code, access: None };
+        if let Err(refusal) = pending.emulation.start(&world, &fetched, registers) {
+            return Ok(Err((refusal, fetched.code)));
+        }
+        self.mmio.decoded.remember(registers.rip, &fetched, &pending.emulation);
+        self.mmio.pending = Some(pending);
         Ok(Ok(()))
     }
 

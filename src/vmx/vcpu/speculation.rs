@@ -162,6 +162,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     /// Whether this is IA32_PRED_CMD, and the guest has it.
+    #[inline(always)]
     pub(super) fn is_own_pred_cmd(&self, msr: u32) -> bool {
         msr == Msr::IA32_PRED_CMD.number() && !self.is_absent(msr)
     }
