@@ -382,10 +382,14 @@ macro_rules! enter {
 }
 use enter;
 
-/// Loads GDTR and IDTR, whose limits are FFFFH behind an exit. RDI is the context.
+/// Loads GDTR and IDTR again. RDI is the context.
 macro_rules! reload_tables {
     () => {
-        concat!("lgdt [rdi + {gdtr}]\n", "lidt [rdi + {idtr}]")
+        concat!(
+            // Their limits are FFFFH behind an exit.
+            "lgdt [rdi + {gdtr}]\n",
+            "lidt [rdi + {idtr}]\n",
+        )
     };
 }
 use reload_tables;

@@ -268,8 +268,8 @@ pub const TABLE: &[Mutation] = &[
             "mov rcx, [rdi + {host_cr2}]","#,
     )
     .run(REFUSED),
-    Mutation::replace("exit: GDTR", SWITCH, r#""lgdt [rdi + {gdtr}]\n", "#, r#""/* {gdtr} */\n", "#),
-    Mutation::replace("exit: IDTR", SWITCH, r#""lidt [rdi + {idtr}]")"#, r#""/* {idtr} */")"#),
+    Mutation::replace("exit: GDTR", SWITCH, r#""lgdt [rdi + {gdtr}]\n","#, r#""/* {gdtr} */\n","#),
+    Mutation::replace("exit: IDTR", SWITCH, r#""lidt [rdi + {idtr}]\n","#, r#""/* {idtr} */\n","#),
     Mutation::delete("entry: extended state", SWITCH, r#"switch_xstate!("host", "guest"),"#),
     Mutation::replace(
         "exit: extended state",
