@@ -213,8 +213,8 @@ impl VmxMisc {
     ///
     /// The timer has 32 bits; a slice that is too long for it saturates.
     pub const fn preemption_timer_value(&self, ticks: u64) -> u32 {
-        let unit = 1u64 << self.preemption_timer_rate;
-        let value = ticks.div_ceil(unit);
+        let rest = ticks & ((1 << self.preemption_timer_rate) - 1);
+        let value = (ticks >> self.preemption_timer_rate) + (rest != 0) as u64;
         if value > u32::MAX as u64 { u32::MAX } else { value as u32 }
     }
 }

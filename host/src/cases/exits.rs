@@ -165,16 +165,21 @@ fn vmcall_is_a_hypercall() -> CaseResult {
 
 guest_code!(spin, "code16", "2: inc ebx", "jmp 2b");
 
+/// Slices of one length and of others, alone and with something else to be written.
 fn time_slice_ends_the_run() -> CaseResult {
-    const TICKS: u64 = 10_000;
     let mut guest = Guest::real(spin())?;
-    for _ in 0..3 {
-        guest.vcpu.set_time_slice(Some(TICKS))?;
-        let start = time::tsc();
-        let exit = guest.vcpu.run()?;
-        let took = time::tsc() - start;
-        is_true("Nothing at the end of the slice", matches!(exit, Exit::Nothing))?;
-        is_true("a slice of about its length", (TICKS / 2..TICKS * 4).contains(&took))?;
+    for ticks in [10_000, 10_000, 100_000, 10_000, 30_000] {
+        for with_more in [false, true] {
+            guest.vcpu.set_time_slice(Some(if with_more { ticks + 5000 } else { ticks }))?;
+            if with_more {
+                guest.vcpu.set_stack_pointer(0x6C00);
+            }
+            let start = time::tsc();
+            let exit = guest.vcpu.run()?;
+            let took = time::tsc() - start;
+            is_true("Nothing at the end of the slice", matches!(exit, Exit::Nothing))?;
+            is_true("a slice of about its length", (ticks / 2..ticks * 2).contains(&took))?;
+        }
     }
     is_true("progress in the guest", guest.vcpu.regs().rbx > 100)
 }

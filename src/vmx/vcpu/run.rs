@@ -86,13 +86,16 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         self.take_exit(here, reason)
     }
 
-    /// Does what is due, if that is work of the processor, and an interrupt that the guest takes at once, and nothing more.
-    /// Whether an entry may follow.
+    /// Does what is due, if that is work of the processor, a new time slice, and an interrupt that the guest takes at once, and
+    /// nothing more. Whether an entry may follow.
     #[inline(always)]
     fn do_quick_work(&mut self, here: Here) -> AxResult<bool> {
         let Some(work) = self.vmcs.take_quick_work() else { return Ok(false) };
-        if work != 0 {
-            self.do_work(here, work)?;
+        if work & due::SLICE != 0 {
+            self.write_time_slice(here);
+        }
+        if work & due::WORK != 0 {
+            self.do_work(here, work & due::WORK)?;
         }
         Ok(!self.vmcs.is_due() || self.vmcs.interrupt_alone_is_due() && self.inject_quickly(here))
     }
@@ -304,6 +307,9 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         if self.vmcs.work_is_due() {
             let work = self.vmcs.take_work();
             self.do_work_out_of_line(here, work)?;
+        }
+        if self.vmcs.take_slice() {
+            self.put_time_slice();
         }
         self.complete_pending(here)?;
         if self.vmcs.is_written(VmcsGuestNW::RFLAGS) {

@@ -3,9 +3,9 @@
 use axerrno::{AxResult, ax_err};
 use axvcpu::AxVCpuHal;
 
-use super::VmxVcpu;
+use super::{Here, VmxVcpu};
 use crate::vmx::capability::PinControls;
-use crate::vmx::vmcs::{VmcsControl32, VmcsGuest32};
+use crate::vmx::vmcs::{VmcsControl32, VmcsGuest32, due};
 
 impl<H: AxVCpuHal> VmxVcpu<H> {
     /// Limits how long the guest runs before it exits: `ticks` of the TSC from an entry on, or without limit.
@@ -31,17 +31,39 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         Ok(())
     }
 
-    /// Puts the slice into the VMCS. Exits do not save the timer, so the value stays there and each entry starts with it.
+    /// Turns the timer on or off, and leaves the slice to the next entry. Exits do not save the timer, so the value stays in the
+    /// VMCS and each entry starts with it.
     pub(super) fn apply_time_slice(&self) {
         let timer = PinControls::PREEMPTION_TIMER.bits();
         let old = self.vmcs.known(VmcsControl32::PINBASED_EXEC_CONTROLS).unwrap_or_default();
-        match self.time_slice.filter(|_| self.controls.has_timer) {
-            Some(ticks) => {
-                self.vmcs.write_changed(VmcsControl32::PINBASED_EXEC_CONTROLS, old | timer);
-                self.vmcs
-                    .write(VmcsGuest32::VMX_PREEMPTION_TIMER_VALUE, self.controls.timer.preemption_timer_value(ticks));
-            }
-            None => self.vmcs.write_changed(VmcsControl32::PINBASED_EXEC_CONTROLS, old & !timer),
+        if self.time_slice.is_some() && self.controls.has_timer {
+            self.vmcs.write_changed(VmcsControl32::PINBASED_EXEC_CONTROLS, old | timer);
+            self.vmcs.set_due(due::SLICE);
+        } else {
+            self.vmcs.write_changed(VmcsControl32::PINBASED_EXEC_CONTROLS, old & !timer);
         }
+    }
+
+    /// Gives the processor the slice.
+    #[inline(always)]
+    pub(super) fn write_time_slice(&self, here: Here) {
+        if let Some(value) = self.timer_value()
+            && !self.vmcs.write_through(here, VmcsGuest32::VMX_PREEMPTION_TIMER_VALUE, value)
+        {
+            // There is no current VMCS after all; the careful entry says so.
+            self.vmcs.set_due(due::SLICE | due::CARE);
+        }
+    }
+
+    /// Puts it where a careful entry writes it with all else.
+    pub(super) fn put_time_slice(&self) {
+        if let Some(value) = self.timer_value() {
+            self.vmcs.write(VmcsGuest32::VMX_PREEMPTION_TIMER_VALUE, value);
+        }
+    }
+
+    #[inline(always)]
+    fn timer_value(&self) -> Option<u32> {
+        Some(self.controls.timer.preemption_timer_value(self.time_slice?))
     }
 }

@@ -50,10 +50,15 @@ pub(crate) mod due {
     pub(crate) const WORK: u32 = HOST_STATE | EPT | SWITCHED | LINEAR;
     /// A field was written, and the processor has not got it yet.
     pub(crate) const FIELDS: u32 = 1 << 4;
-    /// An external interrupt waits alone, which a quick entry can inject.
-    pub(crate) const INTERRUPT: u32 = 1 << 6;
     /// Something else of the vCPU is not as a quick entry needs it, or may not be.
     pub(crate) const CARE: u32 = 1 << 5;
+    /// An external interrupt waits alone, which a quick entry can inject.
+    pub(crate) const INTERRUPT: u32 = 1 << 6;
+    /// The time slice has another length, which a quick entry can write.
+    pub(crate) const SLICE: u32 = 1 << 7;
+
+    /// What a quick entry can do itself.
+    pub(crate) const QUICK: u32 = WORK | INTERRUPT | SLICE;
 
     /// Adds work, from any processor. What was done to memory before is seen by whoever sees the work.
     pub(crate) fn add(due: &AtomicU32, work: u32) {
@@ -196,14 +201,14 @@ impl<H: AxVCpuHal> Vmcs<H> {
         work
     }
 
-    /// The same, if nothing is due that a quick entry does not look at.
+    /// The same, and a new time slice, if nothing is due that a quick entry does not look at.
     #[inline(always)]
     pub(crate) fn take_quick_work(&self) -> Option<u32> {
         let due = self.due.load(Relaxed);
-        if due & !(due::WORK | due::INTERRUPT) != 0 {
+        if due & !due::QUICK != 0 {
             return None;
         }
-        let work = due & due::WORK;
+        let work = due & (due::WORK | due::SLICE);
         if work != 0 {
             self.take(work);
         }
@@ -215,6 +220,15 @@ impl<H: AxVCpuHal> Vmcs<H> {
     #[inline(always)]
     fn take(&self, work: u32) {
         self.due.fetch_and(!work, SeqCst);
+    }
+
+    /// Takes over that there is a new time slice. Whether there is.
+    pub(crate) fn take_slice(&self) -> bool {
+        let is_due = self.due.load(Relaxed) & due::SLICE != 0;
+        if is_due {
+            self.take(due::SLICE);
+        }
+        is_due
     }
 
     /// Whether there is work of the processor for the next entry.

@@ -113,6 +113,7 @@ const EPT: &[&str] =
 const REPEATED: &[&str] = &["cases/tigerlake/1/quick.", "cases/tigerlake/1/exits."];
 /// Interrupts that come when nothing else waits.
 const INTERRUPTS: &[&str] = &["cases/tigerlake/1/quick.interrupt", "cases/tigerlake/1/entry_refused."];
+const SLICES: &[&str] = &["cases/tigerlake/1/exits.time_slice"];
 /// Instructions whose end is more than a step.
 const COMPLETION: &[&str] = &[
     "cases/tigerlake/1/quick.",

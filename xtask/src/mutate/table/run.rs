@@ -2,13 +2,14 @@
 
 use super::{
     BARRIERS, BOUND_HERE, COMPLETION, DEBUG, EPT, EPT_ROOT, EVENTS, INTERRUPTS, MMIO, MSRS, Mutation, NO_SSE,
-    NO_SSE_BARRIERS, NO_SSE_OWNERS, REFUSED, REPEATED, SELECTED, SHADOW, STARTUP, TASK, TRAPS, WINDOWS, WORLD,
+    NO_SSE_BARRIERS, NO_SSE_OWNERS, REFUSED, REPEATED, SELECTED, SHADOW, SLICES, STARTUP, TASK, TRAPS, WINDOWS, WORLD,
 };
 
 const BIND: &str = "src/vmx/vcpu/bind.rs";
 const SETUP: &str = "src/vmx/vcpu/setup.rs";
 const RUN: &str = "src/vmx/vcpu/run.rs";
 const VMCS: &str = "src/vmx/vmcs/mod.rs";
+const TIMER: &str = "src/vmx/vcpu/timer.rs";
 const SWITCH: &str = "src/vmx/vcpu/switch.rs";
 const EPT_RS: &str = "src/vmx/vcpu/ept.rs";
 const EVENTS_RS: &str = "src/vmx/vcpu/events.rs";
@@ -227,9 +228,7 @@ pub const TABLE: &[Mutation] = &[
     .run(MMIO),
     Mutation::replace("careful entry: work", RUN, r#"            let work = self.vmcs.take_work();
             self.do_work_out_of_line(here, work)?;
-        }
-        self.complete_pending(here)?;"#, r#"        }
-        self.complete_pending(here)?;"#).run(WORLD),
+        }"#, "        }").run(WORLD),
     Mutation::delete("careful entry: the instruction is completed", RUN, "self.complete_pending(here)?;")
         .run(COMPLETION),
     Mutation::delete("careful entry: events", RUN, "self.inject_pending_events(here)?;").run(EVENTS),
@@ -348,17 +347,16 @@ pub const TABLE: &[Mutation] = &[
     Mutation::replace("run behind work: not when the instruction wants care", RUN, r#"if !self.do_quick_work(here)? || !self.complete_pending_quickly(here) {"#, r#"if !self.do_quick_work(here)? || { self.complete_pending_quickly(here); false } {"#).run(COMPLETION),
     Mutation::replace("run behind work: not when more is due", RUN, r#"if !self.do_quick_work(here)? || !self.complete_pending_quickly(here) {"#, r#"self.do_quick_work(here)?;
         if !self.complete_pending_quickly(here) {"#).run(REPEATED),
-    Mutation::replace("run behind work: it is work alone", VMCS, r#"        if due & !(due::WORK | due::INTERRUPT) != 0 {
+    Mutation::replace("run behind work: it is work alone", VMCS, r#"        if due & !due::QUICK != 0 {
             return None;
         }
         let work"#, "        let work").run(REPEATED)
     .survives("what is due beside it is found behind the work, too"),
     Mutation::replace("run behind work: what the work makes due", RUN, r#"Ok(!self.vmcs.is_due() || self.vmcs.interrupt_alone_is_due() && self.inject_quickly(here))"#, r#"Ok(true)"#).run(WORLD),
-    Mutation::replace("run behind work: the work is done", RUN, r#"        if work != 0 {
-            self.do_work(here, work)?;
+    Mutation::replace("run behind work: the work is done", RUN, r#"        if work & due::WORK != 0 {
+            self.do_work(here, work & due::WORK)?;
         }
-        Ok(!self.vmcs.is_due()"#, r#"        Ok(!self.vmcs.is_due()"#).run(REPEATED)
-    .survives("it stays due, and the entry is a careful one, which does it"),
+        Ok(!self.vmcs.is_due()"#, r#"        Ok(!self.vmcs.is_due()"#).run(WORLD),
     Mutation::replace("entry behind work: VMRESUME of a VMCS that is launched", RUN, "if self.vmcs.launched() { self.enter_quickly(here) } else { self.launch_quickly(here) };", "self.launch_quickly(here);").run(BOUND_HERE),
     Mutation::replace("entry behind work: the shadow that a completed instruction ended", RUN, r#"        self.shadow_ended = false;
         // SAFETY: as above, but the VMCS is clear."#, r#"        // SAFETY: as above, but the VMCS is clear."#).run(EVENTS),
@@ -403,4 +401,7 @@ pub const TABLE: &[Mutation] = &[
     Mutation::replace("quick interrupt: the processor knows the field anew", VMCS, r#"        remove(&self.valid, field.index());
         // SAFETY: this VMCS is current. What its host-state"#, "        // SAFETY: this VMCS is current. What its host-state").run(INTERRUPTS)
     .survives("an exit follows, behind which nothing is known of these fields; what fails in between has no current VMCS"),
+    Mutation::delete("slice: is due", TIMER, "self.vmcs.set_due(due::SLICE);").run(SLICES),
+    Mutation::delete("slice: a quick entry writes it", RUN, "self.write_time_slice(here);").run(SLICES),
+    Mutation::delete("slice: a careful entry writes it", RUN, "self.put_time_slice();").run(SLICES),
 ];
