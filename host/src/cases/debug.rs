@@ -27,6 +27,8 @@ pub const CASES: &[Case] = &[
     Case::new("debug.single_step_with_breakpoints_set", single_step_with_breakpoints_set),
     Case::new("debug.single_step_behind_mov_ss", single_step_behind_mov_ss),
     Case::new("debug.data_breakpoint_of_mov_ss", data_breakpoint_of_mov_ss),
+    Case::new("debug.data_breakpoint_of_mov_ss_and_an_event", data_breakpoint_of_mov_ss_and_an_event),
+    Case::new("debug.data_breakpoint_of_mov_ss_that_ends", data_breakpoint_of_mov_ss_that_ends),
     Case::new("debug.interrupt_behind_sti_and_cpuid", interrupt_behind_sti_and_cpuid),
     Case::new("debug.int1", int1),
     Case::new("debug.mov_dr_in_user_mode", mov_dr_in_user_mode),
@@ -378,6 +380,68 @@ guest_code!(
 fn data_breakpoint_of_mov_ss() -> CaseResult {
     let behind_cpuid = marks(mov_ss_from_data())[0] - MARK.len() as u64;
     expect(&run(mov_ss_from_data())?, &[(behind_cpuid, 0xFFFF_0FF1)])
+}
+
+guest_code!(
+    mov_ss_from_data_and_out,
+    "code64",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "sti",
+    "mov eax, 0x21000",
+    "mov dr0, rax",
+    "mov word ptr [0x21000], 0x18",
+    "mov eax, 0x70401",
+    "mov dr7, rax",
+    "mov ss, word ptr [0x21000]",
+    "out 0x99, al",
+    "nop dword ptr [rax + 0x77]",
+    "hlt",
+);
+
+/// The trap goes first, behind the instruction that the caller has to do with, and what the caller gives the guest then follows.
+fn data_breakpoint_of_mov_ss_and_an_event() -> CaseResult {
+    const NMI: u64 = 2;
+    const VECTOR: u64 = 0x15;
+    for vector in [VECTOR, NMI] {
+        let mut guest = Guest::long(mov_ss_from_data_and_out())?;
+        guest.set_handler(DB, log_exception())?;
+        guest.set_handler(vector, log_exception())?;
+        guest.expect_out(0x99)?;
+        match vector {
+            NMI => guest.vcpu.queue_event(NMI as u8, None),
+            _ => guest.vcpu.queue_interrupt(vector as usize)?,
+        }
+        let log = log_of(&mut guest)?;
+        equal("the trap and the event", log.len() as u64, 2)?;
+        let causes: Vec<u64> = log.iter().map(|(_, dr6)| dr6 & 1).collect();
+        same("whether DR6 has the breakpoint", causes.as_slice(), &[1, 0])?;
+    }
+    Ok(())
+}
+
+guest_code!(
+    mov_ss_from_data_and_dr7,
+    "code64",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "mov eax, 0x21000",
+    "mov dr0, rax",
+    "mov word ptr [0x21000], 0x18",
+    "mov eax, 0x70401",
+    "mov dr7, rax",
+    "mov ecx, 0x400",
+    "mov ss, word ptr [0x21000]",
+    "mov dr7, rcx",
+    "nop dword ptr [rax + 0x77]",
+    "nop",
+    "hlt",
+);
+
+/// The instruction behind MOV SS ends the breakpoint, but its trap was there before.
+fn data_breakpoint_of_mov_ss_that_ends() -> CaseResult {
+    let behind_mov_dr = marks(mov_ss_from_data_and_dr7())[0] - MARK.len() as u64;
+    expect(&run(mov_ss_from_data_and_dr7())?, &[(behind_mov_dr, 0xFFFF_0FF1)])
 }
 
 guest_code!(

@@ -29,6 +29,7 @@ pub const CASES: &[Case] = &[
     Case::new("entry_refused.instruction_is_completed_later", instruction_is_completed_later),
     Case::new("entry_refused.instruction_was_completed", instruction_was_completed),
     Case::new("entry_refused.no_shadow_of_sti_without_if", no_shadow_of_sti_without_if),
+    Case::new("entry_refused.shadow_of_what_was_completed", shadow_of_what_was_completed),
     Case::new("entry_refused.rip_written_by_the_caller", rip_written_by_the_caller),
     Case::new("entry_refused.rip_of_what_was_completed", rip_of_what_was_completed),
     Case::new("entry_refused.event_is_kept", event_is_kept),
@@ -191,6 +192,36 @@ fn no_shadow_of_sti_without_if() -> CaseResult {
     Ok(())
 }
 
+guest_code!(sti_vmcall_cli, "code64", "lgdt [0x500]", "lidt [0x510]", "sti", "vmcall", "cli", "hlt");
+
+/// The same behind an entry that was refused when the instruction was complete, quick or with something to write: the caller may
+/// clear IF, or give the guest an interrupt, which comes before the next instruction.
+fn shadow_of_what_was_completed() -> CaseResult {
+    const IF: usize = 1 << 9;
+    for is_quick in [true, false] {
+        let refused = || {
+            let mut guest = Guest::long(sti_vmcall_cli())?;
+            guest.vcpu.run()?;
+            if !is_quick {
+                let stack = guest.vcpu.stack_pointer();
+                guest.vcpu.set_stack_pointer(stack);
+            }
+            make_launch_state_clear();
+            is_error("an entry", guest.vcpu.run())?;
+            CaseResult::Ok(guest)
+        };
+        let mut guest = refused()?;
+        let flags = guest.vcpu.rflags()?;
+        guest.vcpu.write_guest_field(VmcsGuestNW::RFLAGS, flags & !IF);
+        is_true("HLT", matches!(guest.vcpu.run()?, AxVCpuExitReason::Halt))?;
+        let mut guest = refused()?;
+        is_true("ready", guest.vcpu.ready_for_interrupt()?)?;
+        guest.vcpu.queue_interrupt(0x15)?;
+        guest.expect_vector(0x15)?;
+    }
+    Ok(())
+}
+
 guest_code!(three_calls, "code64", "xor ebx, ebx", "vmcall", "inc rbx", "inc rbx", "vmcall", "hlt");
 
 /// A RIP that the caller writes is where the guest goes on, whatever waited to be completed.
@@ -219,11 +250,15 @@ fn rip_of_what_was_completed() -> CaseResult {
 
 guest_code!(open, "code64", "lgdt [0x500]", "lidt [0x510]", "sti", "2: out 0x99, al", "jmp 2b");
 
-/// A guest that was to get an interrupt by an entry that was refused.
-fn refused_with_an_interrupt() -> CaseResult<Guest> {
+/// A guest that was to get an interrupt by an entry that was refused, quick or with something to write.
+fn refused_with_an_interrupt(is_quick: bool) -> CaseResult<Guest> {
     let mut guest = Guest::long(open())?;
     guest.expect_out(0x99)?;
     guest.vcpu.inject_interrupt(0x40)?;
+    if !is_quick {
+        let stack = guest.vcpu.stack_pointer();
+        guest.vcpu.set_stack_pointer(stack);
+    }
     make_launch_state_clear();
     is_error("an entry", guest.vcpu.run())?;
     Ok(guest)
@@ -231,19 +266,25 @@ fn refused_with_an_interrupt() -> CaseResult<Guest> {
 
 /// The next entry injects it.
 fn event_is_kept() -> CaseResult {
-    let mut guest = refused_with_an_interrupt()?;
-    equal("vector", guest.expect_out(VECTOR_PORT)?, 0x40)
+    for is_quick in [true, false] {
+        let mut guest = refused_with_an_interrupt(is_quick)?;
+        equal("vector", guest.expect_out(VECTOR_PORT)?, 0x40)?;
+    }
+    Ok(())
 }
 
 /// It is not injected by an entry before which the caller has turned the guest's interrupts off.
 fn event_that_has_to_wait_now() -> CaseResult {
     const IF: usize = 1 << 9;
-    let mut guest = refused_with_an_interrupt()?;
-    let flags = guest.vcpu.rflags()?;
-    guest.vcpu.write_guest_field(VmcsGuestNW::RFLAGS, flags & !IF);
-    guest.expect_out(0x99)?;
-    guest.vcpu.write_guest_field(VmcsGuestNW::RFLAGS, flags | IF);
-    equal("vector", guest.expect_out(VECTOR_PORT)?, 0x40)
+    for is_quick in [true, false] {
+        let mut guest = refused_with_an_interrupt(is_quick)?;
+        let flags = guest.vcpu.rflags()?;
+        guest.vcpu.write_guest_field(VmcsGuestNW::RFLAGS, flags & !IF);
+        guest.expect_out(0x99)?;
+        guest.vcpu.write_guest_field(VmcsGuestNW::RFLAGS, flags | IF);
+        equal("vector", guest.expect_out(VECTOR_PORT)?, 0x40)?;
+    }
+    Ok(())
 }
 
 /// The same where the processor begins the entry and then refuses the guest's state.

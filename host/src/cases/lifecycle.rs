@@ -2,7 +2,7 @@
 
 use axvcpu::AxArchVCpu;
 use spin::Mutex;
-use x86_vcpu::VmxArchVCpu;
+use x86_vcpu::{VmxArchVCpu, vmx::VmcsGuestNW};
 
 use super::{
     Case,
@@ -95,10 +95,15 @@ fn two_vcpus_take_turns() -> CaseResult {
 
 /// A vCPU that another one displaced is not the current one. Running it is an error, or works; it must not run the other.
 fn two_vcpus_without_unbinding() -> CaseResult {
+    const STACKS: [u64; 2] = [0x6C00, 0x6D00];
     let mut first = counter(1000)?;
+    first.vcpu.set_stack_pointer(STACKS[0] as usize);
     equal("the first guest's OUT", first.expect_out(0x99)?, 1001)?;
     let mut second = counter(0x2000)?;
+    second.vcpu.set_stack_pointer(STACKS[1] as usize);
     equal("the second guest's OUT", second.expect_out(0x99)?, 0x2001)?;
+    equal("the first guest's RSP", first.vcpu.read_vmcs(VmcsGuestNW::RSP)? as u64, STACKS[0])?;
+    equal("the second guest's RSP", second.vcpu.read_vmcs(VmcsGuestNW::RSP)? as u64, STACKS[1])?;
     if first.vcpu.run().is_err() {
         first.vcpu.bind()?;
         equal("the first guest's next OUT", first.expect_out(0x99)?, 1002)?;

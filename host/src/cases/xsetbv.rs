@@ -16,6 +16,7 @@ pub const CASES: &[Case] = &[
     Case::new("xsetbv.valid_avx512", valid_avx512).needs(&[Need::Avx512]),
     Case::new("xsetbv.invalid_is_gp", invalid_is_gp).needs(&[Need::Xsave]),
     Case::new("xsetbv.ecx_is_32_bits", ecx_is_32_bits).needs(&[Need::Xsave]),
+    Case::new("xsetbv.up_and_down", up_and_down).needs(&[Need::Xsave]),
     Case::new("xsetbv.starts_at_1", starts_at_1).needs(&[Need::Xsave]),
     Case::new("xsetbv.same_in_every_mode", same_in_every_mode).needs(&[Need::Xsave]),
     Case::new("xsetbv.undefined_without_osxsave", undefined_without_osxsave),
@@ -63,6 +64,35 @@ fn refuses(xcr: u64, value: u64) -> CaseResult {
 fn supported() -> u64 {
     let leaf = raw_cpuid::cpuid!(0xD, 0);
     u64::from(leaf.edx) << 32 | u64::from(leaf.eax)
+}
+
+guest_code!(
+    /// XSETBV of each value that R8 has in its bytes, and the value that XGETBV reads then.
+    several,
+    "code64",
+    "mov rax, cr4",
+    "or rax, 0x40600",
+    "mov cr4, rax",
+    "xor ecx, ecx",
+    "2: movzx eax, r8b",
+    "xor edx, edx",
+    "xsetbv",
+    "xgetbv",
+    "out 0x99, al",
+    "shr r8, 8",
+    "jnz 2b",
+    "hlt",
+);
+
+/// Each value replaces the one before, also where it was there before that.
+fn up_and_down() -> CaseResult {
+    let mut guest = Guest::long(several())?;
+    let values = [3, 1, 3, 3, 1, 1, 3];
+    guest.vcpu.regs_mut().r8 = values.iter().rev().fold(0, |all, value| all << 8 | value);
+    for value in values {
+        equal("XCR0", guest.expect_out(0x99)?, value)?;
+    }
+    guest.halt()
 }
 
 fn valid() -> CaseResult {

@@ -83,7 +83,8 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// there is not an error.
     ///
     /// # Errors
-    /// `BadState` where VMX is not enabled, or for a vCPU that is bound to another processor.
+    /// `BadState` where VMX is not enabled, or for a vCPU that is bound to another processor; not always so for one that
+    /// [stays](UnbindPolicy::Stay) there, whose run is an error then.
     #[inline(always)]
     pub fn bind_to_current_processor(&self) -> AxResult {
         // SAFETY: the CR4 that is compared with has FSGSBASE set.

@@ -267,7 +267,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         if !skipped {
             return self.end_exit_with_care(here);
         }
-        self.shadow_ended = true;
+        self.shadow_end.note();
         Ok(())
     }
 
@@ -294,7 +294,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// failed.
     #[inline(always)]
     fn end_instruction(&mut self, here: Option<Here>) -> AxResult {
-        self.shadow_ended = true;
+        self.shadow_end.note();
         let single_step = self.vmcs.read_with(here, VmcsGuestNW::RFLAGS)? & rflags::TF != 0;
         if single_step || self.debug.has_breakpoints() {
             self.make_traps_due(single_step)?;
@@ -305,10 +305,10 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// TF is set, or a breakpoint: the traps that the processor would raise after this instruction are due. MOV SS holds
     /// off those of its own instruction until now.
     #[cold]
-    fn make_traps_due(&mut self, single_step: bool) -> AxResult {
+    pub(super) fn make_traps_due(&mut self, single_step: bool) -> AxResult {
         let state = self.vmcs.read(VmcsGuest32::INTERRUPTIBILITY_STATE)?;
         self.vmcs.write_changed(VmcsGuest32::INTERRUPTIBILITY_STATE, state & !super::events::blocking::BY_SHADOW);
-        self.shadow_ended = false;
+        self.shadow_end.forget();
         if single_step && self.vmcs.read(VmcsGuest64::IA32_DEBUGCTL)? & DEBUGCTL_BTF == 0 {
             let pending = self.vmcs.read(VmcsGuestNW::PENDING_DBG_EXCEPTIONS)?;
             self.vmcs.write(VmcsGuestNW::PENDING_DBG_EXCEPTIONS, pending | PENDING_BS);

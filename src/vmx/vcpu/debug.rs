@@ -7,7 +7,8 @@
 //! a VM Exit"), so the host's stays where it is, and the guest's is written here.
 //!
 //! An exit sets the host's DR7 to 400H and IA32_DEBUGCTL to 0. A host that uses them gets them back after each exit. DR7
-//! is read when a vCPU is bound, but not at each bind of one that stays; IA32_DEBUGCTL, which not every emulator has and few hosts use, the host tells
+//! is read when a vCPU is bound, but not at each bind of one that stays; IA32_DEBUGCTL, which not every emulator has and few
+//! hosts use, the host tells
 //! ([`VmxPerCpuState::set_host_debugctl`](crate::vmx::VmxPerCpuState::set_host_debugctl)).
 
 use core::arch::asm;
@@ -154,8 +155,14 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         }
         let value = self.general_register(access.gpr)?;
         let value = if wide { value } else { value & 0xFFFF_FFFF };
+        let had_breakpoints = self.debug.has_breakpoints();
         let outcome = self.set_debug_register(access.dr, value)?;
-        self.complete(here, outcome)
+        let handled = self.complete(here, outcome)?;
+        if had_breakpoints && outcome.is_ok() {
+            // Also when it was the end of the last breakpoint: MOV SS may have held off a trap until now.
+            self.make_traps_due(false)?;
+        }
+        Ok(handled)
     }
 
     fn debug_register(&self, dr: u8) -> AxResult<u64> {

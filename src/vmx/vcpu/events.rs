@@ -111,19 +111,16 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
     /// STI and MOV SS blocking that holds at the next entry: none if an instruction is completed by then.
     fn interrupt_shadow(&self) -> AxResult<u32> {
-        if self.shadow_ended || self.completion.is_some() {
+        if self.shadow_end.is_noted() || self.completion.is_some() {
             return Ok(0);
         }
         Ok(self.vmcs.read(VmcsGuest32::INTERRUPTIBILITY_STATE)? & blocking::BY_SHADOW)
     }
 
-    /// Makes the end of an interrupt shadow known to the processor.
-    ///
-    /// Completing an instruction ends it, but the VMCS would have to be read to know whether there was one, and it makes
-    /// a difference only when something waits for its end. So completion sets a flag, and this is called where it
-    /// matters; otherwise the shadow lapses one instruction later.
+    /// Makes the end of an interrupt shadow known to the processor, where it matters.
     pub(super) fn settle_shadow(&mut self, here: Here) -> AxResult {
-        if core::mem::take(&mut self.shadow_ended) {
+        if self.shadow_end.is_noted() {
+            self.shadow_end.forget();
             let state = self.vmcs.get(here, VmcsGuest32::INTERRUPTIBILITY_STATE)?;
             if state & blocking::BY_SHADOW != 0 {
                 self.vmcs.write(VmcsGuest32::INTERRUPTIBILITY_STATE, state & !blocking::BY_SHADOW);
@@ -147,10 +144,10 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
                 return false;
             }
             self.completion = None;
-            self.shadow_ended = true;
+            self.shadow_end.note();
         }
         let blocked = state & blocking::BY_SHADOW != 0;
-        if blocked && !self.shadow_ended {
+        if blocked && !self.shadow_end.is_noted() {
             return false;
         }
         let unblocked = !blocked
@@ -171,7 +168,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         self.settle_shadow(here)?;
         let candidates = self.events.candidates();
         let is_debug_exception = candidates[0].is_some_and(|event| event.info.vector == vector::DB);
-        if self.is_trap_due() && !is_debug_exception {
+        if !is_debug_exception && self.is_trap_due(here)? {
             // The debug trap of the instruction before goes first, and an injected event would take its place (SDM Vol. 3C,
             // 27.7.3 "Delivery of Pending Debug Exceptions after VM Entry"). It exits, and the others follow it.
             return Ok(());
@@ -209,12 +206,13 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         Ok(())
     }
 
-    /// The completion of an instruction has left a debug trap to be delivered by the entry. An exit leaves none but behind
-    /// MOV SS, where nothing is injected either.
-    fn is_trap_due(&self) -> bool {
+    /// A debug trap is to be delivered by the entry: one of an instruction that was completed, or one that the exit came
+    /// before, as an INIT does, or that MOV SS held off until then.
+    fn is_trap_due(&self, here: Here) -> AxResult<bool> {
         /// BS, and a breakpoint that is enabled.
         const TRAPS: usize = 1 << 14 | 1 << 12;
-        self.vmcs.known(VmcsGuestNW::PENDING_DBG_EXCEPTIONS).is_some_and(|pending| pending & TRAPS != 0)
+        Ok(self.vmcs.get(here, VmcsGuestNW::PENDING_DBG_EXCEPTIONS)? & TRAPS != 0
+            && self.vmcs.get(here, VmcsGuest32::INTERRUPTIBILITY_STATE)? & blocking::BY_MOV_SS == 0)
     }
 
     fn is_deliverable(&self, here: Here, event: &Event) -> AxResult<bool> {

@@ -101,7 +101,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         }
         if encoding == VmcsGuest32::INTERRUPTIBILITY_STATE.encoding() {
             // A shadow that is written now is not the one that the last instruction ended.
-            self.shadow_ended = false;
+            self.shadow_end.forget();
         }
         self.vmcs.write(field, value);
     }

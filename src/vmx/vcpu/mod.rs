@@ -1,10 +1,11 @@
 //! The virtual CPU.
 //!
-//! One idea a file: [`run`] is one entry and one exit, [`bind`] what comes before the first of them on a processor; [`switch`] goes into the guest and back, with [`xstate`], [`debug`] and [`msr_areas`] for the state that
-//! has rules of its own, and [`speculation`] for barriers; [`setup`] decides the control fields and [`start`] the guest's
-//! first state; [`exits`] handles what needs no caller, with [`cpuid`], [`msrs`] and [`control_registers`] for what they
-//! are named after; [`msr_policy`], [`io`] and [`timer`] are what the caller decides; [`string_io`] is INS and OUTS; [`completion`] moves RIP; [`events`]
-//! injects what [`event_queue`] has in order; [`intercepts`] and [`tsc`] are what the caller selects; [`init`] is INIT and
+//! One idea a file: [`run`] is one entry and one exit, [`bind`] what comes before the first of them on a processor;
+//! [`switch`] goes into the guest and back, with [`xstate`], [`debug`] and [`msr_areas`] for the state that has rules of its
+//! own, and [`speculation`] for barriers; [`setup`] decides the control fields and [`start`] the guest's first state;
+//! [`exits`] handles what needs no caller, with [`cpuid`], [`msrs`] and [`control_registers`] for what they are named after;
+//! [`msr_policy`], [`io`] and [`timer`] are what the caller decides; [`string_io`] is INS and OUTS; [`completion`] moves RIP,
+//! and [`shadow`] tells what that ends; [`events`] injects what [`event_queue`] has in order; [`intercepts`] and [`tsc`] are what the caller selects; [`init`] is INIT and
 //! SIPI; [`memory`] knows the guest's mode, [`guest_memory`] how it sees memory, [`mmio`] what is a device there, [`ept`]
 //! what its memory is, and [`translations`] what processors cache of it; [`inspect`] shows a guest that went wrong;
 //! [`arch`] is the adapter to axvcpu.
@@ -31,6 +32,7 @@ mod msr_policy;
 mod msrs;
 mod run;
 mod setup;
+mod shadow;
 mod speculation;
 mod start;
 mod string_io;
@@ -69,6 +71,7 @@ use self::msr_areas::GuestMsrs;
 use self::msr_policy::KeptMsrs;
 use self::msrs::CallersExits;
 use self::setup::Controls;
+use self::shadow::ShadowEnd;
 use self::string_io::Element;
 use self::switch::SwitchContext;
 use self::tsc::TscControl;
@@ -111,8 +114,8 @@ pub struct VmxVcpu<H: AxVCpuHal> {
     /// The INS or OUTS that it is about.
     string: Option<Element>,
     mmio: Mmio,
-    /// An instruction was completed since the last entry, which ends STI and MOV SS blocking.
-    shadow_ended: bool,
+    /// Whether STI and MOV SS blocking is over.
+    shadow_end: ShadowEnd,
     cpuid: CpuidTable,
     /// What the caller decided that CPUID tells, from the next `setup` on.
     cpuid_policy: Option<CpuidPolicy>,
@@ -187,7 +190,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             step_policy: StepPolicy::default(),
             string: None,
             mmio: Mmio::default(),
-            shadow_ended: false,
+            shadow_end: ShadowEnd::default(),
             cpuid: CpuidTable::default(),
             cpuid_policy: None,
             controls: Controls::default(),

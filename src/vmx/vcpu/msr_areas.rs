@@ -5,8 +5,8 @@
 //! runs and the host's after each exit, by the VMCS's MSR areas (SDM Vol. 3C, section 25.7.2, "VM-Exit Controls for
 //! MSRs", and 25.8.2): the guest's list is loaded at entry, the host's at exit, before the host's first instruction, and
 //! what the guest can change without an exit is stored at exit. An entry in an area costs about what RDMSR or WRMSR does,
-//! so each is there only while the guest could see or change the register: the SYSCALL and SWAPGS group once EFER.SCE or
-//! LMA is set, TSC_AUX and XSS where guest and host differ, SPEC_CTRL from the guest's first write of another value than
+//! so each is there only while the guest could see or change the register: KERNEL_GS_BASE once EFER.SCE or LMA is set, STAR,
+//! LSTAR and FMASK, without which SYSCALL is #UD, once SCE is, TSC_AUX and XSS where guest and host differ, SPEC_CTRL from the guest's first write of another value than
 //! 0 on, with the group, because the lists are one run of entries each.
 //!
 //! The guest's list is also where its values are kept. Its RDMSR and WRMSR of these exit, and are answered from there; but
@@ -20,7 +20,7 @@ use super::control_registers::{EFER_LMA, EFER_SCE};
 use crate::frame::PhysFrame;
 use crate::msr::Msr;
 use crate::vmx::host::HostConstants;
-use crate::vmx::vmcs::{Vmcs, VmcsControl32, VmcsControl64};
+use crate::vmx::vmcs::{Vmcs, VmcsControl32, VmcsControl64, due};
 
 /// In the order of the lists: what is rarely needed first, so that what is needed is one run of entries. The last is never
 /// in it.
@@ -66,7 +66,10 @@ pub(super) struct GuestMsrs<H: AxVCpuHal> {
     has_xss: bool,
     /// What the guest may set in SPEC_CTRL; 0: it does not have the MSR.
     allowed_spec_ctrl: u64,
-    syscall_active: bool,
+    /// The group from KERNEL_GS_BASE on is switched.
+    group_active: bool,
+    /// SYSCALL's part of the group is, too.
+    uses_syscall: bool,
     spec_ctrl_active: bool,
     /// TSC_AUX and XSS of the processor that the vCPU is bound to.
     host_tsc_aux: u64,
@@ -82,7 +85,8 @@ impl<H: AxVCpuHal> GuestMsrs<H> {
             has_tsc_aux: false,
             has_xss: false,
             allowed_spec_ctrl: 0,
-            syscall_active: false,
+            group_active: false,
+            uses_syscall: false,
             spec_ctrl_active: false,
             host_tsc_aux: 0,
             host_xss: 0,
@@ -124,7 +128,8 @@ impl<H: AxVCpuHal> GuestMsrs<H> {
         for i in 0..LISTED.len() {
             self.set_data(0, i, 0);
         }
-        self.syscall_active = false;
+        self.group_active = false;
+        self.uses_syscall = false;
         self.spec_ctrl_active = false;
     }
 
@@ -158,9 +163,10 @@ impl<H: AxVCpuHal> GuestMsrs<H> {
         Some(accepted)
     }
 
-    /// EFER of the guest is now `efer`: from SCE or LMA on, the SYSCALL group is switched.
+    /// EFER of the guest is now `efer`: from SCE on, the SYSCALL group is switched, and from LMA on what SWAPGS reaches of it.
     pub(super) fn efer_changed(&mut self, vmcs: &Vmcs<H>, efer: u64) {
-        if efer & (EFER_SCE | EFER_LMA) != 0 && !self.syscall_active {
+        self.uses_syscall |= efer & EFER_SCE != 0;
+        if efer & (EFER_SCE | EFER_LMA) != 0 && !self.group_active {
             self.switch_group(vmcs);
         }
         self.write_counts(vmcs);
@@ -168,10 +174,9 @@ impl<H: AxVCpuHal> GuestMsrs<H> {
 
     /// From now on the group is switched, and with it SPEC_CTRL where that is active.
     fn switch_group(&mut self, vmcs: &Vmcs<H>) {
-        self.syscall_active = true;
-        if vmcs.home().is_some() {
-            self.read_host_group();
-        }
+        self.group_active = true;
+        // The host's values are read before the entry, on the processor where that is.
+        vmcs.set_due(due::HOST_STATE);
         self.write_counts(vmcs);
     }
 
@@ -188,7 +193,7 @@ impl<H: AxVCpuHal> GuestMsrs<H> {
 
     /// Takes the host's other values at a bind.
     pub(super) fn bind(&mut self) {
-        if self.syscall_active {
+        if self.group_active {
             self.read_host_group();
         }
     }
@@ -207,7 +212,7 @@ impl<H: AxVCpuHal> GuestMsrs<H> {
 
     /// Whether SYSCALL's group is switched, and with it KERNEL_GS_BASE.
     pub(super) fn switches_kernel_gs_base(&self) -> bool {
-        self.syscall_active
+        self.group_active
     }
 
     /// Whether the host has the KERNEL_GS_BASE that a bind took.
@@ -218,7 +223,7 @@ impl<H: AxVCpuHal> GuestMsrs<H> {
 
     /// Where the run of entries that are in use ends.
     fn end(&self) -> usize {
-        match (self.spec_ctrl_active, self.syscall_active) {
+        match (self.spec_ctrl_active, self.group_active) {
             (true, _) => SPEC_CTRL + 1,
             (false, true) => KERNEL_GS_BASE + 1,
             (false, false) => SYSCALL_GROUP,
@@ -240,7 +245,8 @@ impl<H: AxVCpuHal> GuestMsrs<H> {
                 XSS
             }
             (false, true) => TSC_AUX,
-            (false, false) => SYSCALL_GROUP,
+            (false, false) if self.uses_syscall => SYSCALL_GROUP,
+            (false, false) => KERNEL_GS_BASE.min(self.end()),
         };
         let end = self.end();
         let loaded = (end - first) as u32;

@@ -126,7 +126,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     #[inline(always)]
     fn enter_quickly(&mut self, here: Here) -> u32 {
         debug_assert!(self.vmcs.launched() && !self.needs_care(), "an entry that needs care is taken for a quick one");
-        self.shadow_ended = false;
+        self.shadow_end.enter();
         // SAFETY: the VMCS is current and launched, and has HOST_RIP from `setup`; interrupts are off. What the EPT maps is
         // the caller's to decide.
         let reason = unsafe { vmx_resume(&raw mut self.context) };
@@ -138,6 +138,10 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     #[inline(always)]
     fn enter_behind_work(&mut self, here: Here) -> u32 {
         let reason = if self.vmcs.launched() { self.enter_quickly(here) } else { self.launch_quickly(here) };
+        debug_assert!(
+            self.events.lone_interrupt().is_none() || self.vmcs.is_due(),
+            "an interrupt that was not injected"
+        );
         if self.events.lone_interrupt().is_some() && !is_entry_failure(reason) {
             self.events.lone_interrupt_was_injected();
             self.vmcs.interrupt_is_done();
@@ -148,7 +152,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     #[inline(always)]
     fn launch_quickly(&mut self, here: Here) -> u32 {
         debug_assert!(!self.needs_care(), "an entry that needs care is taken for a quick one");
-        self.shadow_ended = false;
+        self.shadow_end.enter();
         // SAFETY: as above, but the VMCS is clear.
         let reason = unsafe { vmx_launch(&raw mut self.context) };
         self.vmcs.exit_happened(here);
@@ -178,6 +182,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
                 return false;
             }
             self.completion = None;
+            self.shadow_end.note();
         }
         true
     }
@@ -317,7 +322,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             self.settle_shadow(here)?;
         }
         self.inject_pending_events(here)?;
-        self.shadow_ended = false;
+        self.shadow_end.enter();
         match self.vmcs.flush(here) {
             Ok(()) => Ok(()),
             Err((field, failure)) => self.not_entered(field, failure),
@@ -374,7 +379,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     #[cold]
     fn not_entered(&mut self, field: &str, failure: VmFail) -> AxResult {
         self.entry_failure = Some(EntryFailure::Refused(failure));
-        self.take_back_event();
+        self.take_back_entry();
         log::warn!("VMWRITE of {field}: {failure}");
         ax_err!(BadState)
     }
@@ -387,7 +392,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         let failure = EntryFailure::Refused(why);
         self.entry_failure = Some(failure);
         self.context.forget_host_stack();
-        self.take_back_event();
+        self.take_back_entry();
         ax_err!(BadState, format_args!("vCPU {}: {failure}", self.id))
     }
 
@@ -396,15 +401,17 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     fn guest_state_refused(&mut self, here: Here, reason: VmxExitReason) -> AxResult<Option<VmxExitReason>> {
         let qualification = self.vmcs.get(here, VmcsReadOnlyNW::EXIT_QUALIFICATION)? as u64;
         self.entry_failure = Some(EntryFailure::GuestState { reason, qualification });
-        self.take_back_event();
+        self.take_back_entry();
         if reason == VmxExitReason::MCE_DURING_VMENTRY {
             exits::deliver_machine_check();
         }
         Ok(Some(reason))
     }
 
-    /// An event that a failed entry was to inject is injected by the next one, which may be after other corrections.
-    fn take_back_event(&mut self) {
+    /// What a failed entry was to end has not ended. An event that it was to inject is injected by the next one, which may be
+    /// after other corrections.
+    fn take_back_entry(&mut self) {
+        self.shadow_end.entry_failed();
         self.events.take_back_injected();
         self.vmcs.write(VmcsControl32::VMENTRY_INTERRUPTION_INFO, 0);
         self.take_care();

@@ -201,7 +201,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         self.cr8 = 0;
         self.events.clear();
         self.completion = None;
-        self.shadow_ended = false;
+        self.shadow_end.forget();
     }
 
     fn write_flat_segments(&self, code_rights: u32) {

@@ -255,7 +255,7 @@ impl<H: AxVCpuHal> Vmcs<H> {
         self.due.load(Relaxed) != 0
     }
 
-    /// Says whether the entries that follow a careful one need care, but for what was added meanwhile.
+    /// Behind a careful entry, before which no interrupt was left to wait alone: says whether the entries that follow need care.
     pub(crate) fn set_care(&self, care: bool) {
         if care {
             self.set_due(due::CARE);

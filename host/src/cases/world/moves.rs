@@ -11,7 +11,7 @@ use x86_64::registers::{
 };
 use x86_vcpu::{
     UnbindPolicy,
-    vmx::{VmcsGuest32, VmcsGuestNW},
+    vmx::{VmcsGuest32, VmcsGuest64, VmcsGuestNW},
 };
 
 use super::{
@@ -42,6 +42,10 @@ pub const CASES: &[Case] = &[
     Case::new("world.refused_elsewhere", refused_elsewhere).needs(&[Need::Processors(2), Need::Xsave]).on_first(),
     Case::new("world.stays_until_it_is_released", stays_until_it_is_released).needs(&[Need::Processors(2)]).on_first(),
     Case::new("world.used_on_another_processor", used_on_another_processor).needs(&[Need::Processors(2)]).on_first(),
+    Case::new("world.vmx_off_behind_a_move", vmx_off_behind_a_move).needs(&[Need::Processors(2)]).on_first(),
+    Case::new("world.efer_from_another_processor", efer_from_another_processor)
+        .needs(&[Need::Processors(2)])
+        .on_first(),
     Case::new("world.dropped_on_another_processor", dropped_on_another_processor)
         .needs(&[Need::Processors(2)])
         .on_first(),
@@ -472,4 +476,60 @@ fn spec_ctrl_staying() -> CaseResult {
         }
     }
     Ok(())
+}
+
+guest_code!(outs_32, "code32", "2: out 0x99, al", "jmp 2b");
+
+/// EFER of a vCPU is changed where it is not bound, so that the guest comes to have SWAPGS: the host gets back the
+/// KERNEL_GS_BASE of the processor where the guest runs.
+fn efer_from_another_processor() -> CaseResult {
+    const SCE: u64 = 1;
+    const KERNEL_GS_BASE: u32 = 0xC000_0102;
+    // SAFETY: the host does not use it.
+    let write = |value| unsafe { Msr::new(KERNEL_GS_BASE).write(value) };
+    // SAFETY: reads it.
+    let read = || unsafe { Msr::new(KERNEL_GS_BASE).read() };
+    let guest = Mutex::new(Guest::protected(outs_32())?);
+    guest.lock().vcpu.unbind()?;
+    on(1, || {
+        write(0x1111);
+        let guest = &mut *guest.lock();
+        guest.vcpu.bind()?;
+        guest.expect_out(0x99).map(drop)
+    })?;
+    let before = read();
+    write(0x2222);
+    guest.lock().vcpu.write_guest_field(VmcsGuest64::IA32_EFER, SCE);
+    write(before);
+    on(1, || {
+        let guest = &mut *guest.lock();
+        let result = guest.vcpu.run();
+        let found = read();
+        write(0);
+        guest.vcpu.unbind()?;
+        result?;
+        equal("the host's KERNEL_GS_BASE", found, 0x1111)
+    })
+}
+
+/// A vCPU that came from another processor is unbound by VMXOFF on its new one, as any other.
+fn vmx_off_behind_a_move() -> CaseResult {
+    let guest = Mutex::new(Guest::protected(outs_32())?);
+    guest.lock().vcpu.unbind()?;
+    on(1, || {
+        let guest = &mut *guest.lock();
+        guest.vcpu.bind()?;
+        guest.expect_out(0x99)?;
+        Ok(guest.vcpu.unbind()?)
+    })?;
+    let guest = &mut *guest.lock();
+    guest.vcpu.bind()?;
+    guest.expect_out(0x99)?;
+    vmx::with_state(|state| {
+        is_true("VMX off", state.disable().is_ok())?;
+        is_true("VMX on again", state.enable().is_ok())
+    })?;
+    is_error("a run of a vCPU that VMXOFF unbound", guest.vcpu.run())?;
+    guest.vcpu.bind()?;
+    guest.expect_out(0x99).map(drop)
 }

@@ -122,7 +122,8 @@ pub const TABLE: &[Mutation] = &[
     Mutation::replace("bind: how the extended state is moved", XSTATE, r#"        Ok(self.method)
     }"#, r#"        Ok(method::NONE)
     }"#).run(WORLD),
-    Mutation::delete("bind: a host under which it cannot be moved", XSTATE, r#"self.check_host()?;"#).run(HOSTS),
+    Mutation::delete("bind: a host under which it cannot be moved", XSTATE, r#"self.check_host()?;"#).run(HOSTS)
+    .survives("for a host that changes CR0 or CR4 while two vCPUs are bound, which no case does; the bind has its own"),
     Mutation::replace("bind: a guest that is in another processor's registers", XSTATE, r#"            return bad_state("the guest's extended state is in the registers of another processor");"#, r#"            log::warn!("the guest's extended state is in the registers of another processor");"#).run(NO_SSE_OWNERS).survives("no call gets there: the VMCS refuses to be bound to a second processor before"),
     Mutation::replace(
         "drop: the extended state",
@@ -143,7 +144,8 @@ pub const TABLE: &[Mutation] = &[
                 // Nobody needed the registers since this vCPU's last run here.
                 return Ok(method::NONE);
             }
-"#, r#""#).run(NO_SSE),
+"#, r#""#).run(NO_SSE)
+    .survives("it goes out and in again: slower, not wrong"),
     Mutation::replace("WhileBound: which XCR0 is set, at the first guest", FPU, r#"        self.set_xcr0.store(by.change_xcr0(by.all_xcr0, xcr0), Release);
     }
 

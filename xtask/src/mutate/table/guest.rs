@@ -66,13 +66,13 @@ pub const TABLE: &[Mutation] = &[
     Mutation::delete("reset: debug registers", START, "self.debug.reset(DR6_RESET);").run(RESET),
     Mutation::delete("reset: CR8", START, "self.cr8 = 0;").run(RESET),
     Mutation::delete("reset: events", START, "self.events.clear();").run(RESET),
-    Mutation::delete("reset: the shadow that an instruction ended", START, "self.shadow_ended = false;")
+    Mutation::delete("reset: the shadow that an instruction ended", START, "self.shadow_end.forget();")
         .run(RESET)
         .survives("there is no shadow after reset, and who writes one says so"),
     Mutation::delete(
         "caller's interruptibility: the shadow that an instruction ended",
         INSPECT,
-        "self.shadow_ended = false;",
+        "self.shadow_end.forget();",
     )
     .run(RESET),
     Mutation::delete("reset: completion", START, "self.completion = None;").run(RESET),

@@ -1,8 +1,8 @@
 //! What of the host an exit gives back, and what is taken over from it at a bind and from one processor to another.
 
 use super::{
-    BOUND, BOUND_HERE, BREAKPOINT, CONTROL_REGISTERS, ENABLE, EPT, HOSTS, LIFECYCLE, MOVES, Mutation, NO_SSE,
-    NO_SSE_OWNERS, PROCESSORS, REFUSED, REPEATED, STAYS, STAYS_VMX_OFF, TASK, TURNS, VMX_OFF, WORLD,
+    BOUND, BOUND_HERE, BREAKPOINT, CONTROL_REGISTERS, ENABLE, EPT, HOSTS, LIFECYCLE, MOVED, MOVES, Mutation, NO_SSE,
+    NO_SSE_OWNERS, PROCESSORS, REFUSED, REPEATED, STAYS, STAYS_VMX_OFF, TASK, TURNS, VMX_OFF, VPIDS, WORLD,
 };
 
 const HOST: &str = "src/vmx/host.rs";
@@ -679,7 +679,7 @@ pub const TABLE: &[Mutation] = &[
         "if holds && !moved && due & (due::LINEAR | due::EPT) == 0 {",
         "if !moved && due & (due::LINEAR | due::EPT) == 0 {",
     )
-    .run(EPT),
+    .run(VPIDS),
     Mutation::delete("bind: the place is taken", PROCESSOR, "place.store(region, Release);").run(LIFECYCLE),
     Mutation::replace(
         "bind: a place that is another's",
@@ -691,5 +691,5 @@ pub const TABLE: &[Mutation] = &[
     )
     .run(LIFECYCLE),
     Mutation::delete("bind: where its place is", VMCS, "self.place.set(place);").run(LIFECYCLE),
-    Mutation::delete("move: its old place is not asked for", VMCS, "self.place.set(&NO_PLACE);").run(PROCESSORS),
+    Mutation::delete("move: its old place is not asked for", VMCS, "self.place.set(&NO_PLACE);").run(MOVED),
 ];

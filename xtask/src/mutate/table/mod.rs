@@ -113,6 +113,8 @@ const EPT: &[&str] =
 const REPEATED: &[&str] = &["cases/tigerlake/1/quick.", "cases/tigerlake/1/exits."];
 /// Interrupts that come when nothing else waits.
 const INTERRUPTS: &[&str] = &["cases/tigerlake/1/quick.interrupt", "cases/tigerlake/1/entry_refused."];
+const VPIDS: &[&str] = &["cases/tigerlake/4/ept.vpids"];
+const MOVED: &[&str] = &["cases/tigerlake/4/world.vmx_off_behind", "cases/tigerlake/4/world.patterns_migration"];
 const SLICES: &[&str] = &["cases/tigerlake/1/exits.time_slice"];
 /// Instructions whose end is more than a step.
 const COMPLETION: &[&str] = &[

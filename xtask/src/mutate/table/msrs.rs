@@ -22,15 +22,15 @@ pub const TABLE: &[Mutation] = &[
     Mutation::replace("MSR list: host LSTAR", AREAS, "Entry { index: msr as u32, reserved: 0, data: 0 }", "Entry { index: if (list, i) == (HOST_LIST, 3) { Msr::IA32_KERNEL_GSBASE as u32 } else { msr as u32 }, reserved: 0, data: 0 }").run(WORLD).expect("the host's IA32_LSTAR"),
     Mutation::replace("MSR list: guest FMASK", AREAS, "Entry { index: msr as u32, reserved: 0, data: 0 }", "Entry { index: if (list, i) == (0, 4) { Msr::IA32_KERNEL_GSBASE as u32 } else { msr as u32 }, reserved: 0, data: 0 }").run(USES).expect("ZF, which FMASK clears"),
     Mutation::replace("MSR list: host FMASK", AREAS, "Entry { index: msr as u32, reserved: 0, data: 0 }", "Entry { index: if (list, i) == (HOST_LIST, 4) { Msr::IA32_KERNEL_GSBASE as u32 } else { msr as u32 }, reserved: 0, data: 0 }").run(WORLD).expect("the host's IA32_FMASK"),
-    Mutation::replace("MSR list: guest KERNEL_GSBASE", AREAS, "VMENTRY_MSR_LOAD_COUNT, loaded)", "VMENTRY_MSR_LOAD_COUNT, loaded - u32::from(self.syscall_active && !self.spec_ctrl_active))").run(USES).expect("guest_uses_swapgs ("),
-    Mutation::replace("MSR list: host KERNEL_GSBASE", AREAS, "VMEXIT_MSR_LOAD_COUNT, loaded)", "VMEXIT_MSR_LOAD_COUNT, loaded - u32::from(self.syscall_active && !self.spec_ctrl_active))").run(USES).expect("the host's IA32_KERNEL_GS_BASE"),
-    Mutation::delete("MSR list: host group is read at a bind", AREAS, r#"        if self.syscall_active {
+    Mutation::replace("MSR list: guest KERNEL_GSBASE", AREAS, "VMENTRY_MSR_LOAD_COUNT, loaded)", "VMENTRY_MSR_LOAD_COUNT, loaded - u32::from(self.group_active && !self.spec_ctrl_active))").run(USES).expect("guest_uses_swapgs ("),
+    Mutation::replace("MSR list: host KERNEL_GSBASE", AREAS, "VMEXIT_MSR_LOAD_COUNT, loaded)", "VMEXIT_MSR_LOAD_COUNT, loaded - u32::from(self.group_active && !self.spec_ctrl_active))").run(USES).expect("the host's IA32_KERNEL_GS_BASE"),
+    Mutation::delete("MSR list: host group is read at a bind", AREAS, r#"        if self.group_active {
             self.read_host_group();
         }"#),
-    Mutation::replace("MSR list: host group is read when it begins", AREAS, r#"self.syscall_active = true;
-        if vmcs.home().is_some() {
-            self.read_host_group();
-        }"#, "self.syscall_active = true;").run(WORLD),
+    Mutation::delete("MSR list: host group is read when it begins", AREAS, "vmcs.set_due(due::HOST_STATE);").run(WORLD),
+    Mutation::replace("MSR list: SYSCALL's part from SCE on", AREAS, "self.uses_syscall |= efer & EFER_SCE != 0;", "let _ = EFER_SCE;").run(USES),
+    Mutation::delete("reset: SYSCALL's part is not switched", AREAS, r#"        self.uses_syscall = false;
+"#).run(RESET).survives("it is switched with the group, with values of 0: slower, not wrong"),
     Mutation::replace("MSR list: EFER begins the group", AREAS, r#"            self.switch_group(vmcs);
         }
         self.write_counts"#, r#"        }
@@ -50,7 +50,7 @@ pub const TABLE: &[Mutation] = &[
     Mutation::delete("PRED_CMD: is passed through", SPECULATION_RS, "self.msr_bitmap.set_write_intercept(command, intercept)?;").run(SPECULATION),
     Mutation::delete("MSR list: the host's value of TSC_AUX", AREAS, "self.host_tsc_aux = host.tsc_aux();"),
     Mutation::delete("MSR list: the host's value of XSS", AREAS, "self.host_xss = host.xss();").survives(NO_SUPERVISOR_STATE),
-    Mutation::delete("MSR list: the group is switched once it can be used", AREAS, "self.syscall_active = true;"),
+    Mutation::delete("MSR list: the group is switched once it can be used", AREAS, "self.group_active = true;"),
     Mutation::delete("MSR list: entry count", AREAS, "vmcs.write_changed(VmcsControl32::VMENTRY_MSR_LOAD_COUNT, loaded);").run(WORLD),
     Mutation::replace("MSR list: exit store count", AREAS, "vmcs.write_changed(VmcsControl32::VMEXIT_MSR_STORE_COUNT, stored);", "let _ = stored;").run(WORLD),
     Mutation::delete("MSR list: exit load count", AREAS, "vmcs.write_changed(VmcsControl32::VMEXIT_MSR_LOAD_COUNT, loaded);"),
@@ -66,7 +66,7 @@ pub const TABLE: &[Mutation] = &[
         }
         Some(accepted)"#).run(WORLD),
     Mutation::replace("reset: MSRs of the lists", AREAS, "self.set_data(0, i, 0);", "let _ = i;").run(RESET),
-    Mutation::delete("reset: the group is not switched", AREAS, r#"        self.syscall_active = false;
+    Mutation::delete("reset: the group is not switched", AREAS, r#"        self.group_active = false;
 "#).run(RESET).survives("it is switched on, with values of 0: slower, not wrong"),
     Mutation::delete("WRMSR: EFER", MSRS, "self.write_guest_efer(after.efer);"),
     Mutation::replace("WRMSR: PAT and DEBUGCTL", MSRS, r#"        self.vmcs.put(here, field, value);

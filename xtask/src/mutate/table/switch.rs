@@ -1,6 +1,6 @@
 //! The assembly of the world switch, and what it is given.
 
-use super::{ALONE, BARRIERS, HOST_REGISTERS, Mutation, OLD, REFUSED, REFUSED_REGISTERS, WORLD};
+use super::{ALONE, BARRIERS, HOST_REGISTERS, Mutation, NO_SSE, OLD, REFUSED, REFUSED_REGISTERS, WORLD};
 
 const SWITCH: &str = "src/vmx/vcpu/switch.rs";
 
@@ -412,5 +412,6 @@ pub const TABLE: &[Mutation] = &[
         SWITCH,
         "(0, _) => vmx_exit_to_tables,",
         "(0, _) => vmx_exit,",
-    ),
+    )
+    .run(NO_SSE),
 ];

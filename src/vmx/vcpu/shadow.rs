@@ -1,0 +1,45 @@
+//! Whether the interrupt shadow that the VMCS knows of is over.
+//!
+//! Completing an instruction ends STI and MOV SS blocking, but the VMCS would have to be read to know whether there was any,
+//! and it makes a difference only when something waits for its end. So completion is noted here, and
+//! [`VmxVcpu::settle_shadow`](super::VmxVcpu::settle_shadow) is called where it matters; otherwise the shadow lapses one
+//! instruction later.
+
+/// Whether an instruction was completed since the last entry. One that fails is none, so what was before it is kept, too.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct ShadowEnd(u8);
+
+impl ShadowEnd {
+    const SINCE_ENTRY: u8 = 1 << 1;
+    /// The bit beside it, so that an entry is one shift.
+    const BEFORE_ENTRY: u8 = Self::SINCE_ENTRY >> 1;
+
+    /// An instruction is completed.
+    #[inline(always)]
+    pub(super) fn note(&mut self) {
+        self.0 = Self::SINCE_ENTRY;
+    }
+
+    #[inline(always)]
+    pub(super) fn is_noted(self) -> bool {
+        self.0 & Self::SINCE_ENTRY != 0
+    }
+
+    /// Forgets it: the VMCS has the end now, or something else that holds.
+    pub(super) fn forget(&mut self) {
+        self.0 = 0;
+    }
+
+    /// Before an entry.
+    #[inline(always)]
+    pub(super) fn enter(&mut self) {
+        self.0 >>= 1;
+    }
+
+    /// The entry that followed has failed.
+    pub(super) fn entry_failed(&mut self) {
+        if self.0 & Self::BEFORE_ENTRY != 0 {
+            self.note();
+        }
+    }
+}
