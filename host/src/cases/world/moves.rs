@@ -515,21 +515,21 @@ fn efer_from_another_processor() -> CaseResult {
 /// A vCPU that came from another processor is unbound by VMXOFF on its new one, as any other.
 fn vmx_off_behind_a_move() -> CaseResult {
     let guest = Mutex::new(Guest::protected(outs_32())?);
+    guest.lock().expect_out(0x99)?;
     guest.lock().vcpu.unbind()?;
     on(1, || {
         let guest = &mut *guest.lock();
         guest.vcpu.bind()?;
         guest.expect_out(0x99)?;
+        // So that another VMCS is the current one.
+        let _another = Guest::protected(outs_32())?;
+        vmx::with_state(|state| {
+            is_true("VMX off", state.disable().is_ok())?;
+            is_true("VMX on again", state.enable().is_ok())
+        })?;
+        is_error("a run of a vCPU that VMXOFF unbound", guest.vcpu.run())?;
+        guest.vcpu.bind()?;
+        guest.expect_out(0x99)?;
         Ok(guest.vcpu.unbind()?)
-    })?;
-    let guest = &mut *guest.lock();
-    guest.vcpu.bind()?;
-    guest.expect_out(0x99)?;
-    vmx::with_state(|state| {
-        is_true("VMX off", state.disable().is_ok())?;
-        is_true("VMX on again", state.enable().is_ok())
-    })?;
-    is_error("a run of a vCPU that VMXOFF unbound", guest.vcpu.run())?;
-    guest.vcpu.bind()?;
-    guest.expect_out(0x99).map(drop)
+    })
 }
