@@ -38,7 +38,7 @@ const TWO: &[Need] = &[Need::Processors(2)];
 
 const FOUND: u64 = 0x7100;
 const STAMPS: u64 = 0x7110;
-/// Where the second vCPU starts: 4096 times the vector that the programs send.
+/// Where the second vCPU starts: 4096 times the vector that the programs send. Its stack ends at 6800H, below the first one's.
 const SECOND: u64 = 0x9000;
 const SECOND_AGAIN: u64 = 0xA000;
 const HANDLER: u64 = 0xB000;
@@ -83,7 +83,7 @@ guest_code!(
     "xor ax, ax",
     "mov ds, ax",
     "mov ss, ax",
-    "mov sp, 0x7000",
+    "mov sp, 0x6800",
     "mov ecx, 0x1b",
     "rdmsr",
     "or eax, 0xc00",
@@ -103,7 +103,7 @@ guest_code!(
     "xor ax, ax",
     "mov ds, ax",
     "mov ss, ax",
-    "mov sp, 0x7000",
+    "mov sp, 0x6800",
     "mov ecx, 0x1b",
     "rdmsr",
     "or eax, 0xc00",
@@ -442,7 +442,7 @@ guest_code!(
     "xor ax, ax",
     "mov ds, ax",
     "mov ss, ax",
-    "mov sp, 0x7000",
+    "mov sp, 0x6800",
     "mov ecx, 0x1b",
     "rdmsr",
     "or eax, 0xc00",
@@ -503,7 +503,7 @@ guest_code!(
     "xor ax, ax",
     "mov ds, ax",
     "mov ss, ax",
-    "mov sp, 0x7000",
+    "mov sp, 0x6800",
     "mov ecx, 0x1b",
     "rdmsr",
     "or eax, 0xc00",

@@ -128,6 +128,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             self.decide_stay();
             return Ok(());
         }
+        self.stays.end();
         self.vmcs.bind()?;
         // Wherever that is, the host's state is taken anew, and the extended state has to be there.
         self.vmcs.set_due(due::HOST_STATE);

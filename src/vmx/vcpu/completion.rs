@@ -309,8 +309,8 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         let state = self.vmcs.read(VmcsGuest32::INTERRUPTIBILITY_STATE)?;
         self.vmcs.write_changed(VmcsGuest32::INTERRUPTIBILITY_STATE, state & !super::events::blocking::BY_SHADOW);
         self.shadow_end.forget();
+        let pending = self.vmcs.read(VmcsGuestNW::PENDING_DBG_EXCEPTIONS)?;
         if single_step && self.vmcs.read(VmcsGuest64::IA32_DEBUGCTL)? & DEBUGCTL_BTF == 0 {
-            let pending = self.vmcs.read(VmcsGuestNW::PENDING_DBG_EXCEPTIONS)?;
             self.vmcs.write(VmcsGuestNW::PENDING_DBG_EXCEPTIONS, pending | PENDING_BS);
         }
         Ok(())

@@ -168,7 +168,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         self.settle_shadow(here)?;
         let candidates = self.events.candidates();
         let is_debug_exception = candidates[0].is_some_and(|event| event.info.vector == vector::DB);
-        if !is_debug_exception && self.is_trap_due(here)? {
+        if self.is_trap_due() && !is_debug_exception {
             // The debug trap of the instruction before goes first, and an injected event would take its place (SDM Vol. 3C,
             // 27.7.3 "Delivery of Pending Debug Exceptions after VM Entry"). It exits, and the others follow it.
             return Ok(());
@@ -206,13 +206,13 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         Ok(())
     }
 
-    /// A debug trap is to be delivered by the entry: one of an instruction that was completed, or one that the exit came
-    /// before, as an INIT does, or that MOV SS held off until then.
-    fn is_trap_due(&self, here: Here) -> AxResult<bool> {
+    /// The completion of an instruction has left a debug trap to be delivered by the entry, which it has looked for then:
+    /// its own, or one that MOV SS held off until its end. Behind other exits there is none, but in the shadow of MOV SS, where
+    /// it waits on.
+    fn is_trap_due(&self) -> bool {
         /// BS, and a breakpoint that is enabled.
         const TRAPS: usize = 1 << 14 | 1 << 12;
-        Ok(self.vmcs.get(here, VmcsGuestNW::PENDING_DBG_EXCEPTIONS)? & TRAPS != 0
-            && self.vmcs.get(here, VmcsGuest32::INTERRUPTIBILITY_STATE)? & blocking::BY_MOV_SS == 0)
+        self.vmcs.known(VmcsGuestNW::PENDING_DBG_EXCEPTIONS).is_some_and(|pending| pending & TRAPS != 0)
     }
 
     fn is_deliverable(&self, here: Here, event: &Event) -> AxResult<bool> {

@@ -404,6 +404,6 @@ pub const TABLE: &[Mutation] = &[
     Mutation::replace("quick entry: an instruction ends the shadow", RUN, r#"            self.completion = None;
             self.shadow_end.note();"#, "            self.completion = None;").run(REFUSED),
     Mutation::delete("failed entry: the shadow that was over is", RUN, "self.shadow_end.entry_failed();").run(REFUSED),
-    Mutation::replace("events: a debug trap goes first", EVENTS_RS, "if !is_debug_exception && self.is_trap_due(here)? {", "if false && !is_debug_exception && self.is_trap_due(here)? {").run(DEBUG),
+    Mutation::replace("events: a debug trap goes first", EVENTS_RS, "if self.is_trap_due() && !is_debug_exception {", "if false && self.is_trap_due() && !is_debug_exception {").run(DEBUG),
     Mutation::replace("MOV DR: a trap of a breakpoint that ends", DEBUG_RS, "if had_breakpoints && outcome.is_ok() {", "if false && had_breakpoints && outcome.is_ok() {").run(DEBUG),
 ];
