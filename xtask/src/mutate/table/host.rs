@@ -2,7 +2,8 @@
 
 use super::{
     BOUND, BOUND_HERE, BREAKPOINT, CONTROL_REGISTERS, ENABLE, EPT, HOSTS, LIFECYCLE, MOVED, MOVES, Mutation, NO_SSE,
-    NO_SSE_OWNERS, PROCESSORS, REFUSED, REPEATED, STAYS, STAYS_VMX_OFF, TASK, TURNS, VMX_OFF, VPIDS, WORLD,
+    NO_SSE_OWNERS, PROCESSORS, REFUSED, REPEATED, STAYS, STAYS_VMX_OFF, TASK, TURNS, VMX_OFF, VMX_OFF_HASWELL, VPIDS,
+    WORLD,
 };
 
 const HOST: &str = "src/vmx/host.rs";
@@ -523,6 +524,14 @@ pub const TABLE: &[Mutation] = &[
         r#"        self.vmcs.unbind"#,
     )
     .run(STAYS),
+    Mutation::replace(
+        "stay: a bind that fails ends it",
+        BIND,
+        r#"        self.stays.end();
+        self.vmcs.bind()?;"#,
+        "        self.vmcs.bind()?;",
+    )
+    .run(VMX_OFF_HASWELL),
     Mutation::replace(
         "stay: another policy ends it",
         BIND,

@@ -113,6 +113,8 @@ const EPT: &[&str] =
 const REPEATED: &[&str] = &["cases/tigerlake/1/quick.", "cases/tigerlake/1/exits."];
 /// Interrupts that come when nothing else waits.
 const INTERRUPTS: &[&str] = &["cases/tigerlake/1/quick.interrupt", "cases/tigerlake/1/entry_refused."];
+/// A model where a vCPU stays with a look alone: its guests have no SPEC_CTRL.
+const VMX_OFF_HASWELL: &[&str] = &["cases/haswell/1/world.vmx_off"];
 const VPIDS: &[&str] = &["cases/tigerlake/4/ept.vpids"];
 const MOVED: &[&str] = &["cases/tigerlake/4/world.vmx_off_behind", "cases/tigerlake/4/world.patterns_migration"];
 const SLICES: &[&str] = &["cases/tigerlake/1/exits.time_slice"];

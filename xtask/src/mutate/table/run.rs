@@ -302,7 +302,9 @@ pub const TABLE: &[Mutation] = &[
             self.make_traps_due(single_step)?;
         }"#, "        let _ = (single_step, Self::make_traps_due);").run(DEBUG),
     Mutation::delete("trap: MOV SS holds it off no more", COMPLETION_RS, "self.vmcs.write_changed(VmcsGuest32::INTERRUPTIBILITY_STATE, state & !super::events::blocking::BY_SHADOW);").run(DEBUG),
-    Mutation::delete("trap: of a single step", COMPLETION_RS, "            let pending = self.vmcs.read(VmcsGuestNW::PENDING_DBG_EXCEPTIONS)?;\n            self.vmcs.write(VmcsGuestNW::PENDING_DBG_EXCEPTIONS, pending | PENDING_BS);\n").run(TRAPS)
+    Mutation::replace("trap: of a single step", COMPLETION_RS, r#"DEBUGCTL_BTF == 0 {
+            self.vmcs.write(VmcsGuestNW::PENDING_DBG_EXCEPTIONS, pending | PENDING_BS);"#, r#"DEBUGCTL_BTF == 0 {
+            let _ = pending | PENDING_BS;"#).run(TRAPS)
     .survives("Bochs raises the trap of TF at the entry, whatever is pending"),
     Mutation::delete("careful entry: a shadow that is over, where RFLAGS is another", RUN, "self.settle_shadow(here)?;").run(REFUSED),
     Mutation::delete("exit: an event that it interrupted", RUN, "self.keep_interrupted_event(here, reason)?;").run(EVENTS),
