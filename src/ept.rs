@@ -4,12 +4,14 @@
 //! needs besides: a valid EPTP, the decoding of EPT-violation exits, and a way from a guest-physical address to
 //! host memory for when the crate has to read the guest's page tables or instructions itself.
 
+mod capability;
 mod pointer;
 mod violation;
 mod walk;
 
 use axaddrspace::MappingFlags;
 
+pub use capability::EptVpidCaps;
 pub(crate) use pointer::EPTPointer;
 pub use pointer::{EptFormat, EptLevels, InvalidEptRoot};
 pub use violation::{EptTarget, EptViolation, GuestRights};

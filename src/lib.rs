@@ -33,6 +33,7 @@ mod frame;
 mod guest_memory;
 mod msr;
 mod regs;
+mod rules;
 pub mod vmx;
 
 pub use ept::{

@@ -7,8 +7,8 @@ use axerrno::AxError;
 use bitflags::bitflags;
 use memory_addr::PAGE_SIZE_4K;
 
+use super::capability::EptVpidCaps;
 use super::reserved_address_bits;
-use crate::vmx::capability::EptVpidCaps;
 
 bitflags! {
     /// The extended-page-table pointer, a VM-execution control field (SDM Vol. 3C, 25.6.11

@@ -3,8 +3,8 @@
 use axaddrspace::MappingFlags;
 use bitflags::bitflags;
 
+use super::capability::EptVpidCaps;
 use super::flags;
-use crate::vmx::capability::EptVpidCaps;
 
 bitflags! {
     /// The exit qualification of an EPT violation (SDM Vol. 3C, 28.2.1 "Basic VM-Exit Information", table "Exit

@@ -4,8 +4,8 @@ use core::fmt;
 
 use axaddrspace::{GuestPhysAddr, HostPhysAddr, MappingFlags};
 
+use super::capability::EptVpidCaps;
 use super::{ADDRESS, EptLevels, flags, reserved_address_bits};
-use crate::vmx::capability::{Capabilities, EptVpidCaps};
 
 /// What decides whether the processor accepts an EPT entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,9 +19,8 @@ pub(crate) struct EptRules {
 }
 
 impl EptRules {
-    pub(crate) fn new(capabilities: &Capabilities, levels: EptLevels) -> Self {
-        let reserved = reserved_address_bits(capabilities.phys_addr_bits);
-        Self { levels, caps: capabilities.ept_vpid, reserved }
+    pub(crate) fn new(caps: EptVpidCaps, physical_address_bits: u8, levels: EptLevels) -> Self {
+        Self { levels, caps, reserved: reserved_address_bits(physical_address_bits) }
     }
 }
 

@@ -3,7 +3,7 @@
 //! Addressing").
 
 use super::{AccessKind, GuestException};
-use crate::vmx::vector;
+use crate::rules::vector;
 
 /// A segment register by its number in instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use core::arch::x86_64::__cpuid;
 
 use super::{AccessError, GuestException, GuestMemory, PAGE_SIZE, Unreachable};
 use crate::ept::GuestPageWalkInfo;
-use crate::vmx::vector;
+use crate::rules::vector;
 
 /// Which tables translate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use axaddrspace::GuestPhysAddr;
 use proptest::prelude::*;
 
 use super::*;
-use crate::vmx::vector;
+use crate::rules::vector;
 
 /// Memory that has zeros wherever nothing was written, and can be made to fail.
 #[derive(Default)]

@@ -11,12 +11,11 @@ use core::{fmt, marker::PhantomData};
 use bitflags::Flags;
 
 use super::structs::VmxBasic;
+use crate::ept::EptVpidCaps;
 
 mod controls;
 
-pub use controls::{
-    EntryControls, EptVpidCaps, ExitControls, PinControls, PrimaryControls, SecondaryControls, TertiaryControls,
-};
+pub use controls::{EntryControls, ExitControls, PinControls, PrimaryControls, SecondaryControls, TertiaryControls};
 
 /// A 32-bit control field: its bits, and the name it is called by in messages.
 pub trait ControlField: Flags<Bits = u32> + Copy + fmt::Debug + 'static {

@@ -11,9 +11,10 @@ use axaddrspace::{GuestPhysAddr, GuestVirtAddr};
 
 pub(super) use self::decode::ExitFields;
 pub use self::operand::{MemoryOperand, Operand};
-use super::definitions::{VmxExitReason, VmxInterruptInfo};
+use super::definitions::VmxExitReason;
 use super::exit_info::{ApicAccessExitInfo, CrAccess, VmxIoExitInfo};
 use crate::ept::EptViolation;
+use crate::rules::interruption::VmxInterruptInfo;
 
 /// Why the guest exited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

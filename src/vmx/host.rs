@@ -16,9 +16,9 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use x86::segmentation as segment;
 use x86_64::registers::control::{Cr0, Cr4, Cr4Flags};
 
-use super::guest_cpuid::{accepted_spec_ctrl, native_cpuid};
 use super::vmcs::{Vmcs, VmcsHost16, VmcsHost32, VmcsHost64, VmcsHostNW};
 use crate::msr::Msr;
+use crate::rules::cpuid::{accepted_spec_ctrl, native_cpuid};
 use axvcpu::AxVCpuHal;
 
 /// The limit that a VM exit gives TR.

@@ -6,13 +6,10 @@
 
 pub(crate) mod capability;
 mod definitions;
-mod double_fault;
 mod enable;
 mod exit;
 mod exit_info;
 mod fpu;
-mod guest_cpuid;
-mod guest_cr;
 mod host;
 mod instructions;
 mod percpu;
@@ -25,15 +22,13 @@ mod vpid;
 
 use axerrno::{AxResult, ax_err};
 
-pub use self::capability::{EptVpidCaps, Field as VmxControls, MissingControl, Unsupported};
-pub(crate) use self::definitions::vector;
-pub use self::definitions::{VmxExitReason, VmxInstructionError, VmxInterruptInfo, VmxInterruptionType};
+pub use self::capability::{Field as VmxControls, MissingControl, Unsupported};
+pub use self::definitions::{VmxExitReason, VmxInstructionError};
 pub use self::enable::EnableError;
 pub use self::exit::{
     DescriptorTable, DescriptorTableAccess, ExceptionExit, MemoryOperand, Operand, TaskSwitch, TaskSwitchSource, VmExit,
 };
 pub use self::exit_info::{ApicAccessExitInfo, ApicAccessExitType, CrAccess, EntryFailure, VmxExitInfo, VmxIoExitInfo};
-pub use self::guest_cpuid::{CpuidFeature, CpuidPolicy, CpuidRegister, CpuidTopology};
 pub use self::instructions::VmFail;
 pub use self::percpu::VmxPerCpuState as VmxArchPerCpuState;
 pub use self::percpu::VmxPerCpuState;
@@ -49,6 +44,9 @@ pub use self::vmcs::{
     VmcsControlNW, VmcsField, VmcsGuest16, VmcsGuest32, VmcsGuest64, VmcsGuestNW, VmcsHost16, VmcsHost32, VmcsHost64,
     VmcsHostNW, VmcsReadOnly32, VmcsReadOnly64, VmcsReadOnlyNW, WritableVmcsField,
 };
+pub use crate::ept::EptVpidCaps;
+pub use crate::rules::cpuid::{CpuidFeature, CpuidPolicy, CpuidRegister, CpuidTopology};
+pub use crate::rules::interruption::{VmxInterruptInfo, VmxInterruptionType};
 
 use self::structs::VmxBasic;
 use crate::msr::Msr;

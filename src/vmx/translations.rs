@@ -6,9 +6,10 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use axerrno::{AxResult, ax_err};
 
-use super::capability::{Capabilities, EptVpidCaps};
+use super::capability::Capabilities;
 use super::instructions::{InvEptType, InvVpidType, VmResult, invept, invvpid};
 use super::vpid::{Vpid, Vpids};
+use crate::ept::EptVpidCaps;
 
 /// How often a processor has dropped cached translations since it was first enabled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

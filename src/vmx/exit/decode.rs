@@ -9,7 +9,8 @@ use super::{
 };
 use crate::ept::EptViolation;
 use crate::regs::GeneralRegisters;
-use crate::vmx::definitions::{VmxExitReason, VmxInterruptInfo, VmxInterruptionType};
+use crate::rules::interruption::{VmxInterruptInfo, VmxInterruptionType};
+use crate::vmx::definitions::VmxExitReason;
 use crate::vmx::exit_info::{ApicAccessExitInfo, CrAccess, DrAccess, VmxIoExitInfo};
 use crate::vmx::vmcs::{VmcsReadOnly32, VmcsReadOnly64, VmcsReadOnlyNW};
 

@@ -15,14 +15,14 @@ use super::{Here, VmxVcpu};
 use crate::guest_memory::GuestException;
 use crate::msr::Msr;
 use crate::regs::{GeneralRegisters, rflags};
-use crate::vmx::guest_cr::{EFER_LMA, GeneralProtection};
+use crate::rules::control_registers::{EFER_LMA, GeneralProtection};
 use crate::vmx::vmcs::{VmcsGuest32, VmcsGuest64, VmcsGuestNW, VmcsReadOnly32};
 
 /// IA32_DEBUGCTL.BTF: TF traps on branches only.
 pub(super) const DEBUGCTL_BTF: u64 = 1 << 1;
 /// Pending debug exceptions, BS: a single-step trap is due.
 const PENDING_BS: usize = 1 << 14;
-pub(super) use crate::vmx::definitions::vector::{GP, UD};
+pub(super) use crate::rules::vector::{GP, UD};
 
 /// How an instruction that the crate emulates ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,13 +15,15 @@ use x86_64::registers::control::Cr4Flags;
 
 use super::exits::Handled;
 use super::{Here, VmxVcpu};
-use crate::vmx::capability::EntryControls;
-use crate::vmx::exit_info::CrAccess;
-use crate::vmx::guest_cr::{
+use crate::rules::control_registers::{
     CR0_AM, CR0_EM, CR0_MP, CR0_NE, CR0_TS, CR0_WP, CR3_KEEP, CR4_MCE, CR4_PCIDE, CR4_PGE, CR4_PSE, CR4_SMEP,
     GeneralProtection, check_cr8, check_pdptes,
 };
-pub(super) use crate::vmx::guest_cr::{CR0_ET, CR0_PE, CR0_PG, CR4_PAE, ControlState, EFER_LMA, EFER_LME, EFER_SCE};
+pub(super) use crate::rules::control_registers::{
+    CR0_ET, CR0_PE, CR0_PG, CR4_PAE, ControlState, EFER_LMA, EFER_LME, EFER_SCE,
+};
+use crate::vmx::capability::EntryControls;
+use crate::vmx::exit_info::CrAccess;
 use crate::vmx::vmcs::{VmcsControl32, VmcsControlNW, VmcsGuest32, VmcsGuest64, VmcsGuestNW};
 
 /// CR0 after reset: cache disabled, not write-through, extension type.

@@ -4,9 +4,9 @@ use axerrno::AxResult;
 use axvcpu::AxVCpuHal;
 
 use super::{Here, VmxVcpu};
+use crate::rules::control_registers::{CR4_OSXSAVE, CR4_PKE};
+use crate::rules::cpuid::{CpuidPolicy, CpuidTable, Dynamic, Registers, Support, native_cpuid};
 use crate::vmx::capability::SecondaryControls;
-use crate::vmx::guest_cpuid::{CpuidPolicy, CpuidTable, Dynamic, Registers, Support, native_cpuid};
-use crate::vmx::guest_cr::{CR4_OSXSAVE, CR4_PKE};
 use crate::vmx::processor::Processor;
 use crate::vmx::vmcs::VmcsGuestNW;
 

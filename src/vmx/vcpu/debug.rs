@@ -20,9 +20,9 @@ use super::completion::{GP, Outcome, UD};
 use super::exits::Handled;
 use super::{Here, VmxVcpu};
 use crate::msr::Msr;
-use crate::vmx::definitions::{VmxInterruptInfo, VmxInterruptionType};
+use crate::rules::control_registers::GeneralProtection;
+use crate::rules::interruption::{VmxInterruptInfo, VmxInterruptionType};
 use crate::vmx::exit_info::DrAccess;
-use crate::vmx::guest_cr::GeneralProtection;
 use crate::vmx::vmcs::{VmcsGuest32, VmcsGuest64, VmcsGuestNW, VmcsReadOnly32};
 
 /// DR6 and DR7 after reset.

@@ -7,8 +7,9 @@ use alloc::collections::VecDeque;
 
 use axerrno::{AxResult, ax_err};
 
-use crate::vmx::definitions::{VmxInterruptInfo, VmxInterruptionType, vector};
-use crate::vmx::double_fault::{Combined, combine};
+use crate::rules::double_fault::{Combined, combine};
+use crate::rules::interruption::{VmxInterruptInfo, VmxInterruptionType};
+use crate::rules::vector;
 
 /// The longest instruction, in bytes.
 const LONGEST_INSTRUCTION: u8 = 15;

@@ -10,9 +10,11 @@ use super::event_queue::{Class, Event};
 use super::{Here, VmxVcpu};
 use crate::ept::EptViolation;
 use crate::regs::rflags;
+use crate::rules::control_registers::CR0_PE;
+use crate::rules::interruption::{ErrorCode, VmxInterruptInfo, VmxInterruptionType};
+use crate::rules::vector;
 use crate::vmx::capability::PrimaryControls;
-use crate::vmx::definitions::{ErrorCode, VmxExitReason, VmxInterruptInfo, VmxInterruptionType, vector};
-use crate::vmx::guest_cr::CR0_PE;
+use crate::vmx::definitions::VmxExitReason;
 use crate::vmx::vmcs::{VmcsControl32, VmcsGuest32, VmcsGuestNW, VmcsReadOnly32, due};
 
 /// The exceptions that are faults whatever raised them: #DE, #BR, #UD, #NM, #TS, #NP, #SS, #GP, #PF, #MF, #AC, #XM, #VE, #CP.

@@ -17,7 +17,7 @@ use crate::guest_memory::{
     Segment, SegmentRegister, Unreachable,
 };
 use crate::regs::rflags;
-use crate::vmx::guest_cr::{CR0_PE, CR4_LA57, CR4_PKE, EFER_LMA};
+use crate::rules::control_registers::{CR0_PE, CR4_LA57, CR4_PKE, EFER_LMA};
 use crate::vmx::vmcs::{VmcsGuest32, VmcsGuest64, VmcsGuestNW};
 
 /// The EPT memory type of ordinary memory.
@@ -146,7 +146,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     pub(super) fn ept_and_rules(&self) -> AxResult<(HostPhysAddr, EptRules)> {
         let root = self.ept_root.ok_or_else(|| ax_err_type!(BadState, "the vCPU has no EPT"))?;
         let home = self.vmcs.home().ok_or_else(|| ax_err_type!(BadState, "the vCPU is not bound"))?;
-        Ok((root, EptRules::new(&home.capabilities, self.ept_format.levels)))
+        Ok((root, EptRules::new(home.capabilities.ept_vpid, home.capabilities.phys_addr_bits, self.ept_format.levels)))
     }
 
     /// Reads the guest's memory by linear address, with the rights that its code has now.

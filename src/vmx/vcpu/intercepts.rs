@@ -8,10 +8,12 @@ use super::completion::{GP, Outcome};
 use super::exits::Handled;
 use super::setup::EXCEPTIONS;
 use super::{Here, VmxVcpu};
+use crate::rules::cpuid::{CpuidFeature, CpuidPolicy};
+use crate::rules::double_fault::Combined;
+use crate::rules::interruption::{VmxInterruptInfo, VmxInterruptionType};
+use crate::rules::vector;
 use crate::vmx::capability::{Capabilities, PrimaryControls, SecondaryControls};
-use crate::vmx::definitions::{VmxExitReason, VmxInterruptInfo, VmxInterruptionType, vector};
-use crate::vmx::double_fault::Combined;
-use crate::vmx::guest_cpuid::{CpuidFeature, CpuidPolicy};
+use crate::vmx::definitions::VmxExitReason;
 use crate::vmx::processor::Processor;
 use crate::vmx::vmcs::{VmcsControl32, VmcsGuest32, VmcsReadOnly32};
 

@@ -7,7 +7,7 @@ use axvcpu::AxVCpuHal;
 use super::VmxVcpu;
 use crate::ept::GuestPageWalkInfo;
 use crate::guest_memory::GuestMemory;
-use crate::vmx::guest_cr::{
+use crate::rules::control_registers::{
     CR0_PE, CR0_PG, CR0_WP, CR4_LA57, CR4_PAE, CR4_PSE, CR4_SMAP, CR4_SMEP, EFER_LMA, EFER_NXE,
 };
 use crate::vmx::vmcs::{VmcsGuest16, VmcsGuest32, VmcsGuest64, VmcsGuestNW};

@@ -77,7 +77,6 @@ use self::switch::SwitchContext;
 use self::tsc::TscControl;
 use self::xstate::XState;
 use super::exit_info::EntryFailure;
-use super::guest_cpuid::{CpuidPolicy, CpuidTable};
 use super::host::HostVariables;
 use super::processor::Stay;
 use super::structs::{IOBitmap, MsrBitmap};
@@ -86,6 +85,7 @@ use super::vpid::Vpid;
 use crate::ept::EptFormat;
 use crate::guest_memory::PagingSupport;
 use crate::regs::GeneralRegisters;
+use crate::rules::cpuid::{CpuidPolicy, CpuidTable};
 
 /// A virtual CPU on VMX.
 ///

@@ -10,7 +10,7 @@ use super::exits::Handled;
 use super::msr_areas::GuestMsrs;
 use super::{Here, VmxVcpu};
 use crate::msr::Msr;
-use crate::vmx::guest_cr::GeneralProtection;
+use crate::rules::control_registers::GeneralProtection;
 use crate::vmx::structs::MsrBitmap;
 use crate::vmx::vmcs::VmcsGuest64;
 

@@ -8,11 +8,11 @@ use super::ept::eptp;
 use super::start::StartState;
 use super::{VmxVcpu, new_guest};
 use crate::ept::InvalidEptRoot;
+use crate::rules::cpuid::{CpuidFeature, CpuidPolicy, CpuidTable};
 use crate::vmx::capability::{
     Capabilities, EntryControls, ExitControls, MissingControl, PinControls, PrimaryControls, SecondaryControls,
     VmxMisc, required,
 };
-use crate::vmx::guest_cpuid::{CpuidFeature, CpuidPolicy, CpuidTable};
 use crate::vmx::processor::Processor;
 use crate::vmx::vmcs::{VmcsControl32, VmcsControl64, VmcsHostNW, due};
 

@@ -23,9 +23,9 @@ use crate::guest_memory::{
     AccessError, AccessKind, AddressSize, GuestException, GuestView, PAGE_SIZE, SegmentRegister, Unreachable,
 };
 use crate::regs::rflags;
-use crate::vmx::definitions::vector;
+use crate::rules::control_registers::CR0_AM;
+use crate::rules::vector;
 use crate::vmx::exit_info::VmxIoExitInfo;
-use crate::vmx::guest_cr::CR0_AM;
 use crate::vmx::vmcs::{VmcsGuestNW, VmcsReadOnly32};
 
 const RCX: u8 = 1;

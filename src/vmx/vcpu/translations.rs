@@ -35,10 +35,10 @@ use axerrno::AxResult;
 use axvcpu::AxVCpuHal;
 
 use super::VmxVcpu;
-use crate::vmx::capability::SecondaryControls;
-use crate::vmx::guest_cr::{
+use crate::rules::control_registers::{
     CR0_PG, CR4_LA57, CR4_PAE, CR4_PCIDE, CR4_PGE, CR4_PKE, CR4_PSE, CR4_SMAP, CR4_SMEP, ControlState, EFER_NXE,
 };
+use crate::vmx::capability::SecondaryControls;
 use crate::vmx::processor::Processor;
 use crate::vmx::vmcs::{VmcsControl16, VmcsControl32, due};
 use crate::vmx::vpid::Vpid;

@@ -27,9 +27,9 @@ use super::exits::Handled;
 use super::switch::XStateSwitch;
 use super::{Here, VmxVcpu};
 use crate::emulator::{VectorRegisters, VectorWrite};
+use crate::rules::control_registers::{check_xsetbv, xcr0};
 use crate::vmx::bad_state;
 use crate::vmx::fpu::{Area, FXSAVE_SIZE, HEADER_SIZE, method, read_xcr0};
-use crate::vmx::guest_cr::{check_xsetbv, xcr0};
 use crate::vmx::processor::Processor;
 
 /// When the extended state is switched between host and guest.

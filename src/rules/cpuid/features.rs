@@ -8,7 +8,7 @@ use core::fmt;
 
 use super::xsave;
 use super::{EAX, EBX, ECX, EDX, Registers, Support};
-use crate::vmx::guest_cr::{
+use crate::rules::control_registers::{
     CR4_DE, CR4_FSGSBASE, CR4_MCE, CR4_OSFXSR, CR4_OSXMMEXCPT, CR4_OSXSAVE, CR4_PAE, CR4_PCE, CR4_PCIDE, CR4_PGE,
     CR4_PKE, CR4_PSE, CR4_PVI, CR4_SMAP, CR4_SMEP, CR4_TSD, CR4_UMIP, CR4_VME, EFER_LME, EFER_NXE, EFER_SCE, xcr0,
 };

@@ -4,11 +4,12 @@
 //! classes and of conditions for a double fault. The processor applies them itself; the crate has to where an exception
 //! exited in the middle of a delivery and is then given to the guest.
 
-use super::definitions::{VmxInterruptInfo, VmxInterruptionType, vector};
+use crate::rules::interruption::{VmxInterruptInfo, VmxInterruptionType};
+use crate::rules::vector;
 
 /// What the guest gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Combined {
+pub(crate) enum Combined {
     /// The second; the first may follow later, or comes again by itself.
     Second,
     /// A double fault in place of both.
@@ -26,7 +27,7 @@ enum Class {
 }
 
 /// `second` is the vector of an exception that was raised while `first` was being delivered.
-pub(super) fn combine(first: &VmxInterruptInfo, second: u8) -> Combined {
+pub(crate) fn combine(first: &VmxInterruptInfo, second: u8) -> Combined {
     let first = match first.int_type {
         VmxInterruptionType::HardException => Class::of(first.vector),
         _ => Class::Benign,

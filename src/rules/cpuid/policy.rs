@@ -8,7 +8,7 @@ use super::table::{CpuidTable, Dynamic};
 use super::topology::CpuidTopology;
 use super::xsave::{self, Layout};
 use super::{EAX, EBX, ECX, EDX, Registers, Support};
-use crate::vmx::guest_cr::xcr0;
+use crate::rules::control_registers::xcr0;
 
 const SIGNATURE: [u8; 12] = *b"RVMRVMRVMRVM";
 /// The sizes of what MONITOR watches.
