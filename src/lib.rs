@@ -26,6 +26,7 @@
 
 extern crate alloc;
 
+mod adapter;
 pub mod apic;
 mod emulator;
 mod ept;
@@ -34,6 +35,7 @@ mod guest_memory;
 mod msr;
 mod regs;
 mod rules;
+mod vcpu;
 pub mod vmx;
 
 pub use ept::{

@@ -9,7 +9,7 @@ mod operand;
 
 use axaddrspace::{GuestPhysAddr, GuestVirtAddr};
 
-pub(super) use self::decode::ExitFields;
+pub(crate) use self::decode::ExitFields;
 pub use self::operand::{MemoryOperand, Operand};
 use super::definitions::VmxExitReason;
 use super::exit_info::{ApicAccessExitInfo, CrAccess, VmxIoExitInfo};

@@ -5,20 +5,19 @@
 //! (`guest_cr`, `guest_cpuid`), what the processor can do by `capability`, what an exit says by `exit_info`.
 
 pub(crate) mod capability;
-mod definitions;
+pub(crate) mod definitions;
 mod enable;
-mod exit;
-mod exit_info;
-mod fpu;
-mod host;
-mod instructions;
+pub(crate) mod exit;
+pub(crate) mod exit_info;
+pub(crate) mod host;
+pub(crate) mod instructions;
 mod percpu;
-mod processor;
-mod structs;
-mod translations;
-mod vcpu;
-mod vmcs;
-mod vpid;
+pub(crate) mod processor;
+pub(crate) mod structs;
+pub(crate) mod translations;
+pub(crate) mod vcpu;
+pub(crate) mod vmcs;
+pub(crate) mod vpid;
 
 use axerrno::{AxResult, ax_err};
 
@@ -65,6 +64,6 @@ pub fn read_vmcs_revision_id() -> u32 {
 /// `BadState` and why, out of the way of code that seldom says so.
 #[cold]
 #[inline(never)]
-fn bad_state<T>(why: &str) -> AxResult<T> {
+pub(crate) fn bad_state<T>(why: &str) -> AxResult<T> {
     ax_err!(BadState, why)
 }

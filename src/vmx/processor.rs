@@ -28,11 +28,11 @@ use axerrno::{AxResult, ax_err};
 
 use super::bad_state;
 use super::capability::Capabilities;
-use super::fpu::FpuOwner;
 use super::host::HostConstants;
 use super::instructions::{VmFail, vmclear, vmptrld};
 use super::translations::Translations;
 use crate::rules::cpuid::{accepted_spec_ctrl, native_cpuid};
+use crate::vcpu::fpu::FpuOwner;
 
 /// How many VMCSs may be active on one processor at a time. Binding makes one active and unbinding inactive, so this
 /// is how many vCPUs a processor may have bound without having unbound them.

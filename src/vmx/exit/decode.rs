@@ -15,7 +15,7 @@ use crate::vmx::exit_info::{ApicAccessExitInfo, CrAccess, DrAccess, VmxIoExitInf
 use crate::vmx::vmcs::{VmcsReadOnly32, VmcsReadOnly64, VmcsReadOnlyNW};
 
 /// Where the information of an exit is read from.
-pub(in crate::vmx) trait ExitFields {
+pub(crate) trait ExitFields {
     fn field_32(&self, field: VmcsReadOnly32) -> AxResult<u32>;
     fn field_64(&self, field: VmcsReadOnly64) -> AxResult<u64>;
     fn field_natural(&self, field: VmcsReadOnlyNW) -> AxResult<u64>;
@@ -49,7 +49,7 @@ pub(in crate::vmx) trait ExitFields {
 
 impl VmExit {
     /// Decodes an exit with this reason.
-    pub(in crate::vmx) fn decode(reason: VmxExitReason, fields: &impl ExitFields) -> AxResult<Self> {
+    pub(crate) fn decode(reason: VmxExitReason, fields: &impl ExitFields) -> AxResult<Self> {
         let regs = fields.registers();
         let (eax, ecx) = (regs.rax as u32, regs.rcx as u32);
         Ok(match reason {

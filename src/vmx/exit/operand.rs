@@ -35,7 +35,7 @@ pub enum Operand {
 
 /// The field itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::vmx) struct InstructionInfo(pub(in crate::vmx) u32);
+pub(crate) struct InstructionInfo(pub(in crate::vmx) u32);
 
 impl InstructionInfo {
     pub(in crate::vmx) fn memory(self, displacement: u64) -> MemoryOperand {

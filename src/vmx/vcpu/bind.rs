@@ -11,9 +11,10 @@ use axerrno::AxResult;
 use axvcpu::AxVCpuHal;
 use x86_64::registers::control::Cr4;
 
-use super::{Here, VmxVcpu};
 use crate::vmx::host::HostVariables;
 use crate::vmx::processor::{Processor, Stay};
+use crate::vmx::vcpu::VmxVcpu;
+use crate::vmx::vmcs::Here;
 use crate::vmx::vmcs::{VmcsHostNW, due};
 
 /// What an unbind gives back.
@@ -41,7 +42,7 @@ pub enum UnbindPolicy {
 ///
 /// Mostly the look is at six values, one after the other: under a host that has CR4.FSGSBASE set, and for a guest that can use
 /// SYSCALL. So the first comparison, of CR4, tells all three.
-pub(super) struct Stays {
+pub(crate) struct Stays {
     /// The host's CR4, if the look is that. Otherwise what CR4 never is: [`NO`](Self::NO), or
     /// [`BY_ANOTHER_LOOK`](Self::BY_ANOTHER_LOOK).
     cr4: Cell<u64>,
@@ -51,12 +52,12 @@ impl Stays {
     const NO: u64 = 0;
     const BY_ANOTHER_LOOK: u64 = u64::MAX;
 
-    pub(super) const fn no() -> Self {
+    pub(crate) const fn no() -> Self {
         Self { cr4: Cell::new(Self::NO) }
     }
 
     /// It does not, or a look does not suffice any more.
-    pub(super) fn end(&self) {
+    pub(crate) fn end(&self) {
         self.cr4.set(Self::NO);
     }
 
@@ -151,7 +152,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
     /// The proof that the VMCS is current here, for a run.
     #[inline(always)]
-    pub(super) fn current(&self) -> AxResult<Here> {
+    pub(crate) fn current(&self) -> AxResult<Here> {
         match self.vmcs.current_already() {
             Some(here) => Ok(here),
             None => self.make_current(),
@@ -170,7 +171,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
     /// What an entry needs only after a bind, after another vCPU ran here, or after a change of the EPT: `work` that was due.
     #[inline(always)]
-    pub(super) fn do_work(&mut self, here: Here, work: u32) -> AxResult {
+    pub(crate) fn do_work(&mut self, here: Here, work: u32) -> AxResult {
         let result = self.vmcs.home_here(here).and_then(|home| self.do_work_on(home, work));
         if result.is_err() {
             self.vmcs.set_due(work);
@@ -180,7 +181,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
     /// The same, where so much else is done that a copy of the code would be no gain.
     #[inline(never)]
-    pub(super) fn do_work_out_of_line(&mut self, here: Here, work: u32) -> AxResult {
+    pub(crate) fn do_work_out_of_line(&mut self, here: Here, work: u32) -> AxResult {
         self.do_work(here, work)
     }
 

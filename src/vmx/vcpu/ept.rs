@@ -4,11 +4,11 @@ use axaddrspace::{GuestPhysAddr, HostPhysAddr};
 use axerrno::AxResult;
 use axvcpu::AxVCpuHal;
 
-use super::VmxVcpu;
-use super::guest_memory::read_table_entry;
 use crate::ept::{EPTPointer, EptFormat, EptViolation, EptWalk, GuestRights, InvalidEptRoot, walk};
+use crate::vcpu::guest_memory::read_table_entry;
 use crate::vmx::capability::Capabilities;
 use crate::vmx::processor::Processor;
+use crate::vmx::vcpu::VmxVcpu;
 use crate::vmx::vmcs::{VmcsControl64, due};
 
 impl<H: AxVCpuHal> VmxVcpu<H> {
@@ -76,7 +76,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
     /// Shows an EPT misconfiguration to whoever only learns that the vCPU cannot go on.
     #[cold]
-    pub(super) fn log_misconfiguration(&self) -> AxResult {
+    pub(crate) fn log_misconfiguration(&self) -> AxResult {
         let address = GuestPhysAddr::from(self.guest_physical_address()? as usize);
         log::error!("vCPU {}: EPT misconfiguration at {}", self.id, self.ept_walk(address)?);
         Ok(())
@@ -84,7 +84,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 }
 
 /// The EPTP for a root.
-pub(super) fn eptp(capabilities: &Capabilities, root: HostPhysAddr, format: EptFormat) -> Result<u64, InvalidEptRoot> {
+pub(crate) fn eptp(capabilities: &Capabilities, root: HostPhysAddr, format: EptFormat) -> Result<u64, InvalidEptRoot> {
     let pointer = EPTPointer::new(root, format, capabilities.ept_vpid, capabilities.phys_addr_bits)?;
     Ok(pointer.bits())
 }

@@ -5,9 +5,9 @@ use core::fmt;
 use axerrno::AxResult;
 use axvcpu::AxVCpuHal;
 
-use super::VmxVcpu;
-use super::completion::DEBUGCTL_BTF;
 use crate::regs::GeneralRegisters;
+use crate::vcpu::completion::DEBUGCTL_BTF;
+use crate::vmx::vcpu::VmxVcpu;
 use crate::vmx::vmcs::{
     FieldInfo, FieldValue, GuestStateField, VmcsField, VmcsGuest16, VmcsGuest32, VmcsGuest64, VmcsGuestNW,
 };

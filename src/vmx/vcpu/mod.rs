@@ -10,37 +10,14 @@
 //! what its memory is, and [`translations`] what processors cache of it; [`inspect`] shows a guest that went wrong;
 //! [`arch`] is the adapter to axvcpu.
 
-mod arch;
-mod bind;
-mod completion;
-mod control_registers;
-mod cpuid;
-mod debug;
-mod ept;
-mod event_queue;
-mod events;
-mod exits;
-mod guest_memory;
-mod init;
-mod inspect;
-mod intercepts;
-mod io;
-mod memory;
-mod mmio;
-mod msr_areas;
-mod msr_policy;
-mod msrs;
-mod run;
-mod setup;
-mod shadow;
-mod speculation;
-mod start;
-mod string_io;
-mod switch;
-mod timer;
-mod translations;
-mod tsc;
-mod xstate;
+pub(crate) mod bind;
+pub(crate) mod ept;
+pub(crate) mod inspect;
+pub(crate) mod msr_areas;
+pub(crate) mod setup;
+pub(crate) mod speculation;
+pub(crate) mod switch;
+pub(crate) mod translations;
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -48,44 +25,44 @@ use axaddrspace::{GuestPhysAddr, HostPhysAddr};
 use axerrno::AxResult;
 use axvcpu::AxVCpuHal;
 
+pub use crate::vcpu::completion::StepPolicy;
+pub use crate::vcpu::guest_memory::EptMemory;
+pub use crate::vcpu::intercepts::{ExitOn, HypercallPolicy, MwaitPolicy, Reflected};
+pub use crate::vcpu::memory::VmCpuMode;
+pub use crate::vcpu::mmio::{MmioAccess, MmioUndecoded};
+pub use crate::vcpu::msr_policy::MsrPolicy;
+pub use crate::vcpu::start::StartState;
+pub use crate::vcpu::string_io::StringIo;
+pub use crate::vcpu::xstate::FpuPolicy;
 pub use bind::UnbindPolicy;
-pub use completion::StepPolicy;
-pub use guest_memory::EptMemory;
-pub use intercepts::{ExitOn, HypercallPolicy, MwaitPolicy, Reflected};
-pub use memory::VmCpuMode;
-pub use mmio::{MmioAccess, MmioUndecoded};
-pub use msr_policy::MsrPolicy;
 pub use speculation::SpeculationPolicy;
-pub use start::StartState;
-pub use string_io::StringIo;
 pub use translations::EptInvalidator;
-pub use xstate::FpuPolicy;
 
 use self::bind::Stays;
-use self::completion::WaitsFor;
-use self::debug::DebugRegisters;
-use self::event_queue::EventQueue;
-use self::intercepts::Intercepts;
-use self::mmio::Mmio;
 use self::msr_areas::GuestMsrs;
-use self::msr_policy::KeptMsrs;
-use self::msrs::CallersExits;
 use self::setup::Controls;
-use self::shadow::ShadowEnd;
-use self::string_io::Element;
 use self::switch::SwitchContext;
-use self::tsc::TscControl;
-use self::xstate::XState;
 use super::exit_info::EntryFailure;
 use super::host::HostVariables;
 use super::processor::Stay;
 use super::structs::{IOBitmap, MsrBitmap};
-use super::vmcs::{Here, Vmcs};
+use super::vmcs::Vmcs;
 use super::vpid::Vpid;
 use crate::ept::EptFormat;
 use crate::guest_memory::PagingSupport;
 use crate::regs::GeneralRegisters;
 use crate::rules::cpuid::{CpuidPolicy, CpuidTable};
+use crate::vcpu::completion::WaitsFor;
+use crate::vcpu::debug::DebugRegisters;
+use crate::vcpu::event_queue::EventQueue;
+use crate::vcpu::intercepts::Intercepts;
+use crate::vcpu::mmio::Mmio;
+use crate::vcpu::msr_policy::KeptMsrs;
+use crate::vcpu::msrs::CallersExits;
+use crate::vcpu::shadow::ShadowEnd;
+use crate::vcpu::string_io::Element;
+use crate::vcpu::tsc::TscControl;
+use crate::vcpu::xstate::XState;
 
 /// A virtual CPU on VMX.
 ///
@@ -98,67 +75,67 @@ use crate::rules::cpuid::{CpuidPolicy, CpuidTable};
 /// another one is an error. The host does not preempt the code that runs a vCPU in favour of code that binds another
 /// one on the same processor, unless it unbinds this one first; interrupts may come at any time.
 pub struct VmxVcpu<H: AxVCpuHal> {
-    context: SwitchContext,
-    vmcs: Vmcs<H>,
-    io_bitmap: IOBitmap<H>,
-    msr_bitmap: MsrBitmap<H>,
-    msrs: GuestMsrs<H>,
-    kept: KeptMsrs,
-    callers_msr_exits: CallersExits,
-    xstate: XState,
-    debug: DebugRegisters,
-    events: EventQueue,
+    pub(crate) context: SwitchContext,
+    pub(crate) vmcs: Vmcs<H>,
+    pub(crate) io_bitmap: IOBitmap<H>,
+    pub(crate) msr_bitmap: MsrBitmap<H>,
+    pub(crate) msrs: GuestMsrs<H>,
+    pub(crate) kept: KeptMsrs,
+    pub(crate) callers_msr_exits: CallersExits,
+    pub(crate) xstate: XState,
+    pub(crate) debug: DebugRegisters,
+    pub(crate) events: EventQueue,
     /// What the instruction of the last exit waits for, if the next entry completes it.
-    completion: Option<WaitsFor>,
-    step_policy: StepPolicy,
+    pub(crate) completion: Option<WaitsFor>,
+    pub(crate) step_policy: StepPolicy,
     /// The INS or OUTS that it is about.
-    string: Option<Element>,
-    mmio: Mmio,
+    pub(crate) string: Option<Element>,
+    pub(crate) mmio: Mmio,
     /// Whether STI and MOV SS blocking is over.
-    shadow_end: ShadowEnd,
-    cpuid: CpuidTable,
+    pub(crate) shadow_end: ShadowEnd,
+    pub(crate) cpuid: CpuidTable,
     /// What the caller decided that CPUID tells, from the next `setup` on.
-    cpuid_policy: Option<CpuidPolicy>,
-    controls: Controls,
-    intercepts: Intercepts,
-    tsc: TscControl,
+    pub(crate) cpuid_policy: Option<CpuidPolicy>,
+    pub(crate) controls: Controls,
+    pub(crate) intercepts: Intercepts,
+    pub(crate) tsc: TscControl,
     /// The guest may be in another activity state than active after an exit.
-    may_be_inactive: bool,
+    pub(crate) may_be_inactive: bool,
     /// It had an INIT, and waits for a start-up IPI.
-    waits_for_startup: bool,
-    speculation: SpeculationPolicy,
+    pub(crate) waits_for_startup: bool,
+    pub(crate) speculation: SpeculationPolicy,
     /// What the processor's walks through the guest's page tables take from CPUID.
-    paging_support: PagingSupport,
-    time_slice: Option<u64>,
+    pub(crate) paging_support: PagingSupport,
+    pub(crate) time_slice: Option<u64>,
     /// CR8, which the guest does not share with the host.
-    cr8: u8,
+    pub(crate) cr8: u8,
     /// Its local APIC is disabled.
-    apic_off: bool,
+    pub(crate) apic_off: bool,
     /// CR4.MCE of the host.
-    host_mce: u64,
+    pub(crate) host_mce: u64,
     /// A number that no other guest has: the vCPU's, from one `setup` to the next.
-    guest: u64,
+    pub(crate) guest: u64,
     /// Why the last entry did not reach the guest.
-    entry_failure: Option<EntryFailure>,
+    pub(crate) entry_failure: Option<EntryFailure>,
     /// Where it ran last, and which generation of that processor's constant state the VMCS holds.
-    last_stay: Stay,
-    host_generation: u64,
+    pub(crate) last_stay: Stay,
+    pub(crate) host_generation: u64,
     /// What the VMCS has of the host's state that may change between two binds.
-    host: HostVariables,
-    unbind_policy: UnbindPolicy,
-    stays: Stays,
+    pub(crate) host: HostVariables,
+    pub(crate) unbind_policy: UnbindPolicy,
+    pub(crate) stays: Stays,
     /// Its tag on that processor.
-    vpid: Option<Vpid>,
-    start: Option<StartState>,
-    entry: Option<GuestPhysAddr>,
-    ept_root: Option<HostPhysAddr>,
-    ept_format: EptFormat,
-    vm_id: usize,
-    id: usize,
+    pub(crate) vpid: Option<Vpid>,
+    pub(crate) start: Option<StartState>,
+    pub(crate) entry: Option<GuestPhysAddr>,
+    pub(crate) ept_root: Option<HostPhysAddr>,
+    pub(crate) ept_format: EptFormat,
+    pub(crate) vm_id: usize,
+    pub(crate) id: usize,
 }
 
 /// The next number for a guest.
-fn new_guest() -> u64 {
+pub(crate) fn new_guest() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
@@ -174,12 +151,12 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// `NoMemory`.
     pub fn new(vm_id: usize, vcpu_id: usize) -> AxResult<Self> {
         let mut io_bitmap = IOBitmap::passthrough_all()?;
-        io_bitmap.set_intercept(u32::from(io::POWER_OFF_PORT), true)?;
+        io_bitmap.set_intercept(u32::from(crate::vcpu::io::POWER_OFF_PORT), true)?;
         Ok(Self {
             context: SwitchContext::default(),
             vmcs: Vmcs::new()?,
             io_bitmap,
-            msr_bitmap: msrs::default_bitmap()?,
+            msr_bitmap: crate::vcpu::msrs::default_bitmap()?,
             msrs: GuestMsrs::new()?,
             kept: KeptMsrs::with_defaults(Self::guests_own()),
             callers_msr_exits: CallersExits::default(),

@@ -16,9 +16,9 @@
 use axerrno::AxResult;
 use axvcpu::AxVCpuHal;
 
-use super::control_registers::{EFER_LMA, EFER_SCE};
 use crate::frame::PhysFrame;
 use crate::msr::Msr;
+use crate::vcpu::control_registers::{EFER_LMA, EFER_SCE};
 use crate::vmx::host::HostConstants;
 use crate::vmx::vmcs::{Vmcs, VmcsControl32, VmcsControl64, due};
 
@@ -58,7 +58,7 @@ struct Entry {
 }
 
 /// The MSRs of this vCPU that are switched by lists, and those that are only kept.
-pub(super) struct GuestMsrs<H: AxVCpuHal> {
+pub(crate) struct GuestMsrs<H: AxVCpuHal> {
     frame: PhysFrame<H>,
     /// RDTSCP is enabled for the guest, so that TSC_AUX can be read without an exit.
     has_tsc_aux: bool,
@@ -79,7 +79,7 @@ pub(super) struct GuestMsrs<H: AxVCpuHal> {
 }
 
 impl<H: AxVCpuHal> GuestMsrs<H> {
-    pub(super) fn new() -> AxResult<Self> {
+    pub(crate) fn new() -> AxResult<Self> {
         let this = Self {
             frame: PhysFrame::alloc_zero()?,
             has_tsc_aux: false,
@@ -102,29 +102,29 @@ impl<H: AxVCpuHal> GuestMsrs<H> {
     }
 
     /// Says which of the MSRs that are not on every processor this guest has.
-    pub(super) fn set_present(&mut self, tsc_aux: bool, xss: bool, allowed_spec_ctrl: u64) {
+    pub(crate) fn set_present(&mut self, tsc_aux: bool, xss: bool, allowed_spec_ctrl: u64) {
         self.has_tsc_aux = tsc_aux;
         self.has_xss = xss;
         self.allowed_spec_ctrl = allowed_spec_ctrl;
     }
 
     /// What the guest may set in SPEC_CTRL; 0 for one that does not have it.
-    pub(super) fn allowed_spec_ctrl(&self) -> u64 {
+    pub(crate) fn allowed_spec_ctrl(&self) -> u64 {
         self.allowed_spec_ctrl
     }
 
     /// Whether SPEC_CTRL is switched, so that the guest may use it without an exit.
-    pub(super) fn switches_spec_ctrl(&self) -> bool {
+    pub(crate) fn switches_spec_ctrl(&self) -> bool {
         self.spec_ctrl_active
     }
 
     /// The MSRs that are a guest's own here, whether this one has them or not.
-    pub(super) fn all() -> impl Iterator<Item = u32> {
+    pub(crate) fn all() -> impl Iterator<Item = u32> {
         LISTED.into_iter().map(Msr::number)
     }
 
     /// The values after reset: all zero.
-    pub(super) fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         for i in 0..LISTED.len() {
             self.set_data(0, i, 0);
         }
@@ -134,13 +134,13 @@ impl<H: AxVCpuHal> GuestMsrs<H> {
     }
 
     /// The guest's value of an MSR that is kept here.
-    pub(super) fn read(&self, msr: u32) -> Option<u64> {
+    pub(crate) fn read(&self, msr: u32) -> Option<u64> {
         self.place_of(msr).map(|i| self.data(0, i))
     }
 
     /// Sets the guest's value of an MSR that is kept here: `None` for another one, `false` for a value that the processor
     /// would refuse.
-    pub(super) fn write(&mut self, vmcs: &Vmcs<H>, msr: u32, value: u64) -> Option<bool> {
+    pub(crate) fn write(&mut self, vmcs: &Vmcs<H>, msr: u32, value: u64) -> Option<bool> {
         let i = self.place_of(msr)?;
         let canonical = (value as i64) << 16 >> 16 == value as i64;
         let accepted = match LISTED[i] {
@@ -164,7 +164,7 @@ impl<H: AxVCpuHal> GuestMsrs<H> {
     }
 
     /// EFER of the guest is now `efer`: from SCE on, the SYSCALL group is switched, and from LMA on what SWAPGS reaches of it.
-    pub(super) fn efer_changed(&mut self, vmcs: &Vmcs<H>, efer: u64) {
+    pub(crate) fn efer_changed(&mut self, vmcs: &Vmcs<H>, efer: u64) {
         self.uses_syscall |= efer & EFER_SCE != 0;
         if efer & (EFER_SCE | EFER_LMA) != 0 && !self.group_active {
             self.switch_group(vmcs);
@@ -182,7 +182,7 @@ impl<H: AxVCpuHal> GuestMsrs<H> {
 
     /// Takes the host's values that are constant for the processor, on one where the vCPU did not run last, or where they have
     /// changed.
-    pub(super) fn take_constants(&mut self, vmcs: &Vmcs<H>, host: &HostConstants) {
+    pub(crate) fn take_constants(&mut self, vmcs: &Vmcs<H>, host: &HostConstants) {
         for (i, value) in host.syscall().into_iter().enumerate() {
             self.set_data(HOST_LIST, SYSCALL_GROUP + i, value);
         }
@@ -192,7 +192,7 @@ impl<H: AxVCpuHal> GuestMsrs<H> {
     }
 
     /// Takes the host's other values at a bind.
-    pub(super) fn bind(&mut self) {
+    pub(crate) fn bind(&mut self) {
         if self.group_active {
             self.read_host_group();
         }
@@ -211,13 +211,13 @@ impl<H: AxVCpuHal> GuestMsrs<H> {
     }
 
     /// Whether SYSCALL's group is switched, and with it KERNEL_GS_BASE.
-    pub(super) fn switches_kernel_gs_base(&self) -> bool {
+    pub(crate) fn switches_kernel_gs_base(&self) -> bool {
         self.group_active
     }
 
     /// Whether the host has the KERNEL_GS_BASE that a bind took.
     #[inline(always)]
-    pub(super) fn kernel_gs_base_is_here(&self) -> bool {
+    pub(crate) fn kernel_gs_base_is_here(&self) -> bool {
         LISTED[KERNEL_GS_BASE].read() == self.host_kernel_gs_base
     }
 

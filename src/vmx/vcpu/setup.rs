@@ -4,40 +4,41 @@ use axaddrspace::{GuestPhysAddr, HostPhysAddr};
 use axerrno::{AxError, AxResult, ax_err, ax_err_type};
 use axvcpu::AxVCpuHal;
 
-use super::ept::eptp;
-use super::start::StartState;
-use super::{VmxVcpu, new_guest};
 use crate::ept::InvalidEptRoot;
 use crate::rules::cpuid::{CpuidFeature, CpuidPolicy, CpuidTable};
+use crate::vcpu::start::StartState;
 use crate::vmx::capability::{
     Capabilities, EntryControls, ExitControls, MissingControl, PinControls, PrimaryControls, SecondaryControls,
     VmxMisc, required,
 };
 use crate::vmx::processor::Processor;
+use crate::vmx::vcpu::VmxVcpu;
+use crate::vmx::vcpu::ept::eptp;
+use crate::vmx::vcpu::new_guest;
 use crate::vmx::vmcs::{VmcsControl32, VmcsControl64, VmcsHostNW, due};
 
 /// #MC exits, so that the host handles its machine checks. #DB and #AC exit because the delivery of one of them can raise
 /// it again, for ever, without an interrupt or the end of a time slice getting in between; as exits they are separate
 /// events. #DB also reports to the vCPU's DR6.
-pub(super) const EXCEPTIONS: u32 = 1 << 18 | 1 << 17 | 1 << 1;
+pub(crate) const EXCEPTIONS: u32 = 1 << 18 | 1 << 17 | 1 << 1;
 
 /// What was decided for this vCPU and is asked about later.
 #[derive(Debug, Default)]
-pub(super) struct Controls {
+pub(crate) struct Controls {
     /// IA32_VMX_BASIC\[56\]: an exception may be injected with or without an error code, whatever its vector.
-    pub(super) any_error_code: bool,
+    pub(crate) any_error_code: bool,
     /// IA32_VMX_BASIC\[54\]: exits for INS and OUTS say which segment and address size.
-    pub(super) string_info: bool,
+    pub(crate) string_info: bool,
     /// There is a VMX-preemption timer.
-    pub(super) has_timer: bool,
+    pub(crate) has_timer: bool,
     /// The timer's rate.
-    pub(super) timer: VmxMisc,
+    pub(crate) timer: VmxMisc,
     /// EPTP as the VMCS has it.
-    pub(super) eptp: u64,
+    pub(crate) eptp: u64,
     /// The guest was told of smaller physical addresses than the processor has.
-    pub(super) narrow_addresses: bool,
+    pub(crate) narrow_addresses: bool,
     /// It is set up.
-    pub(super) done: bool,
+    pub(crate) done: bool,
 }
 
 impl<H: AxVCpuHal> VmxVcpu<H> {
@@ -53,7 +54,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         self.setup_vmcs()
     }
 
-    pub(super) fn setup_vmcs(&mut self) -> AxResult {
+    pub(crate) fn setup_vmcs(&mut self) -> AxResult {
         let root = self.ept_root.ok_or_else(|| ax_err_type!(InvalidInput, "the vCPU has no EPT root"))?;
         let start = match (self.start, self.entry) {
             (Some(start), _) => start,
@@ -159,7 +160,7 @@ fn of_features(policy: &CpuidPolicy) -> SecondaryControls {
         | when(policy.has(CpuidFeature::XSAVES), SecondaryControls::XSAVES)
 }
 
-pub(super) fn unusable(root: InvalidEptRoot) -> AxError {
+pub(crate) fn unusable(root: InvalidEptRoot) -> AxError {
     log::warn!("{root}");
     root.into()
 }

@@ -33,11 +33,11 @@ use core::arch::x86_64::{__cpuid, __cpuid_count};
 use axerrno::{AxResult, ax_err};
 use axvcpu::AxVCpuHal;
 
-use super::VmxVcpu;
-use super::completion::{GP, Outcome};
-use super::switch::barrier;
 use crate::msr::Msr;
+use crate::vcpu::completion::{GP, Outcome};
 use crate::vmx::processor::Processor;
+use crate::vmx::vcpu::VmxVcpu;
+use crate::vmx::vcpu::switch::barrier;
 use crate::vmx::vmcs::{VmcsHostNW, due};
 
 /// The one command of IA32_PRED_CMD: an indirect-branch prediction barrier.
@@ -131,7 +131,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     /// Turns on what the policy wants and this processor has, and makes sure that the guest's SPEC_CTRL can be loaded here.
-    pub(super) fn take_over_speculation_control(&mut self, home: &Processor) -> AxResult {
+    pub(crate) fn take_over_speculation_control(&mut self, home: &Processor) -> AxResult {
         if self.msrs.allowed_spec_ctrl() & !home.spec_ctrl != 0 {
             return ax_err!(Unsupported, "the guest was shown bits of IA32_SPEC_CTRL that this processor lacks");
         }
@@ -151,7 +151,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// Lets the guest use the two MSRs without an exit as far as it has them and the caller did not make them exit:
     /// PRED_CMD, which holds nothing, to be written; SPEC_CTRL once it is switched, on a processor that takes no bits there
     /// but those that the guest is shown.
-    pub(super) fn pass_speculation_control(&mut self) -> AxResult {
+    pub(crate) fn pass_speculation_control(&mut self) -> AxResult {
         let (command, control) = (Msr::IA32_PRED_CMD.number(), Msr::IA32_SPEC_CTRL.number());
         let intercept = self.is_absent(command) || self.callers_msr_exits.contains(command);
         self.msr_bitmap.set_write_intercept(command, intercept)?;
@@ -163,12 +163,12 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
     /// Whether this is IA32_PRED_CMD, and the guest has it.
     #[inline(always)]
-    pub(super) fn is_own_pred_cmd(&self, msr: u32) -> bool {
+    pub(crate) fn is_own_pred_cmd(&self, msr: u32) -> bool {
         msr == Msr::IA32_PRED_CMD.number() && !self.is_absent(msr)
     }
 
     /// A write to IA32_PRED_CMD that exited all the same.
-    pub(super) fn write_pred_cmd(&self, value: u64) -> Outcome {
+    pub(crate) fn write_pred_cmd(&self, value: u64) -> Outcome {
         if value & !IBPB != 0 {
             return Outcome::Fault(GP, Some(0));
         }
@@ -179,7 +179,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
     /// Before an entry after another vCPU may have run here: the barrier between two guests.
     #[inline(always)]
-    pub(super) fn separate_from_last_guest(&self, home: &Processor) {
+    pub(crate) fn separate_from_last_guest(&self, home: &Processor) {
         let another_ran = home.another_guest_ran(self.guest);
         if another_ran && self.speculation.barrier_between_guests && home.has_ibpb {
             // SAFETY: the processor has IBPB; the write changes nothing but predictors.

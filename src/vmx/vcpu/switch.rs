@@ -36,7 +36,7 @@ use core::mem::offset_of;
 
 use crate::msr::Msr;
 use crate::regs::GeneralRegisters;
-use crate::vmx::fpu::method;
+use crate::vcpu::fpu::method;
 use crate::vmx::host::{HostConstants, TableRegister};
 use crate::vmx::vmcs::{VmcsHostNW, VmcsReadOnly32};
 
@@ -44,11 +44,11 @@ use crate::vmx::vmcs::{VmcsHostNW, VmcsReadOnly32};
 /// entry, so a vCPU may be moved in memory between two runs.
 #[repr(C)]
 #[derive(Default)]
-pub(super) struct SwitchContext {
+pub(crate) struct SwitchContext {
     /// The guest's general registers; RSP is in the VMCS.
-    pub(super) guest: GeneralRegisters,
+    pub(crate) guest: GeneralRegisters,
     /// The guest's CR2.
-    pub(super) guest_cr2: u64,
+    pub(crate) guest_cr2: u64,
     host_cr2: u64,
     /// What HOST_RSP holds in the VMCS.
     host_rsp: u64,
@@ -66,18 +66,18 @@ pub(super) struct SwitchContext {
     gdtr: TableRegister,
     idtr: TableRegister,
     /// The extended state, as [`super::xstate`] wants it switched here.
-    pub(super) xstate: XStateSwitch,
+    pub(crate) xstate: XStateSwitch,
 }
 
 /// The barriers of [`super::speculation`] that the code below raises.
-pub(super) mod barrier {
+pub(crate) mod barrier {
     /// Before an entry: VERW, and IA32_FLUSH_CMD.
-    pub(in super::super) const CLEAR_BUFFERS: u64 = 1 << 0;
-    pub(in super::super) const FLUSH_L1D: u64 = 1 << 1;
+    pub(crate) const CLEAR_BUFFERS: u64 = 1 << 0;
+    pub(crate) const FLUSH_L1D: u64 = 1 << 1;
     /// After an exit: the host's SPEC_CTRL, return stack and branch history.
-    pub(in super::super) const WRITE_SPEC_CTRL: u64 = 1 << 0;
-    pub(in super::super) const FILL_RETURN_STACK: u64 = 1 << 1;
-    pub(in super::super) const CLEAR_HISTORY: u64 = 1 << 2;
+    pub(crate) const WRITE_SPEC_CTRL: u64 = 1 << 0;
+    pub(crate) const FILL_RETURN_STACK: u64 = 1 << 1;
+    pub(crate) const CLEAR_HISTORY: u64 = 1 << 2;
 }
 
 /// Beside the bits of [`barrier`]: the extended state is switched.
@@ -86,21 +86,21 @@ const SWITCH_XSTATE: u64 = 1 << 7;
 /// How the code below switches the extended state.
 #[repr(C)]
 #[derive(Default)]
-pub(super) struct XStateSwitch {
+pub(crate) struct XStateSwitch {
     /// One of the constants of [`method`].
-    pub(super) method: u64,
+    pub(crate) method: u64,
     /// 64-byte aligned areas of the guest's and the host's state.
-    pub(super) guest_area: u64,
-    pub(super) host_area: u64,
+    pub(crate) guest_area: u64,
+    pub(crate) host_area: u64,
     /// XCR0 while both are saved and restored: everything that either of them may have.
-    pub(super) all_xcr0: u64,
-    pub(super) host_xcr0: u64,
-    pub(super) guest_xcr0: u64,
+    pub(crate) all_xcr0: u64,
+    pub(crate) host_xcr0: u64,
+    pub(crate) guest_xcr0: u64,
 }
 
 impl SwitchContext {
     /// Takes over the descriptor-table registers of the processor that the vCPU was bound to.
-    pub(super) fn set_host_tables(&mut self, host: &HostConstants) {
+    pub(crate) fn set_host_tables(&mut self, host: &HostConstants) {
         let (gdtr, idtr) = host.descriptor_tables();
         self.reload_segments = u64::from(host.exit_changes_segments());
         self.verw_selector = x86::segmentation::ss().bits();
@@ -109,14 +109,14 @@ impl SwitchContext {
     }
 
     /// Says which barriers are raised here: bits of [`barrier`].
-    pub(super) fn set_barriers(&mut self, at_entry: u64, at_exit: u64) {
+    pub(crate) fn set_barriers(&mut self, at_entry: u64, at_exit: u64) {
         (self.entry_work, self.exit_work) = (at_entry, at_exit);
         self.set_xstate_method(self.xstate.method);
     }
 
     /// Says how the extended state is switched here: one of the constants of [`method`].
     #[cold]
-    pub(super) fn set_xstate_method(&mut self, method: u64) {
+    pub(crate) fn set_xstate_method(&mut self, method: u64) {
         self.xstate.method = method;
         let bit = if method == method::NONE { 0 } else { SWITCH_XSTATE };
         self.entry_work = self.entry_work & !SWITCH_XSTATE | bit;
@@ -124,30 +124,30 @@ impl SwitchContext {
     }
 
     /// Reads the host's IA32_SPEC_CTRL, where that is to be written after each exit.
-    pub(super) fn take_over_spec_ctrl(&mut self) {
+    pub(crate) fn take_over_spec_ctrl(&mut self) {
         if self.writes_spec_ctrl() {
             self.host_spec_ctrl = Msr::IA32_SPEC_CTRL.read();
         }
     }
 
     /// Whether it is written after each exit.
-    pub(super) fn writes_spec_ctrl(&self) -> bool {
+    pub(crate) fn writes_spec_ctrl(&self) -> bool {
         self.exit_work & barrier::WRITE_SPEC_CTRL != 0
     }
 
     /// Whether an exit leaves LDTR or TR different from the host's.
     #[inline(always)]
-    pub(super) fn reload_segments(&self) -> bool {
+    pub(crate) fn reload_segments(&self) -> bool {
         self.reload_segments != 0
     }
 
     /// Forgets where the VMCS has the host's stack, because it is another VMCS, or may be.
-    pub(super) fn forget_host_stack(&mut self) {
+    pub(crate) fn forget_host_stack(&mut self) {
         self.host_rsp = 0;
     }
 
     /// Where an exit continues, for HOST_RIP.
-    pub(super) fn exit_address(&self) -> usize {
+    pub(crate) fn exit_address(&self) -> usize {
         let exit: unsafe extern "C" fn() = match (self.exit_work, self.reload_tables) {
             (0, 0) => vmx_exit,
             (0, _) => vmx_exit_to_tables,
@@ -158,7 +158,7 @@ impl SwitchContext {
 }
 
 /// What [`vmx_launch`] and [`vmx_resume`] return where the processor refused the entry: no exit-reason field has these bits.
-pub(super) const REFUSED: u32 = u32::MAX;
+pub(crate) const REFUSED: u32 = u32::MAX;
 
 /// Enters the guest by VMLAUNCH. Returns the exit-reason field after an exit, and [`REFUSED`] if the processor refused.
 ///
@@ -166,7 +166,7 @@ pub(super) const REFUSED: u32 = u32::MAX;
 /// The VMCS of this context is current, clear, and has HOST_RIP set to [`SwitchContext::exit_address`]; interrupts are
 /// off; nothing of the guest's memory overlaps memory that the host uses for itself.
 #[unsafe(naked)]
-pub(super) unsafe extern "C" fn vmx_launch(context: *mut SwitchContext) -> u32 {
+pub(crate) unsafe extern "C" fn vmx_launch(context: *mut SwitchContext) -> u32 {
     enter!("vmlaunch")
 }
 
@@ -175,7 +175,7 @@ pub(super) unsafe extern "C" fn vmx_launch(context: *mut SwitchContext) -> u32 {
 /// # Safety
 /// As for [`vmx_launch`], but the VMCS is launched.
 #[unsafe(naked)]
-pub(super) unsafe extern "C" fn vmx_resume(context: *mut SwitchContext) -> u32 {
+pub(crate) unsafe extern "C" fn vmx_resume(context: *mut SwitchContext) -> u32 {
     enter!("vmresume")
 }
 

@@ -34,12 +34,12 @@ use core::sync::atomic::AtomicU32;
 use axerrno::AxResult;
 use axvcpu::AxVCpuHal;
 
-use super::VmxVcpu;
 use crate::rules::control_registers::{
     CR0_PG, CR4_LA57, CR4_PAE, CR4_PCIDE, CR4_PGE, CR4_PKE, CR4_PSE, CR4_SMAP, CR4_SMEP, ControlState, EFER_NXE,
 };
 use crate::vmx::capability::SecondaryControls;
 use crate::vmx::processor::Processor;
+use crate::vmx::vcpu::VmxVcpu;
 use crate::vmx::vmcs::{VmcsControl16, VmcsControl32, due};
 use crate::vmx::vpid::Vpid;
 
@@ -90,12 +90,12 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
     /// The guest's linear addresses lead elsewhere from the next entry on, by something that the processor did not see:
     /// an instruction that was executed for the guest.
-    pub(super) fn linear_mappings_changed(&self) {
+    pub(crate) fn linear_mappings_changed(&self) {
         self.vmcs.set_due(due::LINEAR);
     }
 
     /// The same, if this change of control registers makes it so.
-    pub(super) fn control_state_changed(&self, before: &ControlState, after: &ControlState) {
+    pub(crate) fn control_state_changed(&self, before: &ControlState, after: &ControlState) {
         let changed = (before.cr0 ^ after.cr0) & CR0_PG
             | (before.cr4 ^ after.cr4) & CR4_PAGING
             | (before.efer ^ after.efer) & EFER_NXE;
@@ -107,7 +107,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// Drops what must not be used by the entry that follows. `due` is the work that was found due; `moved` says that the
     /// vCPU did not run on this processor last.
     #[inline(always)]
-    pub(super) fn renew_translations(&mut self, home: &Processor, moved: bool, due: u32) -> AxResult {
+    pub(crate) fn renew_translations(&mut self, home: &Processor, moved: bool, due: u32) -> AxResult {
         let holds = self.vpid.is_some_and(|vpid| home.translations.vpid_holds(vpid));
         if holds && !moved && due & (due::LINEAR | due::EPT) == 0 {
             return Ok(());

@@ -2,7 +2,7 @@
 
 use super::{CORNERS, DEBUG, Mutation, RESET, WORLD};
 
-const DEBUG_RS: &str = "src/vmx/vcpu/debug.rs";
+const DEBUG_RS: &str = "src/vcpu/debug.rs";
 
 pub const TABLE: &[Mutation] = &[
     Mutation::replace(

@@ -5,8 +5,8 @@ use super::{
     OWNERS, PROCESSORS, RESET, WORLD,
 };
 
-const XSTATE: &str = "src/vmx/vcpu/xstate.rs";
-const FPU: &str = "src/vmx/fpu.rs";
+const XSTATE: &str = "src/vcpu/xstate.rs";
+const FPU: &str = "src/vcpu/fpu.rs";
 
 pub const TABLE: &[Mutation] = &[
     Mutation::delete("reset: FCW", XSTATE, "self.guest.write(0, 0x0040u16);")

@@ -2,9 +2,9 @@
 
 use super::{CR4, Mutation, PAGING, RESET, WORLD};
 
-const START: &str = "src/vmx/vcpu/start.rs";
+const START: &str = "src/vcpu/start.rs";
 const INSPECT: &str = "src/vmx/vcpu/inspect.rs";
-const CONTROL: &str = "src/vmx/vcpu/control_registers.rs";
+const CONTROL: &str = "src/vcpu/control_registers.rs";
 
 pub const TABLE: &[Mutation] = &[
     Mutation::delete("reset: LDTR_SELECTOR", START, "vmcs.write(VmcsGuest16::LDTR_SELECTOR, 0);").run(RESET),

@@ -8,9 +8,9 @@ use super::{
 
 const HOST: &str = "src/vmx/host.rs";
 const BIND: &str = "src/vmx/vcpu/bind.rs";
-const RUN: &str = "src/vmx/vcpu/run.rs";
+const RUN: &str = "src/vcpu/run.rs";
 const TRANSLATIONS: &str = "src/vmx/vcpu/translations.rs";
-const EXITS: &str = "src/vmx/vcpu/exits.rs";
+const EXITS: &str = "src/vcpu/exits.rs";
 const VMCS: &str = "src/vmx/vmcs/mod.rs";
 const PROCESSOR: &str = "src/vmx/processor.rs";
 const PERCPU: &str = "src/vmx/percpu.rs";

@@ -5,8 +5,8 @@ use super::{Mutation, RESET, SPECULATION, USES, WORLD};
 const AREAS: &str = "src/vmx/vcpu/msr_areas.rs";
 const SETUP: &str = "src/vmx/vcpu/setup.rs";
 const SPECULATION_RS: &str = "src/vmx/vcpu/speculation.rs";
-const MSRS: &str = "src/vmx/vcpu/msrs.rs";
-const POLICY: &str = "src/vmx/vcpu/msr_policy.rs";
+const MSRS: &str = "src/vcpu/msrs.rs";
+const POLICY: &str = "src/vcpu/msr_policy.rs";
 const VMCS: &str = "src/vmx/vmcs/mod.rs";
 
 const NO_SUPERVISOR_STATE: &str = "Bochs has no supervisor component, so IA32_XSS is 0 on both sides";

@@ -7,16 +7,16 @@ use super::{
 
 const BIND: &str = "src/vmx/vcpu/bind.rs";
 const SETUP: &str = "src/vmx/vcpu/setup.rs";
-const RUN: &str = "src/vmx/vcpu/run.rs";
+const RUN: &str = "src/vcpu/run.rs";
 const VMCS: &str = "src/vmx/vmcs/mod.rs";
-const DEBUG_RS: &str = "src/vmx/vcpu/debug.rs";
-const TIMER: &str = "src/vmx/vcpu/timer.rs";
+const DEBUG_RS: &str = "src/vcpu/debug.rs";
+const TIMER: &str = "src/vcpu/timer.rs";
 const SWITCH: &str = "src/vmx/vcpu/switch.rs";
 const EPT_RS: &str = "src/vmx/vcpu/ept.rs";
-const EVENTS_RS: &str = "src/vmx/vcpu/events.rs";
-const EXITS: &str = "src/vmx/vcpu/exits.rs";
-const MMIO_RS: &str = "src/vmx/vcpu/mmio.rs";
-const COMPLETION_RS: &str = "src/vmx/vcpu/completion.rs";
+const EVENTS_RS: &str = "src/vcpu/events.rs";
+const EXITS: &str = "src/vcpu/exits.rs";
+const MMIO_RS: &str = "src/vcpu/mmio.rs";
+const COMPLETION_RS: &str = "src/vcpu/completion.rs";
 const TRANSLATIONS: &str = "src/vmx/vcpu/translations.rs";
 const SPECULATION: &str = "src/vmx/vcpu/speculation.rs";
 const INSTRUCTIONS: &str = "src/vmx/instructions.rs";

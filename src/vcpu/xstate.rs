@@ -23,14 +23,15 @@ use axerrno::{AxResult, ax_err};
 use axvcpu::AxVCpuHal;
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags};
 
-use super::exits::Handled;
-use super::switch::XStateSwitch;
-use super::{Here, VmxVcpu};
 use crate::emulator::{VectorRegisters, VectorWrite};
 use crate::rules::control_registers::{check_xsetbv, xcr0};
+use crate::vcpu::exits::Handled;
+use crate::vcpu::fpu::{Area, FXSAVE_SIZE, HEADER_SIZE, method, read_xcr0};
 use crate::vmx::bad_state;
-use crate::vmx::fpu::{Area, FXSAVE_SIZE, HEADER_SIZE, method, read_xcr0};
 use crate::vmx::processor::Processor;
+use crate::vmx::vcpu::VmxVcpu;
+use crate::vmx::vcpu::switch::XStateSwitch;
+use crate::vmx::vmcs::Here;
 
 /// When the extended state is switched between host and guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +41,7 @@ pub enum FpuPolicy {
     /// FPU saves and restores it by FXSAVE, or by XSAVE with XCR0 set for that.
     EveryExit,
     /// At bind and unbind: from the first run behind a bind to the unbind (under
-    /// [`UnbindPolicy::Stay`](super::UnbindPolicy), to the release) the registers hold the guest's state, and the host
+    /// [`UnbindPolicy::Stay`](crate::UnbindPolicy), to the release) the registers hold the guest's state, and the host
     /// must not touch them. For hosts whose code is compiled without SSE (`x86_64-unknown-none`), and the default there.
     ///
     /// XCR0 and PKRU are the guest's too, in the host's own code between two runs: XGETBV, XSAVE and CPUID.0DH show what the
@@ -68,7 +69,7 @@ const KEPT: u64 = xcr0::X87 | xcr0::SSE | xcr0::AVX | xcr0::AVX512 | xcr0::PKRU;
 const PKRU_PLACE: usize = 0xA80;
 
 /// The extended state of a vCPU, and of its host where it is switched at each exit.
-pub(super) struct XState {
+pub(crate) struct XState {
     policy: FpuPolicy,
     guest: Area,
     host: Area,
@@ -79,13 +80,13 @@ pub(super) struct XState {
     /// The best [`method`] that the processor has.
     method: u64,
     /// Under [`FpuPolicy::WhileBound`], the processor whose registers took the guest's state last. They may have another
-    /// guest's since: [`FpuOwner`](crate::vmx::fpu::FpuOwner) tells.
+    /// guest's since: [`FpuOwner`](crate::vcpu::fpu::FpuOwner) tells.
     loaded: Cell<Option<&'static Processor>>,
 }
 
 impl XState {
     /// Decides by CPUID and the host's CR4 what the guest may have, and allocates both areas.
-    pub(super) fn new() -> AxResult<Self> {
+    pub(crate) fn new() -> AxResult<Self> {
         let Supported { allowed, pkru, method, size } = Supported::here();
         Ok(Self {
             policy: FpuPolicy::default(),
@@ -99,12 +100,12 @@ impl XState {
     }
 
     /// The components that a guest can have in XCR0 here; 0 where there is no XSAVE.
-    pub(super) fn allowed_xcr0(&self) -> u64 {
+    pub(crate) fn allowed_xcr0(&self) -> u64 {
         self.allowed
     }
 
     /// The state after reset: XCR0 is 1, MXCSR 1F80H, FCW 0040H and each x87 register zero and not empty.
-    pub(super) fn reset(&mut self, switch: &mut XStateSwitch) {
+    pub(crate) fn reset(&mut self, switch: &mut XStateSwitch) {
         switch.guest_xcr0 = xcr0::X87;
         self.guest.clear();
         self.guest.write(0, 0x0040u16);
@@ -123,7 +124,7 @@ impl XState {
     ///
     /// The host was checked where it `is_checked`.
     #[inline(always)]
-    pub(super) fn take_over(
+    pub(crate) fn take_over(
         &self,
         switch: &mut XStateSwitch,
         home: &'static Processor,
@@ -175,7 +176,7 @@ impl XState {
 
     /// Gives the registers of `here`, which executes this, back to the host, where they hold this guest's state.
     #[inline(always)]
-    pub(super) fn give_back(&self, here: &Processor) {
+    pub(crate) fn give_back(&self, here: &Processor) {
         if here.fpu.is(&self.guest) {
             here.fpu.evict_guest(self.guest.address());
         }
@@ -187,7 +188,7 @@ impl XState {
     }
 
     /// Brings the area up to date where the registers hold the state, and then looks at it.
-    pub(super) fn saved(&self) -> &Area {
+    pub(crate) fn saved(&self) -> &Area {
         if let Some(home) = self.registers() {
             home.fpu.store(&self.guest);
         }
@@ -204,7 +205,7 @@ impl XState {
     }
 
     /// Refuses a host under which the state cannot be moved in the way that was chosen when the vCPU was made.
-    pub(super) fn check_host(&self) -> AxResult {
+    pub(crate) fn check_host(&self) -> AxResult {
         let (cr0, cr4) = (Cr0::read(), Cr4::read());
         if cr0.intersects(Cr0Flags::TASK_SWITCHED | Cr0Flags::EMULATE_COPROCESSOR) {
             return bad_state("CR0.TS or CR0.EM is set: the host does not let its extended state be switched");
@@ -266,7 +267,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     /// PKRU, which the guest has only with XSAVE.
-    pub(super) fn guest_pkru(&self) -> u32 {
+    pub(crate) fn guest_pkru(&self) -> u32 {
         if self.xstate.registers().is_some() && Cr4::read().contains(Cr4Flags::PROTECTION_KEY_USER) {
             let pkru: u32;
             // SAFETY: CR4.PKE is set and ECX is 0. It is the guest's, as all extended state in the registers.
@@ -282,7 +283,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
     /// XSETBV: the processor has checked CPL and CR4.OSXSAVE; the rest is checked here.
     #[inline(never)]
-    pub(super) fn handle_xsetbv(&mut self, here: Here) -> AxResult<Handled> {
+    pub(crate) fn handle_xsetbv(&mut self, here: Here) -> AxResult<Handled> {
         let regs = &self.context.guest;
         // ECX, EDX and EAX are 32 bits wide in every mode.
         let (index, value) = (regs.rcx as u32, regs.get_edx_eax());
@@ -298,7 +299,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 }
 
 /// XMM and YMM registers in an area of the standard format (SDM Vol. 1, section 13.4, "XSAVE Area").
-pub(super) struct Vectors<'a> {
+pub(crate) struct Vectors<'a> {
     xstate: &'a mut XState,
     xcr0: u64,
 }
@@ -306,7 +307,7 @@ pub(super) struct Vectors<'a> {
 impl<'a> Vectors<'a> {
     /// The guest's vector registers. None of them is in a processor's register while this is used, but those of a guest
     /// under [`FpuPolicy::WhileBound`], which are loaded again.
-    pub(super) fn new(xstate: &'a mut XState, switch: &XStateSwitch) -> Self {
+    pub(crate) fn new(xstate: &'a mut XState, switch: &XStateSwitch) -> Self {
         Self { xcr0: switch.guest_xcr0, xstate }
     }
 }

@@ -13,14 +13,15 @@ use axaddrspace::device::AccessWidth;
 use axerrno::{AxResult, ax_err};
 use axvcpu::{AxVCpuExitReason, AxVCpuHal};
 
-use super::completion::WaitsFor;
-use super::xstate::Vectors;
-use super::{Here, VmxVcpu};
 use crate::emulator::{Code, CodeSize, Decoded, Emulation, Progress, Refusal, Registers, Translated, World};
 use crate::ept::EptViolation;
 use crate::guest_memory::{GuestView, LinearMode, SegmentRegister, Unreachable};
 use crate::regs::GeneralRegisters;
+use crate::vcpu::completion::WaitsFor;
+use crate::vcpu::xstate::Vectors;
 use crate::vmx::definitions::VmxExitReason;
+use crate::vmx::vcpu::VmxVcpu;
+use crate::vmx::vmcs::Here;
 use crate::vmx::vmcs::{VmcsGuest32, VmcsGuestNW, VmcsReadOnly32, VmcsReadOnly64, VmcsReadOnlyNW};
 
 const PAGE_MASK: usize = !0xFFF;
@@ -30,7 +31,7 @@ const BIG: u32 = 1 << 14;
 
 /// What a vCPU knows of devices in memory.
 #[derive(Default)]
-pub(super) struct Mmio {
+pub(crate) struct Mmio {
     /// Sorted, apart from each other, not empty.
     ranges: Vec<Range<usize>>,
     /// The instruction that the caller has to do with.
@@ -106,7 +107,7 @@ impl MmioUndecoded {
 }
 
 impl Mmio {
-    pub(super) fn contains(&self, address: GuestPhysAddr) -> bool {
+    pub(crate) fn contains(&self, address: GuestPhysAddr) -> bool {
         let address = address.as_usize();
         let after = self.ranges.partition_point(|range| range.start <= address);
         after.checked_sub(1).and_then(|index| self.ranges.get(index)).is_some_and(|range| range.contains(&address))
@@ -133,12 +134,12 @@ impl Mmio {
     }
 
     /// The general register whose `set_gpr` answers the read that waits.
-    pub(super) fn register(&self) -> usize {
+    pub(crate) fn register(&self) -> usize {
         self.access().map_or(0, |access| access.register)
     }
 
     /// Gives the value of the read that waits.
-    pub(super) fn answer(&mut self, value: u64) {
+    pub(crate) fn answer(&mut self, value: u64) {
         if let Some(pending) = &mut self.pending {
             pending.emulation.answer(value);
         }
@@ -150,12 +151,12 @@ impl Mmio {
 
     /// Whether an instruction may be under way, or was refused at the last exit.
     #[inline(always)]
-    pub(super) fn is_pending(&self) -> bool {
+    pub(crate) fn is_pending(&self) -> bool {
         self.pending.is_some() || self.undecoded.is_some()
     }
 
     /// Memory that the instruction of the last exit needs, if that exit was a `NestedPageFault` for it.
-    pub(super) fn missing(&self) -> Option<Unreachable> {
+    pub(crate) fn missing(&self) -> Option<Unreachable> {
         self.undecoded.as_ref()?.unreachable
     }
 }
@@ -214,13 +215,13 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
     /// An EPT violation, which the delivery of an event may have caused.
     #[inline(never)]
-    pub(super) fn take_ept_violation(&mut self, here: Here) -> AxResult<AxVCpuExitReason> {
+    pub(crate) fn take_ept_violation(&mut self, here: Here) -> AxResult<AxVCpuExitReason> {
         self.keep_interrupted_event(here, VmxExitReason::EPT_VIOLATION)?;
         self.describe_ept_violation(here)
     }
 
     /// What an EPT violation means to the caller.
-    pub(super) fn describe_ept_violation(&mut self, here: Here) -> AxResult<AxVCpuExitReason> {
+    pub(crate) fn describe_ept_violation(&mut self, here: Here) -> AxResult<AxVCpuExitReason> {
         let address = GuestPhysAddr::from(self.vmcs.get(here, VmcsReadOnly64::GUEST_PHYSICAL_ADDR)? as usize);
         if self.mmio.contains(address) {
             return self.start_mmio(here, address);
@@ -322,7 +323,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// Goes on with the instruction that the caller had to do with, and gives what the caller has to do next. `None` if it
     /// is done and the guest can be entered.
     #[cold]
-    pub(super) fn continue_mmio(&mut self, here: Here) -> AxResult<Option<AxVCpuExitReason>> {
+    pub(crate) fn continue_mmio(&mut self, here: Here) -> AxResult<Option<AxVCpuExitReason>> {
         self.mmio.undecoded = None;
         let Some(pending) = &self.mmio.pending else {
             return Ok(None);

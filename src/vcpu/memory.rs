@@ -4,12 +4,12 @@ use axaddrspace::{GuestPhysAddr, GuestVirtAddr};
 use axerrno::{AxResult, ax_err_type};
 use axvcpu::AxVCpuHal;
 
-use super::VmxVcpu;
 use crate::ept::GuestPageWalkInfo;
 use crate::guest_memory::GuestMemory;
 use crate::rules::control_registers::{
     CR0_PE, CR0_PG, CR0_WP, CR4_LA57, CR4_PAE, CR4_PSE, CR4_SMAP, CR4_SMEP, EFER_LMA, EFER_NXE,
 };
+use crate::vmx::vcpu::VmxVcpu;
 use crate::vmx::vmcs::{VmcsGuest16, VmcsGuest32, VmcsGuest64, VmcsGuestNW};
 
 /// The mode that the guest's code runs in.
@@ -58,7 +58,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         })
     }
 
-    pub(super) fn ptw_info(&self) -> AxResult<GuestPageWalkInfo> {
+    pub(crate) fn ptw_info(&self) -> AxResult<GuestPageWalkInfo> {
         let (cr0, cr4) = (self.guest_cr0()?, self.guest_cr4()?);
         let cr3 = self.vmcs.read(VmcsGuestNW::CR3)? as u64;
         let efer = self.vmcs.read(VmcsGuest64::IA32_EFER)?;
@@ -129,14 +129,14 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     /// The general register with this number, RSP among them.
-    pub(super) fn general_register(&self, index: u8) -> AxResult<u64> {
+    pub(crate) fn general_register(&self, index: u8) -> AxResult<u64> {
         match index {
             4 => Ok(self.vmcs.read(VmcsGuestNW::RSP)? as u64),
             _ => Ok(self.context.guest.get_reg_of_index(index)),
         }
     }
 
-    pub(super) fn set_general_register(&mut self, index: u8, value: u64) {
+    pub(crate) fn set_general_register(&mut self, index: u8, value: u64) {
         match index {
             4 => self.vmcs.write(VmcsGuestNW::RSP, value as usize),
             _ => self.context.guest.set_reg_of_index(index, value),
@@ -145,7 +145,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
     /// Eight bytes of guest-physical memory at an address that is a multiple of 8, if the EPT maps it there as write-back
     /// memory.
-    pub(super) fn read_guest_u64(&self, gpa: usize) -> AxResult<u64> {
+    pub(crate) fn read_guest_u64(&self, gpa: usize) -> AxResult<u64> {
         let mut bytes = [0; 8];
         self.guest_memory()?
             .read(GuestPhysAddr::from(gpa), &mut bytes)

@@ -7,7 +7,7 @@
 use axerrno::{AxResult, ax_err};
 use axvcpu::AxVCpuHal;
 
-use super::VmxVcpu;
+use crate::vmx::vcpu::VmxVcpu;
 use crate::vmx::vmcs::{VmcsGuest32, VmcsGuest64, VmcsGuestNW};
 
 /// Bits of CR0 that an INIT leaves: CD and NW.
@@ -30,7 +30,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         let sysenter_esp = self.vmcs.read(VmcsGuestNW::IA32_SYSENTER_ESP)?;
         let sysenter_eip = self.vmcs.read(VmcsGuestNW::IA32_SYSENTER_EIP)?;
         self.reset_for_init();
-        self.write_guest_cr0(super::control_registers::CR0_RESET & !CR0_KEPT | cache);
+        self.write_guest_cr0(crate::vcpu::control_registers::CR0_RESET & !CR0_KEPT | cache);
         self.vmcs.write(VmcsGuest64::IA32_PAT, pat);
         self.vmcs.write(VmcsGuest32::IA32_SYSENTER_CS, sysenter_cs);
         self.vmcs.write(VmcsGuestNW::IA32_SYSENTER_ESP, sysenter_esp);

@@ -4,10 +4,10 @@ use axaddrspace::GuestPhysAddr;
 use axerrno::{AxResult, ax_err};
 use axvcpu::AxVCpuHal;
 
-use super::VmxVcpu;
-use super::control_registers::{CR0_ET, CR0_PE, CR0_PG, CR4_PAE, EFER_LMA, EFER_LME};
-use super::debug::{DR6_RESET, DR7_RESET};
 use crate::regs::GeneralRegisters;
+use crate::vcpu::control_registers::{CR0_ET, CR0_PE, CR0_PG, CR4_PAE, EFER_LMA, EFER_LME};
+use crate::vcpu::debug::{DR6_RESET, DR7_RESET};
+use crate::vmx::vcpu::VmxVcpu;
 use crate::vmx::vmcs::{VmcsControl32, VmcsGuest16, VmcsGuest32, VmcsGuest64, VmcsGuestNW};
 
 /// The state in which a vCPU enters its guest for the first time.
@@ -52,14 +52,14 @@ impl StartState {
     ///
     /// # Errors
     /// `InvalidInput` for an address that real mode does not reach.
-    pub(super) fn real_mode(entry: GuestPhysAddr) -> AxResult<Self> {
+    pub(crate) fn real_mode(entry: GuestPhysAddr) -> AxResult<Self> {
         let state = Self::RealMode { entry };
         state.check()?;
         Ok(state)
     }
 
     /// Refuses what no guest could start with.
-    pub(super) fn check(&self) -> AxResult {
+    pub(crate) fn check(&self) -> AxResult {
         match self {
             Self::RealMode { entry } if entry.as_usize() >= 1 << 20 => {
                 ax_err!(InvalidInput, "real mode does not reach an entry at or above 1 MiB")
@@ -78,13 +78,13 @@ impl StartState {
 /// Access rights as the VMCS has them (SDM Vol. 3C, table 25-2, "Format of Access Rights"): type, S, DPL and P in bits
 /// 7:0, then AVL, L, D/B and G from bit 12; bit 16 marks the register unusable.
 mod rights {
-    pub(super) const CODE_16: u32 = 0x9B;
-    pub(super) const DATA_16: u32 = 0x93;
-    pub(super) const CODE_32: u32 = 0xC09B;
-    pub(super) const CODE_64: u32 = 0xA09B;
-    pub(super) const DATA_32: u32 = 0xC093;
-    pub(super) const BUSY_TSS: u32 = 0x8B;
-    pub(super) const LDT: u32 = 0x82;
+    pub(crate) const CODE_16: u32 = 0x9B;
+    pub(crate) const DATA_16: u32 = 0x93;
+    pub(crate) const CODE_32: u32 = 0xC09B;
+    pub(crate) const CODE_64: u32 = 0xA09B;
+    pub(crate) const DATA_32: u32 = 0xC093;
+    pub(crate) const BUSY_TSS: u32 = 0x8B;
+    pub(crate) const LDT: u32 = 0x82;
 }
 
 #[derive(Clone, Copy)]
@@ -108,7 +108,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     /// Writes the whole guest-state area, and resets what the vCPU keeps beside it.
-    pub(super) fn write_start_state(&mut self, start: StartState) {
+    pub(crate) fn write_start_state(&mut self, start: StartState) {
         self.waits_for_startup = start == StartState::WaitForStartup;
         self.reset_kept_state();
         self.write_reset_state();
@@ -173,11 +173,11 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
         self.write_guest_cr4(0);
         self.write_guest_efer(0);
-        self.write_guest_cr0(super::control_registers::CR0_RESET);
+        self.write_guest_cr0(crate::vcpu::control_registers::CR0_RESET);
     }
 
     /// Writes the state after an INIT, but for what the caller has to carry over.
-    pub(super) fn reset_for_init(&mut self) {
+    pub(crate) fn reset_for_init(&mut self) {
         self.reset_registers();
         self.write_reset_state();
         // It clears CR0.PG.
@@ -214,7 +214,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         self.vmcs.write(VmcsGuest32::TR_LIMIT, 0x67);
     }
 
-    pub(super) fn write_code_segment(&self, selector: u16, base: usize, ip: usize) {
+    pub(crate) fn write_code_segment(&self, selector: u16, base: usize, ip: usize) {
         self.vmcs.write(VmcsGuest16::CS_SELECTOR, selector);
         self.vmcs.write(VmcsGuestNW::CS_BASE, base);
         self.vmcs.write(VmcsGuest32::CS_LIMIT, 0xFFFF);

@@ -6,8 +6,8 @@ use core::ops::RangeInclusive;
 use axerrno::{AxResult, ax_err};
 use axvcpu::AxVCpuHal;
 
-use super::VmxVcpu;
 use crate::msr::Msr;
+use crate::vmx::vcpu::VmxVcpu;
 
 /// What becomes of the guest's RDMSR and WRMSR of an MSR.
 ///
@@ -42,7 +42,7 @@ use crate::msr::Msr;
 /// that writes PEBS records, which would go to its buffer's address in the guest's address space, stops its counters
 /// around a run. Branch records stop at an entry, with IA32_DEBUGCTL.
 ///
-/// The time-stamp counter is the host's, with what the caller adds ([`set_tsc_offset`](super::VmxVcpu::set_tsc_offset)), and
+/// The time-stamp counter is the host's, with what the caller adds ([`set_tsc_offset`](crate::VmxVcpu::set_tsc_offset)), and
 /// not 0 at the guest's reset: guests take for granted that the counters of all their processors agree, and those of the
 /// host do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +64,7 @@ pub enum MsrPolicy {
 
 /// The MSRs that a vCPU keeps as plain values.
 #[derive(Debug, Default)]
-pub(super) struct KeptMsrs {
+pub(crate) struct KeptMsrs {
     /// In the order of their numbers.
     msrs: Vec<KeptMsr>,
     /// The bits of the guest's own MSRs, wherever they are kept: see [`KeptMsrs::may_be_own`].
@@ -81,7 +81,7 @@ struct KeptMsr {
 
 impl KeptMsrs {
     /// The MSRs of the table above; `own` are those that are kept elsewhere.
-    pub(super) fn with_defaults(own: impl Iterator<Item = u32>) -> Self {
+    pub(crate) fn with_defaults(own: impl Iterator<Item = u32>) -> Self {
         /// Locked, VMX neither inside nor outside SMX.
         const LOCKED: u64 = 1;
         const FAST_STRINGS: u64 = 1;
@@ -96,16 +96,16 @@ impl KeptMsrs {
     }
 
     /// Back to the initial values.
-    pub(super) fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.msrs.iter_mut().for_each(|kept| kept.value = kept.initial);
     }
 
-    pub(super) fn read(&self, msr: u32) -> Option<u64> {
+    pub(crate) fn read(&self, msr: u32) -> Option<u64> {
         self.place(msr).ok().map(|i| self.msrs[i].value)
     }
 
     /// `None` for an MSR that is not kept here; otherwise whether the guest may write this value, which it has then.
-    pub(super) fn write(&mut self, msr: u32, value: u64) -> Option<bool> {
+    pub(crate) fn write(&mut self, msr: u32, value: u64) -> Option<bool> {
         let place = self.place(msr).ok()?;
         let kept = &mut self.msrs[place];
         let accepted = kept.writable != 0 && (value ^ kept.value) & !kept.writable == 0;
@@ -132,7 +132,7 @@ impl KeptMsrs {
 
     /// Whether the MSR may be one of the guest's own. Most that come to the caller are told by this.
     #[inline(always)]
-    pub(super) fn may_be_own(&self, msr: u32) -> bool {
+    pub(crate) fn may_be_own(&self, msr: u32) -> bool {
         let bit = filter_bit(msr);
         self.filter[bit / 64] & 1 << (bit % 64) != 0
     }

@@ -2,12 +2,12 @@
 //!
 //! Completing an instruction ends STI and MOV SS blocking, but the VMCS would have to be read to know whether there was any,
 //! and it makes a difference only when something waits for its end. So completion is noted here, and
-//! [`VmxVcpu::settle_shadow`](super::VmxVcpu::settle_shadow) is called where it matters; otherwise the shadow lapses one
+//! [`VmxVcpu::settle_shadow`](crate::VmxVcpu::settle_shadow) is called where it matters; otherwise the shadow lapses one
 //! instruction later.
 
 /// Whether an instruction was completed since the last entry. One that fails is none, so what was before it is kept, too.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct ShadowEnd(u8);
+pub(crate) struct ShadowEnd(u8);
 
 impl ShadowEnd {
     const SINCE_ENTRY: u8 = 1 << 1;
@@ -16,28 +16,28 @@ impl ShadowEnd {
 
     /// An instruction is completed.
     #[inline(always)]
-    pub(super) fn note(&mut self) {
+    pub(crate) fn note(&mut self) {
         self.0 = Self::SINCE_ENTRY;
     }
 
     #[inline(always)]
-    pub(super) fn is_noted(self) -> bool {
+    pub(crate) fn is_noted(self) -> bool {
         self.0 & Self::SINCE_ENTRY != 0
     }
 
     /// Forgets it: the VMCS has the end now, or something else that holds.
-    pub(super) fn forget(&mut self) {
+    pub(crate) fn forget(&mut self) {
         self.0 = 0;
     }
 
     /// Before an entry.
     #[inline(always)]
-    pub(super) fn enter(&mut self) {
+    pub(crate) fn enter(&mut self) {
         self.0 >>= 1;
     }
 
     /// The entry that followed has failed.
-    pub(super) fn entry_failed(&mut self) {
+    pub(crate) fn entry_failed(&mut self) {
         if self.0 & Self::BEFORE_ENTRY != 0 {
             self.note();
         }

@@ -3,11 +3,12 @@
 use axerrno::AxResult;
 use axvcpu::AxVCpuHal;
 
-use super::{Here, VmxVcpu};
 use crate::rules::control_registers::{CR4_OSXSAVE, CR4_PKE};
 use crate::rules::cpuid::{CpuidPolicy, CpuidTable, Dynamic, Registers, Support, native_cpuid};
 use crate::vmx::capability::SecondaryControls;
 use crate::vmx::processor::Processor;
+use crate::vmx::vcpu::VmxVcpu;
+use crate::vmx::vmcs::Here;
 use crate::vmx::vmcs::VmcsGuestNW;
 
 impl<H: AxVCpuHal> VmxVcpu<H> {
@@ -46,7 +47,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     /// The policy for a setup on this processor.
-    pub(super) fn cpuid_policy_for(&self, here: &Processor) -> AxResult<CpuidPolicy> {
+    pub(crate) fn cpuid_policy_for(&self, here: &Processor) -> AxResult<CpuidPolicy> {
         let default = self.default_cpuid_policy(here);
         match &self.cpuid_policy {
             Some(policy) => policy.check_on(&default).map(|()| policy.clone()),
@@ -71,7 +72,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     #[inline(always)]
-    pub(super) fn handle_cpuid(&mut self, here: Here) -> AxResult {
+    pub(crate) fn handle_cpuid(&mut self, here: Here) -> AxResult {
         let (leaf, subleaf) = (self.context.guest.rax as u32, self.context.guest.rcx as u32);
         let [eax, ebx, ecx, edx] = match self.cpuid.plain(leaf) {
             Some(registers) => *registers,

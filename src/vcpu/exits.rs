@@ -6,22 +6,23 @@ use axaddrspace::NestedPageFaultInfo;
 use axerrno::{AxResult, ax_err_type};
 use axvcpu::AxVCpuHal;
 
-use super::completion::{GP, Outcome, UD};
-use super::event_queue::Event;
-use super::{Here, VmxVcpu};
 use crate::ept::EptViolation;
 use crate::regs::GeneralRegisters;
 use crate::rules::double_fault::Combined;
 use crate::rules::interruption::{VmxInterruptInfo, VmxInterruptionType};
 use crate::rules::vector;
+use crate::vcpu::completion::{GP, Outcome, UD};
+use crate::vcpu::event_queue::Event;
 use crate::vmx::definitions::VmxExitReason;
 use crate::vmx::exit::{ExitFields, VmExit};
 use crate::vmx::exit_info::{ApicAccessExitInfo, EntryFailure, VmxExitInfo, VmxIoExitInfo};
+use crate::vmx::vcpu::VmxVcpu;
+use crate::vmx::vmcs::Here;
 use crate::vmx::vmcs::{VmcsGuestNW, VmcsReadOnly32, VmcsReadOnly64, VmcsReadOnlyNW};
 
 /// Whether an exit needs nothing more of the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Handled {
+pub(crate) enum Handled {
     Yes,
     No,
 }
@@ -29,7 +30,7 @@ pub(super) enum Handled {
 impl<H: AxVCpuHal> VmxVcpu<H> {
     /// Handles what needs no caller: CPUID, XSETBV, control and debug registers, the MSRs that the vCPU keeps, windows,
     /// instructions that this guest's processor does not have, and the host's own NMIs and machine checks.
-    pub(super) fn builtin_vmexit_handler(&mut self, here: Here, reason: VmxExitReason) -> AxResult<Handled> {
+    pub(crate) fn builtin_vmexit_handler(&mut self, here: Here, reason: VmxExitReason) -> AxResult<Handled> {
         match reason {
             VmxExitReason::CPUID => self.handle_cpuid(here).map(|()| Handled::Yes),
             VmxExitReason::CR_ACCESS => self.handle_cr_access(here),
@@ -119,13 +120,13 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     /// The exit qualification, for handlers.
-    pub(super) fn qualification(&self, here: Here) -> AxResult<u64> {
+    pub(crate) fn qualification(&self, here: Here) -> AxResult<u64> {
         Ok(self.vmcs.get(here, VmcsReadOnlyNW::EXIT_QUALIFICATION)? as u64)
     }
 
     /// Delivers to the guest the exception that this exit took from it.
     /// `None` if it was delivered already.
-    pub(super) fn reflect(&mut self, here: Here) -> AxResult<Option<Combined>> {
+    pub(crate) fn reflect(&mut self, here: Here) -> AxResult<Option<Combined>> {
         let bits = self.vmcs.get(here, VmcsReadOnly32::VMEXIT_INTERRUPTION_INFO)?;
         let code = match bits & VmxInterruptInfo::ERROR_CODE_VALID {
             0 => 0,
@@ -144,7 +145,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 }
 
 /// Lets the host's handler see a machine check that came in guest mode or during an entry.
-pub(super) fn deliver_machine_check() {
+pub(crate) fn deliver_machine_check() {
     // SAFETY: the host's own IDT is loaded.
     unsafe { asm!("int 18") };
 }

@@ -5,13 +5,14 @@ use alloc::vec::Vec;
 use axerrno::{AxResult, ax_err};
 use axvcpu::{AxVCpuExitReason, AxVCpuHal};
 
-use super::completion::{GP, Outcome};
-use super::exits::Handled;
-use super::msr_areas::GuestMsrs;
-use super::{Here, VmxVcpu};
 use crate::msr::Msr;
 use crate::rules::control_registers::GeneralProtection;
+use crate::vcpu::completion::{GP, Outcome};
+use crate::vcpu::exits::Handled;
 use crate::vmx::structs::MsrBitmap;
+use crate::vmx::vcpu::VmxVcpu;
+use crate::vmx::vcpu::msr_areas::GuestMsrs;
+use crate::vmx::vmcs::Here;
 use crate::vmx::vmcs::VmcsGuest64;
 
 /// MSRs that the guest reads and writes without an exit: their values are VMCS guest state.
@@ -29,10 +30,10 @@ const DEBUGCTL_LBR: u64 = 1;
 
 /// Of the MSRs that the crate passes through of itself, those that the caller made exit.
 #[derive(Debug, Default)]
-pub(super) struct CallersExits(Vec<u32>);
+pub(crate) struct CallersExits(Vec<u32>);
 
 impl CallersExits {
-    pub(super) fn contains(&self, msr: u32) -> bool {
+    pub(crate) fn contains(&self, msr: u32) -> bool {
         self.0.contains(&msr)
     }
 
@@ -45,7 +46,7 @@ impl CallersExits {
 }
 
 /// The bitmap of a vCPU that nobody has changed.
-pub(super) fn default_bitmap<H: AxVCpuHal>() -> AxResult<MsrBitmap<H>> {
+pub(crate) fn default_bitmap<H: AxVCpuHal>() -> AxResult<MsrBitmap<H>> {
     let mut bitmap = MsrBitmap::intercept_all()?;
     for msr in PASSED_THROUGH {
         bitmap.set_read_intercept(msr.number(), false)?;
@@ -67,7 +68,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     /// The same, with an error for an MSR that always exits and is to be passed through, and for one that is the guest's
-    /// own and is checked or switched by the crate (see [`MsrPolicy`](super::MsrPolicy)).
+    /// own and is checked or switched by the crate (see [`MsrPolicy`](crate::MsrPolicy)).
     ///
     /// Those that the crate passes through of itself (the first line of the table there, SPEC_CTRL and PRED_CMD) exit
     /// once the caller has said so, until the caller says otherwise. What the table calls the guest's own is answered by the
@@ -91,7 +92,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
     /// A RDMSR of what may be one of the guest's own.
     #[inline(never)]
-    pub(super) fn take_msr_read(&mut self, here: Here) -> AxResult<AxVCpuExitReason> {
+    pub(crate) fn take_msr_read(&mut self, here: Here) -> AxResult<AxVCpuExitReason> {
         Ok(match self.handle_msr_read(here)? {
             Handled::Yes => AxVCpuExitReason::Nothing,
             Handled::No => self.describe_msr_read(),
@@ -100,7 +101,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
     /// The same for WRMSR.
     #[inline(never)]
-    pub(super) fn take_msr_write(&mut self, here: Here) -> AxResult<AxVCpuExitReason> {
+    pub(crate) fn take_msr_write(&mut self, here: Here) -> AxResult<AxVCpuExitReason> {
         Ok(match self.handle_msr_write(here)? {
             Handled::Yes => AxVCpuExitReason::Nothing,
             Handled::No => self.describe_msr_write(),
@@ -108,7 +109,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     #[inline(always)]
-    pub(super) fn handle_msr_read(&mut self, here: Here) -> AxResult<Handled> {
+    pub(crate) fn handle_msr_read(&mut self, here: Here) -> AxResult<Handled> {
         let msr = self.context.guest.rcx as u32;
         if self.is_own_pred_cmd(msr) {
             return self.complete(here, Outcome::Fault(GP, Some(0)));
@@ -121,7 +122,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     #[inline(always)]
-    pub(super) fn handle_msr_write(&mut self, here: Here) -> AxResult<Handled> {
+    pub(crate) fn handle_msr_write(&mut self, here: Here) -> AxResult<Handled> {
         let (msr, value) = (self.context.guest.rcx as u32, self.context.guest.get_edx_eax());
         if self.is_own_pred_cmd(msr) {
             let outcome = self.write_pred_cmd(value);
@@ -134,18 +135,18 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     /// Whether the crate switches or checks this MSR itself, whatever the policy.
-    pub(super) fn is_guests_own(&self, msr: u32) -> bool {
+    pub(crate) fn is_guests_own(&self, msr: u32) -> bool {
         Self::guests_own().any(|own| own == msr)
     }
 
-    pub(super) fn guests_own() -> impl Iterator<Item = u32> {
+    pub(crate) fn guests_own() -> impl Iterator<Item = u32> {
         let in_vmcs = PASSED_THROUGH.into_iter().chain(VMCS_KEPT.into_iter().map(|(msr, _)| msr));
         in_vmcs.chain([Msr::IA32_PRED_CMD]).map(Msr::number).chain(GuestMsrs::<H>::all())
     }
 
     /// Lets the MSRs that are passed through exit where they belong to a feature that the guest does not have, or the
     /// caller made them exit, and only there.
-    pub(super) fn pass_through_msrs_but(&mut self, absent: &[u32]) -> AxResult {
+    pub(crate) fn pass_through_msrs_but(&mut self, absent: &[u32]) -> AxResult {
         for msr in PASSED_THROUGH.map(Msr::number) {
             let exits = absent.contains(&msr) || self.callers_msr_exits.contains(msr);
             self.msr_bitmap.set_read_intercept(msr, exits)?;
@@ -155,7 +156,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     /// The MSR belongs to a feature that the guest does not have, so it is the caller's, as any other.
-    pub(super) fn is_absent(&self, msr: u32) -> bool {
+    pub(crate) fn is_absent(&self, msr: u32) -> bool {
         let absent = self.cpuid.absent_msrs();
         // Mostly there are none, and a search of nothing costs a dozen instructions.
         !absent.is_empty() && absent.contains(&msr)

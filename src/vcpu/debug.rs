@@ -16,18 +16,19 @@ use core::arch::asm;
 use axerrno::AxResult;
 use axvcpu::AxVCpuHal;
 
-use super::completion::{GP, Outcome, UD};
-use super::exits::Handled;
-use super::{Here, VmxVcpu};
 use crate::msr::Msr;
 use crate::rules::control_registers::GeneralProtection;
 use crate::rules::interruption::{VmxInterruptInfo, VmxInterruptionType};
+use crate::vcpu::completion::{GP, Outcome, UD};
+use crate::vcpu::exits::Handled;
 use crate::vmx::exit_info::DrAccess;
+use crate::vmx::vcpu::VmxVcpu;
+use crate::vmx::vmcs::Here;
 use crate::vmx::vmcs::{VmcsGuest32, VmcsGuest64, VmcsGuestNW, VmcsReadOnly32};
 
 /// DR6 and DR7 after reset.
-pub(super) const DR6_RESET: u64 = 0xFFFF_0FF0;
-pub(super) const DR7_RESET: u64 = 0x400;
+pub(crate) const DR6_RESET: u64 = 0xFFFF_0FF0;
+pub(crate) const DR7_RESET: u64 = 0x400;
 /// L0 to G3: a breakpoint is enabled.
 const DR7_ENABLES: u64 = 0xFF;
 const DR7_GD: u64 = 1 << 13;
@@ -41,7 +42,7 @@ const CR4_DE: u64 = 1 << 3;
 
 /// The guest's debug registers but DR7, and what of the host's an exit loses.
 #[derive(Debug, Default)]
-pub(super) struct DebugRegisters {
+pub(crate) struct DebugRegisters {
     addresses: [u64; 4],
     dr6: u64,
     /// The guest's are in the registers while it runs.
@@ -52,25 +53,25 @@ pub(super) struct DebugRegisters {
 }
 
 impl DebugRegisters {
-    pub(super) fn reset(&mut self, dr6: u64) {
+    pub(crate) fn reset(&mut self, dr6: u64) {
         self.addresses = [0; 4];
         self.dr6 = dr6;
         self.loaded = false;
     }
 
     /// The guest's DR7 is this from now on: with a breakpoint enabled, the addresses have to be in the registers.
-    pub(super) fn dr7_written(&mut self, value: u64) {
+    pub(crate) fn dr7_written(&mut self, value: u64) {
         self.loaded = value & DR7_ENABLES != 0;
     }
 
     /// Takes what the host said of its IA32_DEBUGCTL.
-    pub(super) fn take_constants(&mut self, host_debugctl: u64) {
+    pub(crate) fn take_constants(&mut self, host_debugctl: u64) {
         self.host_debugctl = host_debugctl;
     }
 
     /// Takes the host's DR7 at a bind. Whether it is another than at the last.
     #[inline(always)]
-    pub(super) fn bind(&mut self) -> bool {
+    pub(crate) fn bind(&mut self) -> bool {
         let dr7 = read_dr7();
         let changed = self.host_dr7 != dr7;
         if changed {
@@ -81,12 +82,12 @@ impl DebugRegisters {
 
     /// Whether the guest has a breakpoint enabled.
     #[inline(always)]
-    pub(super) fn has_breakpoints(&self) -> bool {
+    pub(crate) fn has_breakpoints(&self) -> bool {
         self.loaded
     }
 
     /// Whether anything is to be done around an entry.
-    pub(super) fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         !self.loaded && self.host_dr7 == DR7_RESET && self.host_debugctl == 0
     }
 
@@ -98,7 +99,7 @@ impl DebugRegisters {
 
     /// Before an entry: the host's breakpoints go, the guest's come.
     #[cold]
-    pub(super) fn load_guest(&mut self) {
+    pub(crate) fn load_guest(&mut self) {
         if self.loaded {
             // SAFETY: the host's breakpoints are off while the addresses are the guest's, so none can hit in the host.
             unsafe {
@@ -111,7 +112,7 @@ impl DebugRegisters {
 
     /// After an exit: the other way.
     #[cold]
-    pub(super) fn load_host(&mut self) {
+    pub(crate) fn load_host(&mut self) {
         if self.loaded {
             // SAFETY: DR7 is 400H after an exit: no breakpoint is enabled. The values are the host's own.
             unsafe { write_breakpoints(&self.host_addresses) };
@@ -131,7 +132,7 @@ impl DebugRegisters {
 impl<H: AxVCpuHal> VmxVcpu<H> {
     /// MOV to or from a debug register. The exit comes before every fault of the instruction but #UD for an opcode that
     /// does not exist (SDM Vol. 3C, section 26.1.1, "Relative Priority of Faults and VM Exits"), so all are checked here.
-    pub(super) fn handle_dr_access(&mut self, here: Here) -> AxResult<Handled> {
+    pub(crate) fn handle_dr_access(&mut self, here: Here) -> AxResult<Handled> {
         let access = DrAccess::from_qualification(self.qualification(here)?);
         // DR4 and DR5 are DR6 and DR7, unless CR4.DE makes them #UD.
         if matches!(access.dr, 4 | 5) && self.guest_cr4()? & CR4_DE != 0 {
@@ -191,7 +192,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// A debug exception that exited and goes to the guest: its conditions go to DR6, with what its delivery changes and an
     /// exit in place of the delivery does not: DR7.GD, and IA32_DEBUGCTL.LBR and BTF (SDM Vol. 3B, section
     /// 18.4.3, "Single-Stepping on Branches").
-    pub(super) fn take_debug_exception(&mut self, here: Here) -> AxResult {
+    pub(crate) fn take_debug_exception(&mut self, here: Here) -> AxResult {
         let info = self.vmcs.get(here, VmcsReadOnly32::VMEXIT_INTERRUPTION_INFO)?;
         // INT1 has no conditions, and an emulator may report those that wait for its end.
         if VmxInterruptInfo::from_bits(info, 0).int_type == VmxInterruptionType::HardException {
@@ -202,7 +203,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         // With TF set behind STI or MOV SS, an entry wants the single-step trap pending (SDM Vol. 3C, section 27.3.1.5,
         // "Checks on Guest Non-Register State").
         let state = self.vmcs.get(here, VmcsGuest32::INTERRUPTIBILITY_STATE)?;
-        if state & super::events::blocking::BY_SHADOW != 0 {
+        if state & crate::vcpu::events::blocking::BY_SHADOW != 0 {
             self.make_single_step_consistent(here)?;
         }
         Ok(())

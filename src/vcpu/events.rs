@@ -6,26 +6,27 @@
 use axerrno::{AxResult, ax_err};
 use axvcpu::AxVCpuHal;
 
-use super::event_queue::{Class, Event};
-use super::{Here, VmxVcpu};
 use crate::ept::EptViolation;
 use crate::regs::rflags;
 use crate::rules::control_registers::CR0_PE;
 use crate::rules::interruption::{ErrorCode, VmxInterruptInfo, VmxInterruptionType};
 use crate::rules::vector;
+use crate::vcpu::event_queue::{Class, Event};
 use crate::vmx::capability::PrimaryControls;
 use crate::vmx::definitions::VmxExitReason;
+use crate::vmx::vcpu::VmxVcpu;
+use crate::vmx::vmcs::Here;
 use crate::vmx::vmcs::{VmcsControl32, VmcsGuest32, VmcsGuestNW, VmcsReadOnly32, due};
 
 /// The exceptions that are faults whatever raised them: #DE, #BR, #UD, #NM, #TS, #NP, #SS, #GP, #PF, #MF, #AC, #XM, #VE, #CP.
-pub(super) const FAULTS: u32 = 0x003B_7CE1;
+pub(crate) const FAULTS: u32 = 0x003B_7CE1;
 
 /// Bits of the guest's interruptibility state (SDM Vol. 3C, table 25-3, "Format of Interruptibility State").
-pub(super) mod blocking {
-    pub(in super::super) const BY_STI: u32 = 1 << 0;
-    pub(in super::super) const BY_MOV_SS: u32 = 1 << 1;
-    pub(in super::super) const BY_NMI: u32 = 1 << 3;
-    pub(in super::super) const BY_SHADOW: u32 = BY_STI | BY_MOV_SS;
+pub(crate) mod blocking {
+    pub(crate) const BY_STI: u32 = 1 << 0;
+    pub(crate) const BY_MOV_SS: u32 = 1 << 1;
+    pub(crate) const BY_NMI: u32 = 1 << 3;
+    pub(crate) const BY_SHADOW: u32 = BY_STI | BY_MOV_SS;
 }
 
 impl<H: AxVCpuHal> VmxVcpu<H> {
@@ -101,7 +102,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     /// The same for NMIs.
-    pub(super) fn set_nmi_window(&mut self, enable: bool) {
+    pub(crate) fn set_nmi_window(&mut self, enable: bool) {
         self.set_primary(PrimaryControls::NMI_WINDOW_EXITING, enable);
     }
 
@@ -120,7 +121,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     /// Makes the end of an interrupt shadow known to the processor, where it matters.
-    pub(super) fn settle_shadow(&mut self, here: Here) -> AxResult {
+    pub(crate) fn settle_shadow(&mut self, here: Here) -> AxResult {
         if self.shadow_end.is_noted() {
             self.shadow_end.forget();
             let state = self.vmcs.get(here, VmcsGuest32::INTERRUPTIBILITY_STATE)?;
@@ -134,7 +135,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// Puts an external interrupt that waits alone into the VMCS, if the guest takes it now, and completes the instruction of
     /// the last exit, if that means nothing but to move RIP. `false` if it is for the careful way, which goes on where this
     /// stopped. To be called where nothing else is [due], so that no field was written since the exit.
-    pub(super) fn inject_quickly(&mut self, here: Here) -> bool {
+    pub(crate) fn inject_quickly(&mut self, here: Here) -> bool {
         let Some(vector) = self.events.lone_interrupt() else { return false };
         let flags = self.vmcs.peek(here, VmcsGuestNW::RFLAGS);
         if self.may_be_inactive || flags & (rflags::IF | rflags::TF) != rflags::IF {
@@ -159,7 +160,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     /// Puts the next event that the guest can take into the VMCS, and asks for a window for one that it cannot.
-    pub(super) fn inject_pending_events(&mut self, here: Here) -> AxResult {
+    pub(crate) fn inject_pending_events(&mut self, here: Here) -> AxResult {
         self.events.begin_entry();
         if self.events.is_empty() {
             if self.has_open_window() {
@@ -186,7 +187,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     /// Whether an exit was asked for, when the guest can take an interrupt or NMI.
-    pub(super) fn has_open_window(&self) -> bool {
+    pub(crate) fn has_open_window(&self) -> bool {
         let primary = self.vmcs.known(VmcsControl32::PRIMARY_PROCBASED_EXEC_CONTROLS).unwrap_or_default();
         let windows = PrimaryControls::INTERRUPT_WINDOW_EXITING | PrimaryControls::NMI_WINDOW_EXITING;
         primary & windows.bits() != 0
@@ -280,7 +281,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// Only some exits can come in the middle of event delivery (SDM Vol. 3C, section 28.2.4, "Information for VM Exits
     /// During Event Delivery"); for the others the field is not valid and is not read. The field has the layout of the
     /// one for injection, but for bit 12.
-    pub(super) fn keep_interrupted_event(&mut self, here: Here, reason: VmxExitReason) -> AxResult {
+    pub(crate) fn keep_interrupted_event(&mut self, here: Here, reason: VmxExitReason) -> AxResult {
         let possible = matches!(
             reason,
             VmxExitReason::EXCEPTION_NMI
@@ -338,7 +339,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     /// Gives the guest a fault of the instruction that it is at.
-    pub(super) fn inject_fault(&mut self, vector: u8, err_code: Option<u32>) {
+    pub(crate) fn inject_fault(&mut self, vector: u8, err_code: Option<u32>) {
         self.queue(Event::new(VmxInterruptInfo {
             vector,
             int_type: VmxInterruptionType::HardException,

@@ -3,12 +3,12 @@
 use axerrno::AxResult;
 use axvcpu::AxVCpuHal;
 
-use super::VmxVcpu;
+use crate::vmx::vcpu::VmxVcpu;
 
 /// The port and value by which a guest of QEMU's microvm or q35 machine asks for power-off; `run` reports it as
 /// `SystemDown`.
-pub(super) const POWER_OFF_PORT: u16 = 0x604;
-pub(super) const POWER_OFF_VALUE: u64 = 0x2000;
+pub(crate) const POWER_OFF_PORT: u16 = 0x604;
+pub(crate) const POWER_OFF_VALUE: u64 = 0x2000;
 
 impl<H: AxVCpuHal> VmxVcpu<H> {
     /// Makes accesses to `count` ports from `port_base` exit, or not. At first no port exits but 604H, the power-off

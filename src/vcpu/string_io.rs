@@ -16,16 +16,17 @@ use axaddrspace::device::{AccessWidth, Port};
 use axerrno::{AxResult, ax_err};
 use axvcpu::AxVCpuHal;
 
-use super::completion::WaitsFor;
-use super::exits::Handled;
-use super::{Here, VmxVcpu};
 use crate::guest_memory::{
     AccessError, AccessKind, AddressSize, GuestException, GuestView, PAGE_SIZE, SegmentRegister, Unreachable,
 };
 use crate::regs::rflags;
 use crate::rules::control_registers::CR0_AM;
 use crate::rules::vector;
+use crate::vcpu::completion::WaitsFor;
+use crate::vcpu::exits::Handled;
 use crate::vmx::exit_info::VmxIoExitInfo;
+use crate::vmx::vcpu::VmxVcpu;
+use crate::vmx::vmcs::Here;
 use crate::vmx::vmcs::{VmcsGuestNW, VmcsReadOnly32};
 
 const RCX: u8 = 1;
@@ -50,7 +51,7 @@ pub struct StringIo {
 
 /// Where an INS or OUTS is when the guest goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum StringEnd {
+pub(crate) enum StringEnd {
     /// At its end.
     Over,
     /// Behind an element, with others to come.
@@ -61,8 +62,8 @@ pub(super) enum StringEnd {
 
 /// What the crate keeps of it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Element {
-    pub(super) io: StringIo,
+pub(crate) struct Element {
+    pub(crate) io: StringIo,
     is_repeat: bool,
     segment: SegmentRegister,
     address_size: AddressSize,
@@ -75,7 +76,7 @@ pub(super) struct Element {
     /// Guest-physical memory of the element that the caller has to provide first.
     missing: Option<Unreachable>,
     /// The element, of OUTS.
-    pub(super) data: u64,
+    pub(crate) data: u64,
 }
 
 impl<H: AxVCpuHal> VmxVcpu<H> {
@@ -114,14 +115,14 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     /// An exit for port I/O: of INS and OUTS the element is looked at. `No` for what the caller has to do.
-    pub(super) fn handle_io(&mut self, here: Here) -> AxResult<Handled> {
+    pub(crate) fn handle_io(&mut self, here: Here) -> AxResult<Handled> {
         let io = VmxIoExitInfo::from_qualification(self.qualification(here)?);
         if io.is_string { self.handle_string_io(here, io) } else { Ok(Handled::No) }
     }
 
     /// The INS or OUTS of this exit, for the description of the exit: the element, or the memory that is missing. `None`
     /// for a processor that does not say which memory it is.
-    pub(super) fn described_string(&self) -> Option<Result<&Element, Unreachable>> {
+    pub(crate) fn described_string(&self) -> Option<Result<&Element, Unreachable>> {
         let pending = self.string.as_ref()?;
         Some(match pending.missing {
             Some(missing) => Err(missing),
@@ -130,7 +131,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     /// Puts the value of an IN into the element of INS that waits for it.
-    pub(super) fn complete_string_input(&mut self, value: u64) -> AxResult {
+    pub(crate) fn complete_string_input(&mut self, value: u64) -> AxResult {
         let bytes = value.to_le_bytes();
         let Some(size) = self.string_pending().map(|pending| pending.io.width.size()) else {
             return ax_err!(BadState, "no INS waits");
@@ -143,7 +144,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
     /// Moves the registers of an INS or OUTS past what was moved.
     #[cold]
-    pub(super) fn end_of_string(&mut self) -> AxResult<StringEnd> {
+    pub(crate) fn end_of_string(&mut self) -> AxResult<StringEnd> {
         let Some(pending) = self.string.take() else {
             return Ok(StringEnd::Over);
         };
@@ -175,13 +176,13 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     #[cold]
-    pub(super) fn handle_string_io(&mut self, here: Here, io: VmxIoExitInfo) -> AxResult<Handled> {
+    pub(crate) fn handle_string_io(&mut self, here: Here, io: VmxIoExitInfo) -> AxResult<Handled> {
         self.string = None;
         let Some(mut pending) = self.decode_string(here, io)? else {
             return Ok(Handled::No);
         };
         if pending.io.remaining == 0 {
-            return self.complete(here, super::completion::Outcome::Done);
+            return self.complete(here, crate::vcpu::completion::Outcome::Done);
         }
         match self.first_element(&mut pending)? {
             Ok(()) => {

@@ -10,7 +10,6 @@ use axvcpu::AxVCpuHal;
 use memory_addr::PAGE_SIZE_4K;
 use x86_64::instructions::interrupts::without_interrupts;
 
-use super::{Here, VmxVcpu};
 use crate::ept::{EptRules, translate};
 use crate::guest_memory::{
     AccessError, AccessKind, AddressSize, GuestException, GuestMemory, GuestView, LinearMode, Paging, PagingMode,
@@ -18,6 +17,8 @@ use crate::guest_memory::{
 };
 use crate::regs::rflags;
 use crate::rules::control_registers::{CR0_PE, CR4_LA57, CR4_PKE, EFER_LMA};
+use crate::vmx::vcpu::VmxVcpu;
+use crate::vmx::vmcs::Here;
 use crate::vmx::vmcs::{VmcsGuest32, VmcsGuest64, VmcsGuestNW};
 
 /// The EPT memory type of ordinary memory.
@@ -52,7 +53,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
     /// The same at an exit. All fields that it takes are read with the proof that the VMCS is current, which so is not asked
     /// for at each of them again.
-    pub(super) fn view_here(&self, here: Here) -> AxResult<GuestView> {
+    pub(crate) fn view_here(&self, here: Here) -> AxResult<GuestView> {
         for field in [VmcsGuestNW::CR0, VmcsGuestNW::CR3, VmcsGuestNW::CR4, VmcsGuestNW::RFLAGS] {
             self.vmcs.get(here, field)?;
         }
@@ -134,7 +135,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     ///
     /// # Safety
     /// The vCPU keeps its EPT for `'a`.
-    pub(super) unsafe fn unborrowed_guest_memory<'a>(&self) -> AxResult<EptMemory<'a, H>>
+    pub(crate) unsafe fn unborrowed_guest_memory<'a>(&self) -> AxResult<EptMemory<'a, H>>
     where
         H: 'a,
     {
@@ -143,7 +144,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     /// The root of the EPT, and what the processor that the vCPU is bound to makes of it.
-    pub(super) fn ept_and_rules(&self) -> AxResult<(HostPhysAddr, EptRules)> {
+    pub(crate) fn ept_and_rules(&self) -> AxResult<(HostPhysAddr, EptRules)> {
         let root = self.ept_root.ok_or_else(|| ax_err_type!(BadState, "the vCPU has no EPT"))?;
         let home = self.vmcs.home().ok_or_else(|| ax_err_type!(BadState, "the vCPU is not bound"))?;
         Ok((root, EptRules::new(home.capabilities.ept_vpid, home.capabilities.phys_addr_bits, self.ept_format.levels)))
@@ -169,7 +170,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     /// Injects an exception at the next entry, for an instruction that is not completed.
-    pub(super) fn raise(&mut self, exception: GuestException) {
+    pub(crate) fn raise(&mut self, exception: GuestException) {
         self.inject_fault(exception.vector, exception.error_code);
         // An injected #PF does not write CR2.
         if let Some(address) = exception.cr2 {
@@ -189,12 +190,12 @@ pub struct EptMemory<'a, H: AxVCpuHal> {
 
 impl<H: AxVCpuHal> EptMemory<'_, H> {
     /// Whether bytes that lie in one page can be written, without writing them.
-    pub(super) fn check_write(&self, address: GuestPhysAddr, size: usize) -> Result<(), Unreachable> {
+    pub(crate) fn check_write(&self, address: GuestPhysAddr, size: usize) -> Result<(), Unreachable> {
         without_interrupts(|| self.find(address, size, MappingFlags::WRITE).map(drop))
     }
 
     /// Where bytes that lie in one page are in the host, if the EPT allows the access. Interrupts are off until they have
-    /// been accessed: see [`EptInvalidator`](super::EptInvalidator).
+    /// been accessed: see [`EptInvalidator`](crate::EptInvalidator).
     fn find(&self, address: GuestPhysAddr, size: usize, needed: MappingFlags) -> Result<*mut u8, Unreachable> {
         let unreachable = Unreachable { address, write: needed.contains(MappingFlags::WRITE) };
         if address.as_usize() % PAGE_SIZE_4K + size > PAGE_SIZE_4K {
@@ -313,7 +314,7 @@ unsafe fn copy(from: *const u8, to: *mut u8, size: usize) {
 }
 
 /// Reads an entry of an EPT table.
-pub(super) fn read_table_entry<H: AxVCpuHal>(address: HostPhysAddr) -> u64 {
+pub(crate) fn read_table_entry<H: AxVCpuHal>(address: HostPhysAddr) -> u64 {
     let pointer = H::MmHal::phys_to_virt(address).as_ptr().cast::<u64>();
     // SAFETY: a table of the EPT, 8 bytes at a multiple of that: the caller of the crate answers for it being memory that
     // the host has mapped where its HAL says. The caller may change it at any time, so it is read once.

@@ -8,25 +8,26 @@ use axaddrspace::device::AccessWidth;
 use axerrno::{AxResult, ax_err};
 use axvcpu::AxVCpuHal;
 
-use super::events::FAULTS;
-use super::exits::Handled;
-use super::string_io::StringEnd;
-use super::{Here, VmxVcpu};
 use crate::guest_memory::GuestException;
 use crate::msr::Msr;
 use crate::regs::{GeneralRegisters, rflags};
 use crate::rules::control_registers::{EFER_LMA, GeneralProtection};
+use crate::vcpu::events::FAULTS;
+use crate::vcpu::exits::Handled;
+use crate::vcpu::string_io::StringEnd;
+use crate::vmx::vcpu::VmxVcpu;
+use crate::vmx::vmcs::Here;
 use crate::vmx::vmcs::{VmcsGuest32, VmcsGuest64, VmcsGuestNW, VmcsReadOnly32};
 
 /// IA32_DEBUGCTL.BTF: TF traps on branches only.
-pub(super) const DEBUGCTL_BTF: u64 = 1 << 1;
+pub(crate) const DEBUGCTL_BTF: u64 = 1 << 1;
 /// Pending debug exceptions, BS: a single-step trap is due.
 const PENDING_BS: usize = 1 << 14;
-pub(super) use crate::rules::vector::{GP, UD};
+pub(crate) use crate::rules::vector::{GP, UD};
 
 /// How an instruction that the crate emulates ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(crate) enum Outcome {
     /// It is done.
     Done,
     /// It faults: vector and error code.
@@ -44,7 +45,7 @@ impl From<Result<(), GeneralProtection>> for Outcome {
 
 /// What the caller is to give for an instruction whose exit it got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum WaitsFor {
+pub(crate) enum WaitsFor {
     Nothing,
     /// IN: the value for AL, AX or EAX.
     Port(AccessWidth),
@@ -194,7 +195,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
     /// Whether a read waits for its value, and [`set_gpr`](axvcpu::AxArchVCpu::set_gpr) of this register is taken for
     /// that: the one that was reported.
-    pub(super) fn read_waits_for(&self, register: usize) -> bool {
+    pub(crate) fn read_waits_for(&self, register: usize) -> bool {
         match self.completion {
             None | Some(WaitsFor::Nothing | WaitsFor::StringEnd | WaitsFor::Executed { .. }) => false,
             Some(WaitsFor::Mmio) => register == self.mmio.register(),
@@ -204,7 +205,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
     /// Leaves the instruction of this exit to be completed at the next entry.
     #[inline(always)]
-    pub(super) fn complete_later(&mut self, waits_for: WaitsFor) {
+    pub(crate) fn complete_later(&mut self, waits_for: WaitsFor) {
         self.completion = Some(waits_for);
         if !waits_for.is_plain() {
             self.take_care();
@@ -212,7 +213,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     /// Completes what was left, at an entry.
-    pub(super) fn complete_pending(&mut self, here: Here) -> AxResult {
+    pub(crate) fn complete_pending(&mut self, here: Here) -> AxResult {
         let Some(waits_for) = self.completion else { return Ok(()) };
         match waits_for {
             WaitsFor::StringInput | WaitsFor::StringEnd => {
@@ -242,7 +243,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     /// Ends the instruction of this exit.
-    pub(super) fn complete(&mut self, here: Here, outcome: impl Into<Outcome>) -> AxResult<Handled> {
+    pub(crate) fn complete(&mut self, here: Here, outcome: impl Into<Outcome>) -> AxResult<Handled> {
         match outcome.into() {
             Outcome::Done => self.end_exit(here)?,
             Outcome::Fault(vector, err_code) => self.inject_fault(vector, err_code),
@@ -251,14 +252,14 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     /// Moves past the instruction of the last exit.
-    pub(super) fn end_exit(&mut self, here: Here) -> AxResult {
+    pub(crate) fn end_exit(&mut self, here: Here) -> AxResult {
         let written = self.vmcs.is_written(VmcsGuestNW::RIP) || self.vmcs.is_written(VmcsGuestNW::RFLAGS);
         if written { self.end_exit_with_care(here) } else { self.end_exit_quickly(here) }
     }
 
     /// The same where neither RIP nor RFLAGS was written since the exit.
     #[inline(always)]
-    pub(super) fn end_exit_quickly(&mut self, here: Here) -> AxResult {
+    pub(crate) fn end_exit_quickly(&mut self, here: Here) -> AxResult {
         let skipped = !self.debug.has_breakpoints()
             && match self.step_policy {
                 StepPolicy::Exact => self.vmcs.skip_instruction::<true>(here),
@@ -305,9 +306,9 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// TF is set, or a breakpoint: the traps that the processor would raise after this instruction are due. MOV SS holds
     /// off those of its own instruction until now.
     #[cold]
-    pub(super) fn make_traps_due(&mut self, single_step: bool) -> AxResult {
+    pub(crate) fn make_traps_due(&mut self, single_step: bool) -> AxResult {
         let state = self.vmcs.read(VmcsGuest32::INTERRUPTIBILITY_STATE)?;
-        self.vmcs.write_changed(VmcsGuest32::INTERRUPTIBILITY_STATE, state & !super::events::blocking::BY_SHADOW);
+        self.vmcs.write_changed(VmcsGuest32::INTERRUPTIBILITY_STATE, state & !crate::vcpu::events::blocking::BY_SHADOW);
         self.shadow_end.forget();
         let pending = self.vmcs.read(VmcsGuestNW::PENDING_DBG_EXCEPTIONS)?;
         if single_step && self.vmcs.read(VmcsGuest64::IA32_DEBUGCTL)? & DEBUGCTL_BTF == 0 {
@@ -317,7 +318,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     /// TF is set where an exit left STI or MOV SS blocking: the trap of this instruction has to be pending.
-    pub(super) fn make_single_step_consistent(&mut self, here: Here) -> AxResult {
+    pub(crate) fn make_single_step_consistent(&mut self, here: Here) -> AxResult {
         let single_step = self.vmcs.get(here, VmcsGuestNW::RFLAGS)? & rflags::TF != 0;
         if single_step && self.vmcs.get(here, VmcsGuest64::IA32_DEBUGCTL)? & DEBUGCTL_BTF == 0 {
             let pending = self.vmcs.get(here, VmcsGuestNW::PENDING_DBG_EXCEPTIONS)?;
@@ -326,7 +327,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         Ok(())
     }
 
-    pub(super) fn in_64_bit_mode(&self) -> AxResult<bool> {
+    pub(crate) fn in_64_bit_mode(&self) -> AxResult<bool> {
         Ok(self.vmcs.read(VmcsGuest64::IA32_EFER)? & EFER_LMA != 0
             && self.vmcs.read(VmcsGuest32::CS_ACCESS_RIGHTS)? & (1 << 13) != 0)
     }

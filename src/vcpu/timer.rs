@@ -3,8 +3,9 @@
 use axerrno::{AxResult, ax_err};
 use axvcpu::AxVCpuHal;
 
-use super::{Here, VmxVcpu};
 use crate::vmx::capability::PinControls;
+use crate::vmx::vcpu::VmxVcpu;
+use crate::vmx::vmcs::Here;
 use crate::vmx::vmcs::{VmcsControl32, VmcsGuest32, due};
 
 impl<H: AxVCpuHal> VmxVcpu<H> {
@@ -33,7 +34,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
     /// Turns the timer on or off, and leaves the slice to the next entry. Exits do not save the timer, so the value stays in the
     /// VMCS and each entry starts with it.
-    pub(super) fn apply_time_slice(&self) {
+    pub(crate) fn apply_time_slice(&self) {
         let timer = PinControls::PREEMPTION_TIMER.bits();
         let old = self.vmcs.known(VmcsControl32::PINBASED_EXEC_CONTROLS).unwrap_or_default();
         if self.time_slice.is_some() && self.controls.has_timer {
@@ -46,7 +47,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
     /// Gives the processor the slice.
     #[inline(always)]
-    pub(super) fn write_time_slice(&self, here: Here) {
+    pub(crate) fn write_time_slice(&self, here: Here) {
         if let Some(value) = self.timer_value()
             && !self.vmcs.write_through(here, VmcsGuest32::VMX_PREEMPTION_TIMER_VALUE, value)
         {
@@ -56,7 +57,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     /// Puts it where a careful entry writes it with all else.
-    pub(super) fn put_time_slice(&self) {
+    pub(crate) fn put_time_slice(&self) {
         if let Some(value) = self.timer_value() {
             self.vmcs.write(VmcsGuest32::VMX_PREEMPTION_TIMER_VALUE, value);
         }

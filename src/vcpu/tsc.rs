@@ -4,9 +4,9 @@
 use axerrno::{AxResult, ax_err};
 use axvcpu::AxVCpuHal;
 
-use super::VmxVcpu;
 use crate::vmx::capability::SecondaryControls;
 use crate::vmx::processor::Processor;
+use crate::vmx::vcpu::VmxVcpu;
 use crate::vmx::vmcs::{VmcsControl32, VmcsControl64};
 
 /// Bits behind the binary point of the multiplier.
@@ -14,7 +14,7 @@ const FRACTION_BITS: u32 = 48;
 
 /// What the guest's TSC is made of.
 #[derive(Debug, Default)]
-pub(super) struct TscControl {
+pub(crate) struct TscControl {
     offset: u64,
     multiplier: Option<u64>,
 }
@@ -71,7 +71,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     /// The control that a multiplier needs.
-    pub(super) fn tsc_controls(&self) -> SecondaryControls {
+    pub(crate) fn tsc_controls(&self) -> SecondaryControls {
         match self.tsc.multiplier {
             Some(_) => SecondaryControls::TSC_SCALING,
             None => SecondaryControls::empty(),
@@ -79,7 +79,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     /// Puts offset and multiplier into the VMCS.
-    pub(super) fn apply_tsc(&self) {
+    pub(crate) fn apply_tsc(&self) {
         self.vmcs.write_changed(VmcsControl64::TSC_OFFSET, self.tsc.offset);
         let scaling = SecondaryControls::TSC_SCALING.bits();
         let controls = VmcsControl32::SECONDARY_PROCBASED_EXEC_CONTROLS;

@@ -4,17 +4,18 @@ use axerrno::{AxResult, ax_err, ax_err_type};
 use axvcpu::AxVCpuHal;
 use bitflags::bitflags;
 
-use super::completion::{GP, Outcome};
-use super::exits::Handled;
-use super::setup::EXCEPTIONS;
-use super::{Here, VmxVcpu};
 use crate::rules::cpuid::{CpuidFeature, CpuidPolicy};
 use crate::rules::double_fault::Combined;
 use crate::rules::interruption::{VmxInterruptInfo, VmxInterruptionType};
 use crate::rules::vector;
+use crate::vcpu::completion::{GP, Outcome};
+use crate::vcpu::exits::Handled;
 use crate::vmx::capability::{Capabilities, PrimaryControls, SecondaryControls};
 use crate::vmx::definitions::VmxExitReason;
 use crate::vmx::processor::Processor;
+use crate::vmx::vcpu::VmxVcpu;
+use crate::vmx::vcpu::setup::EXCEPTIONS;
+use crate::vmx::vmcs::Here;
 use crate::vmx::vmcs::{VmcsControl32, VmcsGuest32, VmcsReadOnly32};
 
 bitflags! {
@@ -82,7 +83,7 @@ pub enum Reflected {
 
 /// The selections.
 #[derive(Debug)]
-pub(super) struct Intercepts {
+pub(crate) struct Intercepts {
     exit_on: ExitOn,
     mwait: MwaitPolicy,
     hypercall: HypercallPolicy,
@@ -112,16 +113,16 @@ impl Default for Intercepts {
 
 impl Intercepts {
     /// Whether the caller wants exceptions with this vector.
-    pub(super) fn exception(&self, vector: u8) -> bool {
+    pub(crate) fn exception(&self, vector: u8) -> bool {
         vector < 32 && self.exceptions & 1 << vector != 0
     }
 
-    pub(super) fn shows_mwait(&self) -> bool {
+    pub(crate) fn shows_mwait(&self) -> bool {
         self.mwait != MwaitPolicy::Undefined
     }
 
     /// Whether an instruction that exited is one that the guest does not have.
-    pub(super) fn hides(&self, reason: VmxExitReason) -> bool {
+    pub(crate) fn hides(&self, reason: VmxExitReason) -> bool {
         match reason {
             VmxExitReason::RDRAND => self.hidden.contains(SecondaryControls::RDRAND_EXITING),
             VmxExitReason::RDSEED => self.hidden.contains(SecondaryControls::RDSEED_EXITING),
@@ -130,7 +131,7 @@ impl Intercepts {
     }
 
     /// Makes RDRAND and RDSEED undefined where the guest's CPUID hides them and the processor `can` make them exit.
-    pub(super) fn hide_instructions(&mut self, policy: &CpuidPolicy, can: impl Fn(SecondaryControls) -> bool) {
+    pub(crate) fn hide_instructions(&mut self, policy: &CpuidPolicy, can: impl Fn(SecondaryControls) -> bool) {
         let controls = [
             (CpuidFeature::RDRAND, SecondaryControls::RDRAND_EXITING),
             (CpuidFeature::RDSEED, SecondaryControls::RDSEED_EXITING),
@@ -141,7 +142,7 @@ impl Intercepts {
         }
     }
 
-    pub(super) fn primary(&self) -> PrimaryControls {
+    pub(crate) fn primary(&self) -> PrimaryControls {
         let mut controls = PrimaryControls::empty();
         controls.set(PrimaryControls::HLT_EXITING, self.exit_on.contains(ExitOn::HLT));
         controls.set(PrimaryControls::PAUSE_EXITING, self.exit_on.contains(ExitOn::PAUSE));
@@ -151,7 +152,7 @@ impl Intercepts {
         controls
     }
 
-    pub(super) fn secondary(&self) -> SecondaryControls {
+    pub(crate) fn secondary(&self) -> SecondaryControls {
         let mut controls = SecondaryControls::empty();
         controls.set(SecondaryControls::WBINVD_EXITING, self.exit_on.contains(ExitOn::WBINVD));
         controls.set(SecondaryControls::RDRAND_EXITING, self.exit_on.contains(ExitOn::RDRAND));
@@ -265,7 +266,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
     /// A VMCALL: the caller's, if the policy lets the guest make one here.
     #[inline(always)]
-    pub(super) fn check_hypercall(&mut self, here: Here) -> AxResult<Handled> {
+    pub(crate) fn check_hypercall(&mut self, here: Here) -> AxResult<Handled> {
         const DPL: u32 = 0b11 << 5;
         let is_allowed = self.intercepts.hypercall == HypercallPolicy::Allow;
         if is_allowed || self.vmcs.peek(here, VmcsGuest32::SS_ACCESS_RIGHTS) & DPL == 0 {
@@ -286,7 +287,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     /// Puts what was selected into the VMCS.
-    pub(super) fn write_intercepts(&mut self) {
+    pub(crate) fn write_intercepts(&mut self) {
         let selected = &self.intercepts;
         let set = |field, all: u32, chosen: u32| {
             let old = self.vmcs.known(field).unwrap_or_default();

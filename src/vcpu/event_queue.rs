@@ -16,37 +16,37 @@ const LONGEST_INSTRUCTION: u8 = 15;
 
 /// An event that waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Event {
-    pub(super) info: VmxInterruptInfo,
+pub(crate) struct Event {
+    pub(crate) info: VmxInterruptInfo,
     /// For software interrupts and exceptions: the length in bytes of the instruction that raises them.
-    pub(super) instruction_length: u32,
+    pub(crate) instruction_length: u32,
 }
 
 /// The order of classes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Class {
+pub(crate) enum Class {
     Exception,
     Nmi,
     Interrupt,
 }
 
 impl Event {
-    pub(super) fn new(info: VmxInterruptInfo) -> Self {
+    pub(crate) fn new(info: VmxInterruptInfo) -> Self {
         // INT3 and INTO that somebody else injects have no instruction; 1 byte is the length of either.
         let instruction_length = if info.int_type.is_soft() { 1 } else { 0 };
         Self { info, instruction_length }
     }
 
     /// An external interrupt.
-    pub(super) fn interrupt(vector: u8) -> Self {
+    pub(crate) fn interrupt(vector: u8) -> Self {
         Self::new(VmxInterruptInfo::external(vector))
     }
 
     /// An event that a processor can deliver.
     ///
     /// # Errors
-    /// `InvalidInput` for any other: see [`VmxVcpu::inject_event`](super::VmxVcpu::inject_event).
-    pub(super) fn checked(info: VmxInterruptInfo, instruction_length: u8) -> AxResult<Self> {
+    /// `InvalidInput` for any other: see [`VmxVcpu::inject_event`](crate::VmxVcpu::inject_event).
+    pub(crate) fn checked(info: VmxInterruptInfo, instruction_length: u8) -> AxResult<Self> {
         use VmxInterruptionType::*;
         let possible = info.valid
             && match info.int_type {
@@ -71,7 +71,7 @@ impl Event {
         Ok(Self { info, instruction_length: instruction_length.into() })
     }
 
-    pub(super) fn class(&self) -> Class {
+    pub(crate) fn class(&self) -> Class {
         match self.info.int_type {
             VmxInterruptionType::NMI => Class::Nmi,
             VmxInterruptionType::External => Class::Interrupt,
@@ -85,7 +85,7 @@ impl Event {
 /// It holds at most one NMI, as a processor latches one, and each interrupt vector once beside one that was interrupted,
 /// as a local APIC does: whatever a guest holds off, the queue stays small.
 #[derive(Debug)]
-pub(super) struct EventQueue {
+pub(crate) struct EventQueue {
     /// An external interrupt that came when nothing else waited, as most do: a quick entry can inject it. Nothing else waits
     /// beside it.
     lone: Option<u8>,
@@ -100,26 +100,26 @@ pub(super) struct EventQueue {
 
 impl EventQueue {
     /// What is interrupted or raised in a run goes in without asking for memory.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { lone: None, waiting: VecDeque::with_capacity(16), injected: None, interrupted: None, reflected: false }
     }
 
-    pub(super) fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         *self = Self::new();
     }
 
     #[inline(always)]
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.lone.is_none() && self.waiting.is_empty() && self.interrupted.is_none()
     }
 
-    pub(super) fn has(&self, class: Class) -> bool {
+    pub(crate) fn has(&self, class: Class) -> bool {
         self.lone.is_some() && class == Class::Interrupt
             || self.waiting.iter().chain(&self.interrupted).any(|event| event.class() == class)
     }
 
     /// Nothing waits but perhaps a [lone interrupt](Self::lone_interrupt), and nothing is kept of the last exit.
-    pub(super) fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         self.waiting.is_empty() && self.interrupted.is_none() && self.injected.is_none() && !self.reflected
     }
 
@@ -127,23 +127,23 @@ impl EventQueue {
     /// [`lone_interrupt_was_injected`](Self::lone_interrupt_was_injected), or waits like any other from
     /// [`begin_entry`](Self::begin_entry) on.
     #[inline(always)]
-    pub(super) fn lone_interrupt(&self) -> Option<u8> {
+    pub(crate) fn lone_interrupt(&self) -> Option<u8> {
         self.lone
     }
 
     #[inline(always)]
-    pub(super) fn lone_interrupt_was_injected(&mut self) {
+    pub(crate) fn lone_interrupt_was_injected(&mut self) {
         self.lone = None;
     }
 
     /// The guest was entered: what was to be injected was.
-    pub(super) fn entered(&mut self) {
+    pub(crate) fn entered(&mut self) {
         self.injected = None;
     }
 
     /// Nothing is injected yet for the next entry; what the last exit interrupted waits like the others.
     #[inline(always)]
-    pub(super) fn begin_entry(&mut self) {
+    pub(crate) fn begin_entry(&mut self) {
         self.injected = None;
         self.reflected = false;
         self.join_lone();
@@ -154,7 +154,7 @@ impl EventQueue {
 
     /// Takes in an event. Whether it is a [lone interrupt](Self::lone_interrupt) now.
     #[inline(always)]
-    pub(super) fn push(&mut self, event: Event) -> bool {
+    pub(crate) fn push(&mut self, event: Event) -> bool {
         let vector = event.info.vector;
         let is_lone = event.class() == Class::Interrupt && (self.is_empty() || self.lone == Some(vector));
         if is_lone {
@@ -181,17 +181,17 @@ impl EventQueue {
     }
 
     /// Takes in an event whose delivery this exit interrupted.
-    pub(super) fn interrupt(&mut self, event: Event) {
+    pub(crate) fn interrupt(&mut self, event: Event) {
         self.interrupted = Some(event);
     }
 
     /// Takes out the event whose delivery this exit interrupted.
-    pub(super) fn take_interrupted(&mut self) -> Option<Event> {
+    pub(crate) fn take_interrupted(&mut self) -> Option<Event> {
         self.interrupted.take()
     }
 
     /// Takes in an exception that an exit kept from the guest, and that goes to the guest after all; once for each exit.
-    pub(super) fn reflect(&mut self, exception: Event) -> Option<Combined> {
+    pub(crate) fn reflect(&mut self, exception: Event) -> Option<Combined> {
         if core::mem::replace(&mut self.reflected, true) {
             return None;
         }
@@ -218,13 +218,13 @@ impl EventQueue {
 
     /// The first event of each class, in order. An NMI that is blocked does not hold off an interrupt, which has a
     /// blocking of its own.
-    pub(super) fn candidates(&self) -> [Option<Event>; 3] {
+    pub(crate) fn candidates(&self) -> [Option<Event>; 3] {
         [Class::Exception, Class::Nmi, Class::Interrupt]
             .map(|class| self.waiting.iter().find(|event| event.class() == class).copied())
     }
 
     /// Takes out one of the candidates: it is injected.
-    pub(super) fn take(&mut self, event: Event) {
+    pub(crate) fn take(&mut self, event: Event) {
         if self.waiting.front() == Some(&event) {
             self.injected = self.waiting.pop_front();
             return;
@@ -235,7 +235,7 @@ impl EventQueue {
     }
 
     /// The last entry did not reach the guest: what it was to inject waits again.
-    pub(super) fn take_back_injected(&mut self) {
+    pub(crate) fn take_back_injected(&mut self) {
         if let Some(event) = self.injected.take() {
             self.push_again(event);
         }

@@ -13,21 +13,22 @@ use axerrno::AxResult;
 use axvcpu::AxVCpuHal;
 use x86_64::registers::control::Cr4Flags;
 
-use super::exits::Handled;
-use super::{Here, VmxVcpu};
 use crate::rules::control_registers::{
     CR0_AM, CR0_EM, CR0_MP, CR0_NE, CR0_TS, CR0_WP, CR3_KEEP, CR4_MCE, CR4_PCIDE, CR4_PGE, CR4_PSE, CR4_SMEP,
     GeneralProtection, check_cr8, check_pdptes,
 };
-pub(super) use crate::rules::control_registers::{
+pub(crate) use crate::rules::control_registers::{
     CR0_ET, CR0_PE, CR0_PG, CR4_PAE, ControlState, EFER_LMA, EFER_LME, EFER_SCE,
 };
+use crate::vcpu::exits::Handled;
 use crate::vmx::capability::EntryControls;
 use crate::vmx::exit_info::CrAccess;
+use crate::vmx::vcpu::VmxVcpu;
+use crate::vmx::vmcs::Here;
 use crate::vmx::vmcs::{VmcsControl32, VmcsControlNW, VmcsGuest32, VmcsGuest64, VmcsGuestNW};
 
 /// CR0 after reset: cache disabled, not write-through, extension type.
-pub(super) const CR0_RESET: u64 = 0x6000_0010;
+pub(crate) const CR0_RESET: u64 = 0x6000_0010;
 
 /// The bits of CR0 that the guest changes without an exit.
 const CR0_GUEST_OWNED: u64 = CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_WP | CR0_AM;
@@ -45,7 +46,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     /// Writes CR0 as the guest shall see it.
-    pub(super) fn write_guest_cr0(&self, value: u64) {
+    pub(crate) fn write_guest_cr0(&self, value: u64) {
         let real = value & (CR0_GUEST_OWNED | CR0_PG) | CR0_ET | CR0_NE;
         self.vmcs.write_changed(VmcsControlNW::CR0_GUEST_HOST_MASK, !CR0_GUEST_OWNED as usize);
         self.vmcs.write(VmcsGuestNW::CR0, real as usize);
@@ -53,7 +54,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     /// Writes CR4 as the guest shall see it.
-    pub(super) fn write_guest_cr4(&self, value: u64) {
+    pub(crate) fn write_guest_cr4(&self, value: u64) {
         let allowed = self.cpuid.allowed_cr4();
         let host = Cr4Flags::VIRTUAL_MACHINE_EXTENSIONS.bits() | self.host_mce;
         let checked = if self.controls.narrow_addresses { CR4_PAE | CR4_PGE | CR4_PSE | CR4_SMEP } else { 0 };
@@ -63,7 +64,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     /// Takes over the host's CR4.MCE, which stays set for the guest so that a machine check reaches the host.
-    pub(super) fn bind_cr4(&mut self, host_mce: u64) -> AxResult {
+    pub(crate) fn bind_cr4(&mut self, host_mce: u64) -> AxResult {
         if host_mce != self.host_mce {
             let seen = self.guest_cr4()?;
             self.host_mce = host_mce;
@@ -73,7 +74,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     /// Writes EFER, and what follows from it: the IA-32e-mode control, and the MSRs that are switched from now on.
-    pub(super) fn write_guest_efer(&mut self, value: u64) {
+    pub(crate) fn write_guest_efer(&mut self, value: u64) {
         self.vmcs.write(VmcsGuest64::IA32_EFER, value);
         let ia32e = EntryControls::IA32E_MODE_GUEST.bits();
         let controls = self.vmcs.known(VmcsControl32::VMENTRY_CONTROLS).unwrap_or_default();
@@ -84,21 +85,21 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     /// CR0 as the guest sees it.
-    pub(super) fn guest_cr0(&self) -> AxResult<u64> {
+    pub(crate) fn guest_cr0(&self) -> AxResult<u64> {
         let real = self.vmcs.read(VmcsGuestNW::CR0)? as u64;
         let shadow = self.vmcs.read(VmcsControlNW::CR0_READ_SHADOW)? as u64;
         Ok(real & CR0_GUEST_OWNED | shadow & !CR0_GUEST_OWNED)
     }
 
     /// CR4 as the guest sees it.
-    pub(super) fn guest_cr4(&self) -> AxResult<u64> {
+    pub(crate) fn guest_cr4(&self) -> AxResult<u64> {
         let real = self.vmcs.read(VmcsGuestNW::CR4)? as u64;
         let shadow = self.vmcs.read(VmcsControlNW::CR4_READ_SHADOW)? as u64;
         let mask = self.vmcs.read(VmcsControlNW::CR4_GUEST_HOST_MASK)? as u64;
         Ok(real & !mask | shadow & mask)
     }
 
-    pub(super) fn control_state(&self) -> AxResult<ControlState> {
+    pub(crate) fn control_state(&self) -> AxResult<ControlState> {
         Ok(ControlState {
             cr0: self.guest_cr0()?,
             cr3: self.vmcs.read(VmcsGuestNW::CR3)? as u64,
@@ -111,7 +112,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     /// An access to a control register that the host owns a part of. The processor has checked the privilege level.
-    pub(super) fn handle_cr_access(&mut self, here: Here) -> AxResult<Handled> {
+    pub(crate) fn handle_cr_access(&mut self, here: Here) -> AxResult<Handled> {
         let access = CrAccess::from_qualification(self.qualification(here)?);
         let outcome = match access {
             // Only 64-bit code has an encoding for CR8, so all 64 bits count.

@@ -14,13 +14,15 @@ use axerrno::{AxResult, ax_err};
 use axvcpu::{AxVCpuExitReason, AxVCpuHal};
 use x86_64::instructions::interrupts;
 
-use super::completion::WaitsFor;
-use super::exits::{self, Handled};
-use super::switch::{REFUSED, vmx_launch, vmx_resume};
-use super::{Here, StepPolicy, VmxVcpu};
+use crate::vcpu::completion::StepPolicy;
+use crate::vcpu::completion::WaitsFor;
+use crate::vcpu::exits::{self, Handled};
 use crate::vmx::definitions::VmxExitReason;
 use crate::vmx::exit_info::{EntryFailure, VmxExitInfo};
 use crate::vmx::instructions::{self, VmFail};
+use crate::vmx::vcpu::VmxVcpu;
+use crate::vmx::vcpu::switch::{REFUSED, vmx_launch, vmx_resume};
+use crate::vmx::vmcs::Here;
 use crate::vmx::vmcs::{VmcsControl32, VmcsGuestNW, VmcsReadOnly32, VmcsReadOnlyNW, due};
 
 impl<H: AxVCpuHal> VmxVcpu<H> {
@@ -58,7 +60,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
     /// One entry and one exit, described.
     #[inline(always)]
-    pub(super) fn run_described(&mut self) -> AxResult<AxVCpuExitReason> {
+    pub(crate) fn run_described(&mut self) -> AxResult<AxVCpuExitReason> {
         // From the check that the VMCS is current until the exit is described, nothing may bind another one here.
         undisturbed(|| self.run_undisturbed())
     }
@@ -257,30 +259,30 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         }
     }
 
-    pub(super) fn describe_hypercall(&mut self) -> AxVCpuExitReason {
+    pub(crate) fn describe_hypercall(&mut self) -> AxVCpuExitReason {
         let regs = &self.context.guest;
         self.completion = Some(WaitsFor::Nothing);
         let args = [regs.rdi, regs.rsi, regs.rdx, regs.rcx, regs.r8, regs.r9];
         AxVCpuExitReason::Hypercall { nr: regs.rax, args }
     }
 
-    pub(super) fn describe_msr_read(&mut self) -> AxVCpuExitReason {
+    pub(crate) fn describe_msr_read(&mut self) -> AxVCpuExitReason {
         self.completion = Some(WaitsFor::EdxEax);
         AxVCpuExitReason::SysRegRead { addr: SysRegAddr::new(self.context.guest.rcx as u32 as usize), reg: 0 }
     }
 
-    pub(super) fn describe_msr_write(&mut self) -> AxVCpuExitReason {
+    pub(crate) fn describe_msr_write(&mut self) -> AxVCpuExitReason {
         self.completion = Some(WaitsFor::Nothing);
         let regs = &self.context.guest;
         AxVCpuExitReason::SysRegWrite { addr: SysRegAddr::new(regs.rcx as u32 as usize), value: regs.get_edx_eax() }
     }
 
-    pub(super) fn describe_interrupt(&self, here: Here) -> AxVCpuExitReason {
+    pub(crate) fn describe_interrupt(&self, here: Here) -> AxVCpuExitReason {
         let info = self.vmcs.peek(here, VmcsReadOnly32::VMEXIT_INTERRUPTION_INFO);
         AxVCpuExitReason::ExternalInterrupt { vector: u64::from(info & 0xFF) }
     }
 
-    pub(super) fn describe_halt(&mut self) -> AxVCpuExitReason {
+    pub(crate) fn describe_halt(&mut self) -> AxVCpuExitReason {
         self.completion = Some(WaitsFor::Nothing);
         AxVCpuExitReason::Halt
     }
@@ -361,7 +363,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     /// Something has changed that a quick entry would not look at.
-    pub(super) fn take_care(&self) {
+    pub(crate) fn take_care(&self) {
         self.vmcs.set_due(due::CARE);
     }
 

@@ -15,7 +15,7 @@ use core::sync::atomic::{
 
 use axerrno::{AxResult, ax_err_type};
 
-use super::bad_state;
+use crate::vmx::bad_state;
 
 /// How the extended state is moved. The numbers are used in assembly.
 pub(crate) mod method {

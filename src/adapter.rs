@@ -22,21 +22,22 @@ use axaddrspace::{GuestPhysAddr, HostPhysAddr};
 use axerrno::AxResult;
 use axvcpu::{AxArchVCpu, AxVCpuExitReason, AxVCpuHal};
 
-use super::completion::WaitsFor;
-use super::exits::Handled;
-use super::io::{POWER_OFF_PORT, POWER_OFF_VALUE};
-use super::setup::unusable;
-use super::string_io::{Element, StringIo};
-use super::{Here, VmxVcpu};
 use crate::regs::GeneralRegisters;
+use crate::vcpu::completion::WaitsFor;
+use crate::vcpu::exits::Handled;
+use crate::vcpu::io::{POWER_OFF_PORT, POWER_OFF_VALUE};
+use crate::vcpu::string_io::{Element, StringIo};
 use crate::vmx::definitions::VmxExitReason;
 use crate::vmx::exit::VmExit;
 use crate::vmx::exit_info::VmxIoExitInfo;
+use crate::vmx::vcpu::VmxVcpu;
+use crate::vmx::vcpu::setup::unusable;
+use crate::vmx::vmcs::Here;
 use crate::vmx::vmcs::{VmcsReadOnly32, VmcsReadOnlyNW};
 
 impl<H: AxVCpuHal> VmxVcpu<H> {
     /// What an exit of the caller's is to axvcpu.
-    pub(super) fn describe(&mut self, here: Here, reason: VmxExitReason) -> AxResult<AxVCpuExitReason> {
+    pub(crate) fn describe(&mut self, here: Here, reason: VmxExitReason) -> AxResult<AxVCpuExitReason> {
         Ok(match reason {
             VmxExitReason::VMCALL => self.describe_hypercall(),
             VmxExitReason::IO_INSTRUCTION => return self.describe_io(here),
@@ -83,7 +84,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
     /// An exit for port I/O.
     #[inline(always)]
-    pub(super) fn take_io(&mut self, here: Here) -> AxResult<AxVCpuExitReason> {
+    pub(crate) fn take_io(&mut self, here: Here) -> AxResult<AxVCpuExitReason> {
         let qualification = self.vmcs.peek(here, VmcsReadOnlyNW::EXIT_QUALIFICATION) as u64;
         if VmxIoExitInfo::from_qualification(qualification).is_string {
             return self.take_string_io(here, VmxIoExitInfo::from_qualification(qualification));
