@@ -26,8 +26,8 @@ use axerrno::{AxError, AxResult};
 use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, Mnemonic, OpKind};
 
 use crate::guest_memory::{
-    AccessError, AccessKind, AddressSize, GuestException, GuestMemory, GuestView, PAGE_SIZE, Pieces, SegmentRegister,
-    Unreachable,
+    AccessError, AccessKind, AddressSize, GuestException, GuestMemory, GuestView, PAGE_SIZE, SegmentRegister,
+    SplitAccess, UnmappedGuestMemory,
 };
 use crate::regs::rflags;
 pub(crate) use decoded::Decoded;
@@ -74,7 +74,7 @@ enum Phase {
 #[derive(Clone, Copy, Debug)]
 struct Slot {
     place: Place,
-    pieces: Pieces,
+    pieces: SplitAccess,
     /// Which of the two pieces is a device.
     device: [bool; 2],
     data: [u8; 32],
@@ -115,7 +115,7 @@ pub(crate) enum Refusal {
     /// The guest gets an exception.
     Exception(GuestException),
     /// Memory that it accesses cannot be reached.
-    Memory(Unreachable),
+    Memory(UnmappedGuestMemory),
     /// The state of the vCPU could not be read.
     Host(AxError),
 }
@@ -175,7 +175,7 @@ impl Translated {
 }
 
 /// What an emulation needs of the world.
-pub(crate) struct World<'a, M> {
+pub(crate) struct EmulatorContext<'a, M> {
     pub(crate) view: &'a GuestView,
     pub(crate) code: CodeSize,
     pub(crate) memory: &'a M,
@@ -191,7 +191,7 @@ pub(crate) struct World<'a, M> {
 type LinearAddress<'a> =
     dyn Fn(SegmentRegister, u64, AddressSize, u64, AccessKind) -> AxResult<Result<u64, GuestException>> + 'a;
 
-impl<M: GuestMemory> World<'_, M> {
+impl<M: GuestMemory> EmulatorContext<'_, M> {
     /// The instruction at RIP, and its bytes. A second page is fetched from only if the instruction goes on there.
     pub(crate) fn fetch(&self, rip: u64) -> Result<Fetched, (Refusal, Code)> {
         let mut code = Code::default();
@@ -253,9 +253,12 @@ impl<M: GuestMemory> World<'_, M> {
         let kind = place.role.kind();
         let linear = self.linear_address(place.segment, place.offset, place.address_size, place.size as u64, kind)?;
         let pieces = match &self.translated {
-            Some(translated) if place.role == Role::Read && translated.covers(linear, place.size) => {
-                Pieces { first: translated.address, first_size: place.size, second: translated.address, second_size: 0 }
-            }
+            Some(translated) if place.role == Role::Read && translated.covers(linear, place.size) => SplitAccess {
+                first: translated.address,
+                first_size: place.size,
+                second: translated.address,
+                second_size: 0,
+            },
             _ => self.view.locate(self.memory, linear, place.size, self.view.access(kind))?,
         };
         let device = [(self.is_device)(pieces.first), pieces.second_size > 0 && (self.is_device)(pieces.second)];
@@ -272,9 +275,9 @@ impl<M: GuestMemory> World<'_, M> {
     }
 }
 
-impl<M: GuestMemory> World<'_, M> {
+impl<M: GuestMemory> EmulatorContext<'_, M> {
     /// Whether memory can be read or written at all. A compare-exchange that changes nothing tells of writing.
-    fn probe(&self, address: GuestPhysAddr, write: bool) -> Result<(), Unreachable> {
+    fn probe(&self, address: GuestPhysAddr, write: bool) -> Result<(), UnmappedGuestMemory> {
         let word = GuestPhysAddr::from(address.as_usize() & !3);
         let mut bytes = [0; 4];
         self.memory.read(word, &mut bytes)?;
@@ -305,7 +308,7 @@ impl Emulation {
     /// Translates what the instruction accesses.
     pub(crate) fn start<M: GuestMemory>(
         &mut self,
-        world: &World<'_, M>,
+        world: &EmulatorContext<'_, M>,
         fetched: &Fetched,
         registers: &Registers,
     ) -> Result<(), Refusal> {
@@ -342,7 +345,7 @@ impl Emulation {
             fn write(&mut self, _: VectorWrite) {}
         }
         let nowhere = GuestPhysAddr::from(0);
-        let pieces = Pieces { first: nowhere, first_size: 0, second: nowhere, second_size: 0 };
+        let pieces = SplitAccess { first: nowhere, first_size: 0, second: nowhere, second_size: 0 };
         let mut slots =
             places.map(|place| place.map(|place| Slot { place, pieces, device: [false; 2], data: [0; 32] }));
         execute::execute(&self.instruction, self.code, &mut slots, registers, &Zeros).map(drop).ok_or(Refusal::Unknown)

@@ -201,25 +201,25 @@ impl Noise {
         }
     }
 
-    fn access(&self, address: GuestPhysAddr, size: usize, write: bool) -> Result<usize, Unreachable> {
+    fn access(&self, address: GuestPhysAddr, size: usize, write: bool) -> Result<usize, UnmappedGuestMemory> {
         let start = address.as_usize();
         assert!(size <= 4096 && start % 4096 + size <= 4096, "{size} bytes at {start:#x}");
         self.accesses.set(self.accesses.get() + 1);
         if self.accesses.get() > self.fails.get() {
-            return Err(Unreachable { address, write });
+            return Err(UnmappedGuestMemory { address, write });
         }
         Ok(start % Self::SIZE)
     }
 }
 
 impl GuestMemory for Noise {
-    fn read(&self, address: GuestPhysAddr, bytes: &mut [u8]) -> Result<(), Unreachable> {
+    fn read(&self, address: GuestPhysAddr, bytes: &mut [u8]) -> Result<(), UnmappedGuestMemory> {
         let start = self.access(address, bytes.len(), false)?;
         bytes.copy_from_slice(&self.bytes.borrow()[start..start + bytes.len()]);
         Ok(())
     }
 
-    fn write(&self, address: GuestPhysAddr, bytes: &[u8]) -> Result<(), Unreachable> {
+    fn write(&self, address: GuestPhysAddr, bytes: &[u8]) -> Result<(), UnmappedGuestMemory> {
         let start = self.access(address, bytes.len(), true)?;
         self.bytes.borrow_mut()[start..start + bytes.len()].copy_from_slice(bytes);
         Ok(())
@@ -231,7 +231,7 @@ impl GuestMemory for Noise {
         width: usize,
         current: u64,
         new: u64,
-    ) -> Result<bool, Unreachable> {
+    ) -> Result<bool, UnmappedGuestMemory> {
         let start = self.access(address, width, true)?;
         let mut bytes = self.bytes.borrow_mut();
         let same = bytes[start..start + width] == current.to_le_bytes()[..width];
@@ -389,7 +389,7 @@ fn one_input(random: &mut Random, memory: &Noise) -> Ended {
     let devices = random.next();
     memory.accesses.set(0);
     memory.fails.set(if random.one_in(8) { (random.next() & 0x1F) as u32 } else { u32::MAX });
-    let world = World {
+    let world = EmulatorContext {
         view: &view,
         code,
         memory,
@@ -448,7 +448,7 @@ fn one_input(random: &mut Random, memory: &Noise) -> Ended {
 /// or other code.
 fn check_memory_of_decoding(
     random: &mut Random,
-    world: &World<'_, Noise>,
+    world: &EmulatorContext<'_, Noise>,
     rip: u64,
     fetched: &Fetched,
     emulation: &Emulation,
@@ -464,8 +464,8 @@ fn check_memory_of_decoding(
     let change = |byte| core::mem::replace(&mut world.memory.bytes.borrow_mut()[place], byte);
     let fails = world.memory.fails.replace(u32::MAX);
     let old = change(random.next() as u8);
-    let with = World { code, decoded: &decoded, ..*world }.fetch(rip);
-    let without = World { code, ..*world }.fetch(rip);
+    let with = EmulatorContext { code, decoded: &decoded, ..*world }.fetch(rip);
+    let without = EmulatorContext { code, ..*world }.fetch(rip);
     change(old);
     world.memory.fails.set(fails);
     let found = |result: Result<Fetched, (Refusal, Code)>| result.map(|found| (found.instruction, found.code));
@@ -473,7 +473,7 @@ fn check_memory_of_decoding(
 }
 
 /// Puts an instruction that is likely to be known where the code is, if that can be reached.
-fn plant(random: &mut Random, world: &World<'_, Noise>, registers: &Registers) {
+fn plant(random: &mut Random, world: &EmulatorContext<'_, Noise>, registers: &Registers) {
     if random.one_in(4) {
         return;
     }
@@ -491,7 +491,7 @@ fn plant(random: &mut Random, world: &World<'_, Noise>, registers: &Registers) {
 }
 
 /// Where code is. A test's own way in: without page-table rights.
-fn place_of_code(world: &World<'_, Noise>, rip: u64) -> Option<usize> {
+fn place_of_code(world: &EmulatorContext<'_, Noise>, rip: u64) -> Option<usize> {
     let access = Access { kind: AccessKind::Fetch, privilege: Privilege::Supervisor };
     let linear = (world.linear)(SegmentRegister::Cs, rip, AddressSize::Bits64, 1, AccessKind::Fetch).ok()?.ok()?;
     let paging = Paging { smep: false, nxe: false, ..world.view.paging };

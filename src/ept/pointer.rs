@@ -125,7 +125,7 @@ impl fmt::Display for InvalidEptRoot {
             Self::Unaligned(root) => write!(f, "the EPT root {root:#x} is not aligned to 4 KiB"),
             Self::TooHigh(root) => write!(f, "the EPT root {root:#x} is beyond the processor's physical addresses"),
             Self::Levels(levels) => write!(f, "the processor has no EPT of {levels} levels"),
-            Self::MemoryType => f.write_str("the processor takes EPT tables in no memory type that is known"),
+            Self::MemoryType => f.write_str("the processor takes EPT tables in no memory type that is cached"),
         }
     }
 }

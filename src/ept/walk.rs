@@ -9,7 +9,7 @@ use super::{ADDRESS, EptLevels, flags, reserved_address_bits};
 
 /// What decides whether the processor accepts an EPT entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct EptRules {
+pub struct EptRules {
     /// How many levels the tables have.
     pub levels: EptLevels,
     /// IA32_VMX_EPT_VPID_CAP: large pages, execute-only translations.

@@ -21,7 +21,7 @@ use axerrno::AxError;
 pub use linear::{AddressSize, LinearMode, Segment, SegmentRegister};
 pub(crate) use paging::PagingSupport;
 pub use paging::{Access, AccessKind, Paging, PagingMode, Privilege, Translation};
-pub use view::{GuestView, Pieces};
+pub use view::{GuestView, SplitAccess};
 
 pub(crate) const PAGE_SIZE: u64 = memory_addr::PAGE_SIZE_4K as u64;
 
@@ -34,13 +34,13 @@ pub trait GuestMemory {
     ///
     /// # Errors
     /// There is no memory, or none that the guest may read.
-    fn read(&self, address: GuestPhysAddr, bytes: &mut [u8]) -> Result<(), Unreachable>;
+    fn read(&self, address: GuestPhysAddr, bytes: &mut [u8]) -> Result<(), UnmappedGuestMemory>;
 
     /// Reads bytes of code, to execute them.
     ///
     /// # Errors
     /// There is no memory, or none that the guest may execute. As it is here, none that it may read.
-    fn fetch(&self, address: GuestPhysAddr, bytes: &mut [u8]) -> Result<(), Unreachable> {
+    fn fetch(&self, address: GuestPhysAddr, bytes: &mut [u8]) -> Result<(), UnmappedGuestMemory> {
         self.read(address, bytes)
     }
 
@@ -48,7 +48,7 @@ pub trait GuestMemory {
     ///
     /// # Errors
     /// There is no memory, or none that the guest may write.
-    fn write(&self, address: GuestPhysAddr, bytes: &[u8]) -> Result<(), Unreachable>;
+    fn write(&self, address: GuestPhysAddr, bytes: &[u8]) -> Result<(), UnmappedGuestMemory>;
 
     /// Replaces an entry of a page table by another, atomically, if it is still `current`: for accessed and dirty flags.
     /// `false` if it was not. The entry has `width` bytes, 4 or 8, and lies at a multiple of that.
@@ -61,19 +61,19 @@ pub trait GuestMemory {
         width: usize,
         current: u64,
         new: u64,
-    ) -> Result<bool, Unreachable>;
+    ) -> Result<bool, UnmappedGuestMemory>;
 }
 
 /// Guest-physical memory that could not be reached. For the processor this would have been an EPT violation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Unreachable {
+pub struct UnmappedGuestMemory {
     /// The first byte of the access.
     pub address: GuestPhysAddr,
     /// The access was a write.
     pub write: bool,
 }
 
-impl Unreachable {
+impl UnmappedGuestMemory {
     /// The access in the terms of axvcpu.
     pub(crate) fn access(&self) -> MappingFlags {
         if self.write { MappingFlags::WRITE } else { MappingFlags::READ }
@@ -103,7 +103,7 @@ pub enum AccessError {
     /// The guest gets an exception in its place.
     Guest(GuestException),
     /// The host's memory for the guest failed: nothing is wrong in the guest.
-    Memory(Unreachable),
+    Memory(UnmappedGuestMemory),
 }
 
 impl From<GuestException> for AccessError {
@@ -112,8 +112,8 @@ impl From<GuestException> for AccessError {
     }
 }
 
-impl From<Unreachable> for AccessError {
-    fn from(unreachable: Unreachable) -> Self {
+impl From<UnmappedGuestMemory> for AccessError {
+    fn from(unreachable: UnmappedGuestMemory) -> Self {
         Self::Memory(unreachable)
     }
 }
@@ -124,7 +124,7 @@ impl From<AccessError> for AxError {
     }
 }
 
-impl fmt::Display for Unreachable {
+impl fmt::Display for UnmappedGuestMemory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let access = if self.write { "written" } else { "read" };
         write!(f, "guest-physical {:#x} cannot be {access}", self.address)
@@ -153,6 +153,6 @@ impl fmt::Display for AccessError {
     }
 }
 
-impl core::error::Error for Unreachable {}
+impl core::error::Error for UnmappedGuestMemory {}
 impl core::error::Error for GuestException {}
 impl core::error::Error for AccessError {}

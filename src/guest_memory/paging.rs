@@ -9,7 +9,7 @@ use axaddrspace::GuestPhysAddr;
 use axerrno::{AxResult, ax_err};
 use core::arch::x86_64::__cpuid;
 
-use super::{AccessError, GuestException, GuestMemory, PAGE_SIZE, Unreachable};
+use super::{AccessError, GuestException, GuestMemory, PAGE_SIZE, UnmappedGuestMemory};
 use crate::ept::GuestPageWalkInfo;
 use crate::rules::vector;
 
@@ -250,7 +250,7 @@ impl Paging {
                 return Ok([first, second]);
             }
         }
-        Err(Unreachable { address: GuestPhysAddr::from(self.root as usize), write: true }.into())
+        Err(UnmappedGuestMemory { address: GuestPhysAddr::from(self.root as usize), write: true }.into())
     }
 
     /// Walks without changing anything; `note` sees each entry that is used.
@@ -439,7 +439,7 @@ fn protection_key(entry: u64) -> u32 {
     (entry >> 59 & 0xF) as u32
 }
 
-fn read_entry(memory: &impl GuestMemory, address: u64, width: usize) -> Result<u64, Unreachable> {
+fn read_entry(memory: &impl GuestMemory, address: u64, width: usize) -> Result<u64, UnmappedGuestMemory> {
     let mut bytes = [0; 8];
     memory.read(GuestPhysAddr::from(address as usize), &mut bytes[..width])?;
     Ok(u64::from_le_bytes(bytes))
@@ -469,7 +469,7 @@ impl Steps {
     }
 
     /// Sets accessed and dirty flags. `false` if an entry is not what it was any more.
-    fn mark(&self, memory: &impl GuestMemory, width: usize) -> Result<bool, Unreachable> {
+    fn mark(&self, memory: &impl GuestMemory, width: usize) -> Result<bool, UnmappedGuestMemory> {
         for step in self.steps.iter().take(self.count).filter(|step| step.marked != step.entry) {
             let address = GuestPhysAddr::from(step.address as usize);
             if !memory.compare_exchange(address, width, step.entry, step.marked)? {

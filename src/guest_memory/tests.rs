@@ -34,11 +34,11 @@ impl Sparse {
         }
     }
 
-    fn operate(&self, address: GuestPhysAddr, size: usize, write: bool) -> Result<u64, Unreachable> {
+    fn operate(&self, address: GuestPhysAddr, size: usize, write: bool) -> Result<u64, UnmappedGuestMemory> {
         assert!(address.as_usize() % 4096 + size <= 4096, "an access across pages");
         self.operations.set(self.operations.get() + 1);
         match self.good.get() {
-            Some(0) => Err(Unreachable { address, write }),
+            Some(0) => Err(UnmappedGuestMemory { address, write }),
             Some(left) => {
                 self.good.set(Some(left - 1));
                 Ok(address.as_usize() as u64)
@@ -49,13 +49,13 @@ impl Sparse {
 }
 
 impl GuestMemory for Sparse {
-    fn read(&self, address: GuestPhysAddr, bytes: &mut [u8]) -> Result<(), Unreachable> {
+    fn read(&self, address: GuestPhysAddr, bytes: &mut [u8]) -> Result<(), UnmappedGuestMemory> {
         let start = self.operate(address, bytes.len(), false)?;
         bytes.iter_mut().enumerate().for_each(|(at, byte)| *byte = self.get(start + at as u64, 1) as u8);
         Ok(())
     }
 
-    fn write(&self, address: GuestPhysAddr, bytes: &[u8]) -> Result<(), Unreachable> {
+    fn write(&self, address: GuestPhysAddr, bytes: &[u8]) -> Result<(), UnmappedGuestMemory> {
         let start = self.operate(address, bytes.len(), true)?;
         bytes.iter().enumerate().for_each(|(at, &byte)| self.set(start + at as u64, 1, byte.into()));
         Ok(())
@@ -67,7 +67,7 @@ impl GuestMemory for Sparse {
         width: usize,
         current: u64,
         new: u64,
-    ) -> Result<bool, Unreachable> {
+    ) -> Result<bool, UnmappedGuestMemory> {
         let place = self.operate(address, width, true)?;
         assert!(place.is_multiple_of(width as u64) && (width == 4 || width == 8));
         if self.contended || self.get(place, width) != current {

@@ -20,7 +20,7 @@ pub struct GuestView {
 
 /// Where an access of at most a page leads: one piece of guest-physical memory, or two of different pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pieces {
+pub struct SplitAccess {
     /// The first byte's address.
     pub first: GuestPhysAddr,
     /// How many bytes lie there.
@@ -64,13 +64,13 @@ impl GuestView {
         linear: u64,
         size: usize,
         access: Access,
-    ) -> Result<Pieces, AccessError> {
+    ) -> Result<SplitAccess, AccessError> {
         let size = size.clamp(1, PAGE_SIZE as usize);
         let first_size = size.min((PAGE_SIZE - linear % PAGE_SIZE) as usize);
         let second_size = size - first_size;
         let next = (second_size > 0).then(|| self.mode.step(linear, first_size as u64));
         let [first, second] = self.paging.translate_both(memory, linear, next, access)?;
-        Ok(Pieces { first: first.address, first_size, second: second.address, second_size })
+        Ok(SplitAccess { first: first.address, first_size, second: second.address, second_size })
     }
 
     /// Reads by linear address. Up to 4096 bytes are one access; more are several, one after the other.

@@ -2,6 +2,7 @@
 
 pub(crate) mod control_registers;
 pub(crate) mod cpuid;
+pub(crate) mod debug;
 pub(crate) mod double_fault;
 pub(crate) mod interruption;
 pub(crate) mod vector;

@@ -1,29 +1,25 @@
-//! Completing the instruction that an exit interrupted: the one mechanism that moves RIP.
+//! Completing the instruction that an exit interrupted: the one place that moves RIP.
 //!
 //! An exit that the crate handles completes its instruction at once. An exit that goes to the caller is completed at the
 //! next entry, so that the caller may still give a value for a read, or a fault in place of the instruction; until then
-//! RIP is the instruction's. Either way it happens once.
+//! RIP is the instruction's. Either way it happens once, and in one of two ways: the instruction is skipped, which is quick
+//! and may say that there is more to do, or it is completed with all that this means.
 
 use axaddrspace::device::AccessWidth;
 use axerrno::{AxResult, ax_err};
-use axvcpu::AxVCpuHal;
 
+use super::Vcpu;
+use super::backend::{Anywhere, Backend, GuestField, Proof, blocking, rights};
+use super::events::FAULTS;
+use super::requests::Request;
+use super::shadow::InterruptShadow;
+use super::string_io::StringEnd;
 use crate::guest_memory::GuestException;
 use crate::msr::Msr;
 use crate::regs::{GeneralRegisters, rflags};
 use crate::rules::control_registers::{EFER_LMA, GeneralProtection};
-use crate::vcpu::events::FAULTS;
-use crate::vcpu::exits::Handled;
-use crate::vcpu::string_io::StringEnd;
-use crate::vmx::vcpu::VmxVcpu;
-use crate::vmx::vmcs::Here;
-use crate::vmx::vmcs::{VmcsGuest32, VmcsGuest64, VmcsGuestNW, VmcsReadOnly32};
-
-/// IA32_DEBUGCTL.BTF: TF traps on branches only.
-pub(crate) const DEBUGCTL_BTF: u64 = 1 << 1;
-/// Pending debug exceptions, BS: a single-step trap is due.
-const PENDING_BS: usize = 1 << 14;
-pub(crate) use crate::rules::vector::{GP, UD};
+use crate::rules::debug::{DEBUGCTL_BTF, DR6_BS};
+use crate::rules::vector;
 
 /// How an instruction that the crate emulates ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,24 +30,31 @@ pub(crate) enum Outcome {
     Fault(u8, Option<u32>),
 }
 
+impl Outcome {
+    /// #UD.
+    pub(crate) const UNDEFINED: Self = Self::Fault(vector::UD, None);
+    /// #GP(0).
+    pub(crate) const PROTECTION: Self = Self::Fault(vector::GP, Some(0));
+}
+
 impl From<Result<(), GeneralProtection>> for Outcome {
     fn from(result: Result<(), GeneralProtection>) -> Self {
         match result {
             Ok(()) => Self::Done,
-            Err(GeneralProtection) => Self::Fault(GP, Some(0)),
+            Err(GeneralProtection) => Self::PROTECTION,
         }
     }
 }
 
 /// What the caller is to give for an instruction whose exit it got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum WaitsFor {
+pub(crate) enum PendingCompletion {
     Nothing,
     /// IN: the value for AL, AX or EAX.
     Port(AccessWidth),
     /// RDMSR, RDTSC: the value for EDX:EAX.
     EdxEax,
-    /// RDTSCP: the same, and ECX gets TSC_AUX.
+    /// RDTSCP: the value for EDX:EAX, and ECX gets TSC_AUX.
     EdxEaxAndAux,
     /// RDRAND, RDSEED: the value for a register.
     Random {
@@ -70,99 +73,143 @@ pub(crate) enum WaitsFor {
     },
 }
 
-/// When a guest that steps through its own code (RFLAGS.TF) gets the trap of an instruction that was executed for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum StepPolicy {
-    /// Behind that instruction, as on a processor.
-    #[default]
-    Exact,
-    /// Perhaps only behind the next one, so that a debugger in the guest sees the two as one step. Saves the VMREAD of RFLAGS
-    /// at each such instruction, which is the only way to know.
-    Late,
-}
-
-impl WaitsFor {
+impl PendingCompletion {
     /// Completing the instruction means nothing but to move RIP, by the length that the exit says.
     const fn is_plain(self) -> bool {
         matches!(self, Self::Nothing | Self::Port(_) | Self::EdxEax | Self::EdxEaxAndAux)
     }
 }
 
-impl<H: AxVCpuHal> VmxVcpu<H> {
+/// When a guest that steps through its own code (RFLAGS.TF) gets the trap of an instruction that was executed for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum StepPolicy {
+    /// After that instruction, as on a processor.
+    #[default]
+    Exact,
+    /// Perhaps only after the next one, so that a debugger in the guest sees the two as one step. Saves the VMREAD of RFLAGS
+    /// at each such instruction, which is the only way to know.
+    Deferred,
+}
+
+impl StepPolicy {
+    /// The former name of [`Deferred`](Self::Deferred).
+    #[deprecated(note = "renamed to `Deferred`")]
+    #[allow(non_upper_case_globals, reason = "it was a variant")]
+    pub const Late: Self = Self::Deferred;
+}
+
+/// The instruction of the last exit.
+#[derive(Debug, Default)]
+pub(crate) struct Completion {
+    /// What it is waiting for, if the next entry completes it.
+    pending: Option<PendingCompletion>,
+    step_policy: StepPolicy,
+    /// Whether STI and MOV SS blocking is over.
+    shadow: InterruptShadow,
+}
+
+impl Completion {
+    /// An instruction waits to be completed.
+    #[inline(always)]
+    pub(crate) fn is_pending(&self) -> bool {
+        self.pending.is_some()
+    }
+
+    #[inline(always)]
+    pub(crate) fn pending(&self) -> Option<PendingCompletion> {
+        self.pending
+    }
+
+    /// An entry follows.
+    #[inline(always)]
+    pub(crate) fn enter(&mut self) {
+        self.shadow.enter();
+    }
+
+    /// The entry has failed.
+    pub(crate) fn entry_failed(&mut self) {
+        self.shadow.entry_failed();
+    }
+
+    /// The guest's state shows all that there is of a shadow.
+    pub(crate) fn forget_shadow(&mut self) {
+        self.shadow.forget();
+    }
+
+    /// The last instruction was completed, and with it a shadow is over that the guest's state may still show.
+    #[inline(always)]
+    pub(crate) fn has_ended_shadow(&self) -> bool {
+        self.shadow.has_ended()
+    }
+
+    /// Nothing is known of an instruction or a shadow.
+    pub(crate) fn reset(&mut self, requests: &super::requests::Requests) {
+        self.pending = None;
+        self.shadow.forget();
+        requests.clear(Request::COMPLETION | Request::SHADOW);
+    }
+}
+
+/// How the caller completes an instruction.
+impl<B: Backend> Vcpu<B> {
     /// Says when a guest that steps through its own code gets the trap of an instruction that was executed for it.
     pub fn set_step_policy(&mut self, policy: StepPolicy) {
-        self.step_policy = policy;
+        self.completion.step_policy = policy;
     }
 
     /// Moves RIP past an instruction of `instr_len` bytes, with all that completing one means: STI and MOV SS blocking
     /// end, a single-step trap becomes due where TF asks for one, and RIP wraps at 32 bits outside 64-bit mode.
     ///
     /// Not needed after [`run`](axvcpu::AxArchVCpu::run), which completes what it reports at the next entry; it is for
-    /// callers of [`inner_run`](Self::inner_run). Where both are mixed, the instruction is still completed once.
+    /// callers of [`inner_run`](crate::VmxVcpu::inner_run). Where both are mixed, the instruction is still completed once.
+    ///
+    /// # Errors
+    /// `BadState` where the guest's state cannot be read.
     pub fn advance_rip(&mut self, instr_len: u8) -> AxResult {
-        self.completion = None;
-        self.advance(None, u32::from(instr_len))
+        self.cancel_completion();
+        self.advance(Anywhere, u32::from(instr_len))
     }
 
     /// Gives the value that an instruction of the guest waits for: IN, RDMSR, or an RDTSC, RDTSCP, RDRAND or RDSEED that the
     /// caller selected to exit. The width merge into AL, AX or EAX, the split into EDX:EAX and flags are done here; bits
     /// beyond the width are ignored. An RDRAND or RDSEED that gets no value says so by CF.
     ///
+    /// An IN or RDMSR that gets no value leaves its registers as they were; an INS or a read of a device is reported again.
+    ///
     /// # Errors
     /// `BadState` if no read waits.
     #[inline]
     pub fn complete_read(&mut self, value: u64) -> AxResult {
-        match self.completion {
-            Some(WaitsFor::Port(width)) => {
-                self.context.guest.rax = GeneralRegisters::merge(self.context.guest.rax, width, value);
+        match self.completion.pending {
+            Some(PendingCompletion::Port(width)) => {
+                let regs = self.backend.regs_mut();
+                regs.rax = GeneralRegisters::merge(regs.rax, width, value);
             }
-            Some(WaitsFor::EdxEax) => self.context.guest.set_edx_eax(value),
+            Some(PendingCompletion::EdxEax) => self.backend.regs_mut().set_edx_eax(value),
             _ => return self.complete_rare_read(value),
         }
-        self.completion = Some(WaitsFor::Nothing);
+        self.completion.pending = Some(PendingCompletion::Nothing);
         Ok(())
     }
 
     #[inline(never)]
     fn complete_rare_read(&mut self, value: u64) -> AxResult {
-        let Some(waits_for) = &mut self.completion else {
-            return ax_err!(BadState, "no read of the guest waits for a value");
-        };
-        let regs = &mut self.context.guest;
-        match core::mem::replace(waits_for, WaitsFor::Nothing) {
-            WaitsFor::EdxEaxAndAux => {
+        match self.completion.pending {
+            Some(PendingCompletion::EdxEaxAndAux) => {
+                let aux = self.backend.switched_msr(Msr::IA32_TSC_AUX.number()).unwrap_or(0);
+                let regs = self.backend.regs_mut();
                 regs.set_edx_eax(value);
-                regs.rcx = self.msrs.read(Msr::IA32_TSC_AUX.number()).unwrap_or(0);
+                regs.rcx = aux;
             }
-            WaitsFor::Random { gpr, size } => return self.set_random(gpr, size, Some(value)),
-            WaitsFor::StringInput => {
-                *waits_for = WaitsFor::StringInput;
-                return self.complete_string_input(value);
+            Some(PendingCompletion::Random { gpr, size }) => {
+                self.completion.pending = Some(PendingCompletion::Nothing);
+                return self.set_random(gpr, size, Some(value));
             }
-            WaitsFor::Mmio => self.mmio.answer(value),
-            done => {
-                *waits_for = done;
-                return ax_err!(BadState, "no read of the guest waits for a value");
-            }
+            Some(PendingCompletion::StringInput) => return self.complete_string_input(value),
+            Some(PendingCompletion::Mmio) => self.mmio.answer(value),
+            _ => return ax_err!(BadState, "no read of the guest waits for a value"),
         }
-        Ok(())
-    }
-
-    /// The end of a RDRAND or RDSEED: a value, or 0 with CF clear.
-    fn set_random(&mut self, gpr: u8, size: u8, value: Option<u64>) -> AxResult {
-        const CF: usize = 1;
-        /// CF, PF, AF, ZF, SF and OF.
-        const STATUS: usize = CF | 1 << 2 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 11;
-        let random = value.unwrap_or(0);
-        let merged = match size {
-            2 => self.general_register(gpr)? & !0xFFFF | random & 0xFFFF,
-            4 => random & 0xFFFF_FFFF,
-            _ => random,
-        };
-        self.set_general_register(gpr, merged);
-        let carry = if value.is_some() { CF } else { 0 };
-        let flags = self.vmcs.read(VmcsGuestNW::RFLAGS)?;
-        self.vmcs.write(VmcsGuestNW::RFLAGS, flags & !STATUS | carry);
+        self.completion.pending = Some(PendingCompletion::Nothing);
         Ok(())
     }
 
@@ -175,7 +222,8 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         self.complete_exception(GuestException { vector, error_code: err_code, cr2: None })
     }
 
-    /// The same for an exception that an access to guest memory gave, with the address for CR2.
+    /// Gives the guest an exception that an access to guest memory gave, in place of the effect of the instruction that the
+    /// last exit reported, with the address for CR2.
     ///
     /// # Errors
     /// As [`complete_fault`](Self::complete_fault).
@@ -186,119 +234,161 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         if exception.error_code.is_some_and(|code| code > 0x7FFF) {
             return ax_err!(InvalidInput, "an entry takes error codes of 15 bits");
         }
-        if self.completion.take().is_none() {
+        if !self.completion.is_pending() {
             return ax_err!(BadState, "no instruction of the guest waits to be completed");
         }
-        self.raise(exception);
-        Ok(())
+        self.cancel_completion();
+        self.raise(exception)
     }
 
     /// Whether a read waits for its value, and [`set_gpr`](axvcpu::AxArchVCpu::set_gpr) of this register is taken for
     /// that: the one that was reported.
     pub(crate) fn read_waits_for(&self, register: usize) -> bool {
-        match self.completion {
-            None | Some(WaitsFor::Nothing | WaitsFor::StringEnd | WaitsFor::Executed { .. }) => false,
-            Some(WaitsFor::Mmio) => register == self.mmio.register(),
+        match self.completion.pending {
+            None
+            | Some(PendingCompletion::Nothing | PendingCompletion::StringEnd | PendingCompletion::Executed { .. }) => {
+                false
+            }
+            Some(PendingCompletion::Mmio) => register == self.mmio.register(),
             Some(_) => register == 0,
         }
     }
+}
 
+/// How the crate completes an instruction.
+impl<B: Backend> Vcpu<B> {
     /// Leaves the instruction of this exit to be completed at the next entry.
     #[inline(always)]
-    pub(crate) fn complete_later(&mut self, waits_for: WaitsFor) {
-        self.completion = Some(waits_for);
-        if !waits_for.is_plain() {
-            self.take_care();
+    pub(crate) fn defer_completion(&mut self, pending: PendingCompletion) {
+        self.completion.pending = Some(pending);
+        if !pending.is_plain() {
+            self.requests().set(Request::COMPLETION);
         }
     }
 
-    /// Completes what was left, at an entry.
-    pub(crate) fn complete_pending(&mut self, here: Here) -> AxResult {
-        let Some(waits_for) = self.completion else { return Ok(()) };
-        match waits_for {
-            WaitsFor::StringInput | WaitsFor::StringEnd => {
+    /// The instruction of the last exit is not completed any more.
+    pub(crate) fn cancel_completion(&mut self) {
+        self.completion.pending = None;
+        self.requests().clear(Request::COMPLETION);
+    }
+
+    /// Completes what the last exit left, if that means nothing but to move RIP. An entry follows.
+    #[inline(always)]
+    pub(crate) fn complete_by_skip(&mut self, current: B::Current) -> bool {
+        if self.completion.is_pending() {
+            if !self.skip(current) {
+                return false;
+            }
+            self.completion.pending = None;
+        }
+        true
+    }
+
+    /// Completes what the last exit left, in full. An entry follows.
+    pub(crate) fn complete_pending(&mut self, current: B::Current) -> AxResult {
+        let Some(pending) = self.completion.pending else { return Ok(()) };
+        match pending {
+            PendingCompletion::StringInput | PendingCompletion::StringEnd => {
                 // What can fail comes first: registers that have moved would be moved again.
-                self.vmcs.get(here, VmcsReadOnly32::VMEXIT_INSTRUCTION_LEN)?;
-                self.vmcs.get(here, VmcsGuestNW::RIP)?;
-                self.vmcs.get(here, VmcsGuestNW::RFLAGS)?;
+                self.backend.instruction_length(current)?;
+                self.backend.read(current, GuestField::RIP)?;
+                self.backend.read(current, GuestField::RFLAGS)?;
                 match self.end_of_string()? {
-                    StringEnd::Over => self.end_exit_with_care(here)?,
-                    StringEnd::Element => self.end_instruction(Some(here))?,
+                    StringEnd::Over => self.advance_by_exit(current)?,
+                    StringEnd::Element => self.end_instruction(current)?,
                     StringEnd::NotYet => {}
                 }
             }
-            WaitsFor::Random { gpr, size } => {
+            PendingCompletion::Random { gpr, size } => {
                 self.set_random(gpr, size, None)?;
-                self.end_exit(here)?;
+                self.advance_by_exit(current)?;
             }
-            WaitsFor::Executed { length } => self.advance(Some(here), length.into())?,
-            // What waits for the guest asks for RFLAGS too, and finds it read.
-            _ if !self.events.is_empty() => self.end_exit_with_care(here)?,
-            WaitsFor::Nothing | WaitsFor::Port(_) | WaitsFor::EdxEax | WaitsFor::EdxEaxAndAux | WaitsFor::Mmio => {
-                self.end_exit(here)?;
+            PendingCompletion::Executed { length } => self.advance(current, length.into())?,
+            PendingCompletion::Nothing
+            | PendingCompletion::Port(_)
+            | PendingCompletion::EdxEax
+            | PendingCompletion::EdxEaxAndAux
+            | PendingCompletion::Mmio => {
+                // An event that waits asks for RFLAGS too, and finds it read.
+                if self.events.is_empty() { self.complete_done(current)? } else { self.advance_by_exit(current)? }
             }
         }
-        self.completion = None;
+        self.cancel_completion();
         Ok(())
     }
 
-    /// Ends the instruction of this exit.
-    pub(crate) fn complete(&mut self, here: Here, outcome: impl Into<Outcome>) -> AxResult<Handled> {
+    /// Ends the instruction of this exit, which the crate has handled.
+    pub(crate) fn complete(&mut self, current: B::Current, outcome: impl Into<Outcome>) -> AxResult {
         match outcome.into() {
-            Outcome::Done => self.end_exit(here)?,
+            Outcome::Done => self.complete_done(current),
             Outcome::Fault(vector, err_code) => self.inject_fault(vector, err_code),
         }
-        Ok(Handled::Yes)
     }
 
-    /// Moves past the instruction of the last exit.
-    pub(crate) fn end_exit(&mut self, here: Here) -> AxResult {
-        let written = self.vmcs.is_written(VmcsGuestNW::RIP) || self.vmcs.is_written(VmcsGuestNW::RFLAGS);
-        if written { self.end_exit_with_care(here) } else { self.end_exit_quickly(here) }
-    }
-
-    /// The same where neither RIP nor RFLAGS was written since the exit.
+    /// Moves past the instruction of this exit, which the crate has executed.
     #[inline(always)]
-    pub(crate) fn end_exit_quickly(&mut self, here: Here) -> AxResult {
-        let skipped = !self.debug.has_breakpoints()
-            && match self.step_policy {
-                StepPolicy::Exact => self.vmcs.skip_instruction::<true>(here),
-                StepPolicy::Late => self.vmcs.skip_instruction::<false>(here),
-            };
-        if !skipped {
-            return self.end_exit_with_care(here);
+    pub(crate) fn complete_done(&mut self, current: B::Current) -> AxResult {
+        // A field that was written may be RIP or RFLAGS, and breakpoints trap after an instruction.
+        if !self.requests().has(Request::FIELDS | Request::DEBUG) && self.skip(current) {
+            self.backend.forget_rip();
+            return Ok(());
         }
-        self.shadow_end.note();
-        Ok(())
+        self.advance_by_exit(current)
+    }
+
+    /// Skips the instruction of the last exit, where that is all that its end means.
+    #[inline(always)]
+    fn skip(&mut self, current: B::Current) -> bool {
+        let skipped = match self.completion.step_policy {
+            StepPolicy::Exact => self.backend.skip_instruction::<true>(current),
+            StepPolicy::Deferred => self.backend.skip_instruction::<false>(current),
+        };
+        if skipped {
+            self.completion.shadow.end();
+        }
+        skipped
+    }
+
+    /// Skips the instruction of the last exit where RFLAGS is known to have TF clear.
+    pub(crate) fn complete_by_skip_without_tf(&mut self, current: B::Current) -> bool {
+        if self.completion.is_pending() {
+            if !self.backend.skip_instruction::<false>(current) {
+                return false;
+            }
+            self.backend.forget_rip();
+            self.completion.pending = None;
+            self.completion.shadow.end();
+        }
+        true
     }
 
     #[inline(never)]
-    fn end_exit_with_care(&mut self, here: Here) -> AxResult {
-        let length = self.vmcs.get(here, VmcsReadOnly32::VMEXIT_INSTRUCTION_LEN)?;
-        self.advance(Some(here), length)
+    fn advance_by_exit(&mut self, current: B::Current) -> AxResult {
+        let length = self.backend.instruction_length(current)?;
+        self.advance(current, length)
     }
 
     #[inline(always)]
-    fn advance(&mut self, here: Option<Here>, length: u32) -> AxResult {
-        let rip = self.vmcs.read_with(here, VmcsGuestNW::RIP)?;
-        let mut next = rip.wrapping_add(length as usize);
-        if (rip ^ next) >> 32 != 0 && !self.in_64_bit_mode()? {
+    fn advance(&mut self, proof: impl Proof<B::Current>, length: u32) -> AxResult {
+        let rip = self.backend.read(proof, GuestField::RIP)?;
+        let mut next = rip.wrapping_add(length.into());
+        if (rip ^ next) >> 32 != 0 && !self.in_64_bit_mode(proof)? {
             next &= 0xFFFF_FFFF;
         }
         // RIP goes last: should something fail before it, all of this is done again.
-        self.end_instruction(here)?;
-        self.vmcs.write(VmcsGuestNW::RIP, next);
+        self.end_instruction(proof)?;
+        self.backend.write(GuestField::RIP, next);
         Ok(())
     }
 
     /// What the end of an instruction means beside RIP, also of one element of a string instruction. May be done again where it
     /// failed.
     #[inline(always)]
-    fn end_instruction(&mut self, here: Option<Here>) -> AxResult {
-        self.shadow_end.note();
-        let single_step = self.vmcs.read_with(here, VmcsGuestNW::RFLAGS)? & rflags::TF != 0;
+    fn end_instruction(&mut self, proof: impl Proof<B::Current>) -> AxResult {
+        self.completion.shadow.end();
+        let single_step = self.backend.read(proof, GuestField::RFLAGS)? & rflags::TF != 0;
         if single_step || self.debug.has_breakpoints() {
-            self.make_traps_due(single_step)?;
+            self.set_pending_debug_exceptions(single_step)?;
         }
         Ok(())
     }
@@ -306,29 +396,70 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// TF is set, or a breakpoint: the traps that the processor would raise after this instruction are due. MOV SS holds
     /// off those of its own instruction until now.
     #[cold]
-    pub(crate) fn make_traps_due(&mut self, single_step: bool) -> AxResult {
-        let state = self.vmcs.read(VmcsGuest32::INTERRUPTIBILITY_STATE)?;
-        self.vmcs.write_changed(VmcsGuest32::INTERRUPTIBILITY_STATE, state & !crate::vcpu::events::blocking::BY_SHADOW);
-        self.shadow_end.forget();
-        let pending = self.vmcs.read(VmcsGuestNW::PENDING_DBG_EXCEPTIONS)?;
-        if single_step && self.vmcs.read(VmcsGuest64::IA32_DEBUGCTL)? & DEBUGCTL_BTF == 0 {
-            self.vmcs.write(VmcsGuestNW::PENDING_DBG_EXCEPTIONS, pending | PENDING_BS);
+    pub(crate) fn set_pending_debug_exceptions(&mut self, single_step: bool) -> AxResult {
+        let state = self.backend.read(Anywhere, GuestField::INTERRUPTIBILITY)?;
+        self.backend.write(GuestField::INTERRUPTIBILITY, state & !blocking::BY_SHADOW);
+        self.completion.shadow.forget();
+        let pending = self.backend.read(Anywhere, GuestField::PENDING_DEBUG)?;
+        if single_step && self.backend.read(Anywhere, GuestField::DEBUGCTL)? & DEBUGCTL_BTF == 0 {
+            self.backend.write(GuestField::PENDING_DEBUG, pending | DR6_BS);
         }
         Ok(())
     }
 
-    /// TF is set where an exit left STI or MOV SS blocking: the trap of this instruction has to be pending.
-    pub(crate) fn make_single_step_consistent(&mut self, here: Here) -> AxResult {
-        let single_step = self.vmcs.get(here, VmcsGuestNW::RFLAGS)? & rflags::TF != 0;
-        if single_step && self.vmcs.get(here, VmcsGuest64::IA32_DEBUGCTL)? & DEBUGCTL_BTF == 0 {
-            let pending = self.vmcs.get(here, VmcsGuestNW::PENDING_DBG_EXCEPTIONS)?;
-            self.vmcs.write(VmcsGuestNW::PENDING_DBG_EXCEPTIONS, pending | PENDING_BS);
+    /// Where TF is set and an exit left STI or MOV SS blocking, the trap of this instruction has to be pending.
+    pub(crate) fn set_pending_single_step(&mut self, current: B::Current) -> AxResult {
+        let single_step = self.backend.read(current, GuestField::RFLAGS)? & rflags::TF != 0;
+        if single_step && self.backend.read(current, GuestField::DEBUGCTL)? & DEBUGCTL_BTF == 0 {
+            let pending = self.backend.read(current, GuestField::PENDING_DEBUG)?;
+            self.backend.write(GuestField::PENDING_DEBUG, pending | DR6_BS);
         }
         Ok(())
     }
 
-    pub(crate) fn in_64_bit_mode(&self) -> AxResult<bool> {
-        Ok(self.vmcs.read(VmcsGuest64::IA32_EFER)? & EFER_LMA != 0
-            && self.vmcs.read(VmcsGuest32::CS_ACCESS_RIGHTS)? & (1 << 13) != 0)
+    /// Makes the end of an interrupt shadow known to the processor, where it matters.
+    pub(crate) fn sync_interrupt_shadow(&mut self, current: B::Current) -> AxResult {
+        if self.completion.shadow.has_ended() {
+            self.completion.shadow.forget();
+            let state = self.backend.read(current, GuestField::INTERRUPTIBILITY)?;
+            self.backend.write(GuestField::INTERRUPTIBILITY, state & !blocking::BY_SHADOW);
+        }
+        Ok(())
+    }
+
+    /// Writes RFLAGS. With IF clear or TF set, the entry would refuse a shadow that is over.
+    pub(crate) fn write_rflags(&self, value: u64) {
+        self.backend.write(GuestField::RFLAGS, value);
+        self.requests().set(Request::SHADOW);
+    }
+
+    /// Moves the guest to another RIP, in place of completing an instruction.
+    pub(crate) fn jump(&mut self, rip: u64) {
+        self.cancel_completion();
+        self.requests().clear(Request::SHUTDOWN);
+        self.backend.write(GuestField::RIP, rip);
+    }
+
+    /// The end of a RDRAND or RDSEED: a value, or 0 with CF clear.
+    fn set_random(&mut self, gpr: u8, size: u8, value: Option<u64>) -> AxResult {
+        const CF: u64 = 1;
+        /// CF, PF, AF, ZF, SF and OF.
+        const STATUS: u64 = CF | 1 << 2 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 11;
+        let random = value.unwrap_or(0);
+        let merged = match size {
+            2 => self.general_register(gpr)? & !0xFFFF | random & 0xFFFF,
+            4 => random & 0xFFFF_FFFF,
+            _ => random,
+        };
+        self.set_general_register(gpr, merged);
+        let carry = if value.is_some() { CF } else { 0 };
+        let flags = self.backend.read(Anywhere, GuestField::RFLAGS)?;
+        self.write_rflags(flags & !STATUS | carry);
+        Ok(())
+    }
+
+    pub(crate) fn in_64_bit_mode(&self, proof: impl Proof<B::Current>) -> AxResult<bool> {
+        Ok(self.backend.read(proof, GuestField::EFER)? & EFER_LMA != 0
+            && self.backend.read(proof, GuestField::CS_RIGHTS)? & rights::LONG != 0)
     }
 }

@@ -14,35 +14,21 @@
 use core::arch::asm;
 
 use axerrno::AxResult;
-use axvcpu::AxVCpuHal;
 
+use super::Vcpu;
+use super::backend::{Anywhere, Backend, GuestField, rights};
+use super::completion::Outcome;
+use super::requests::{Request, Requests};
 use crate::msr::Msr;
-use crate::rules::control_registers::GeneralProtection;
-use crate::rules::interruption::{VmxInterruptInfo, VmxInterruptionType};
-use crate::vcpu::completion::{GP, Outcome, UD};
-use crate::vcpu::exits::Handled;
-use crate::vmx::exit_info::DrAccess;
-use crate::vmx::vcpu::VmxVcpu;
-use crate::vmx::vmcs::Here;
-use crate::vmx::vmcs::{VmcsGuest32, VmcsGuest64, VmcsGuestNW, VmcsReadOnly32};
-
-/// DR6 and DR7 after reset.
-pub(crate) const DR6_RESET: u64 = 0xFFFF_0FF0;
-pub(crate) const DR7_RESET: u64 = 0x400;
-/// L0 to G3: a breakpoint is enabled.
-const DR7_ENABLES: u64 = 0xFF;
-const DR7_GD: u64 = 1 << 13;
-/// B0 to B3, BD and BS: what the exit qualification of a #DB reports.
-const DR6_CONDITIONS: u64 = 0x600F;
-/// B0 to B3.
-const DR6_BREAKPOINTS: u64 = 0xF;
-const DR6_BD: u64 = 1 << 13;
-const DB: u8 = 1;
-const CR4_DE: u64 = 1 << 3;
+use crate::rules::control_registers::{CR4_DE, GeneralProtection};
+use crate::rules::debug::{
+    DR6_BD, DR7_ENABLES, DR7_GD, DR7_RESET, debugctl_after_exception, dr6_after, dr6_written, dr7_written,
+};
+use crate::rules::vector;
 
 /// The guest's debug registers but DR7, and what of the host's an exit loses.
 #[derive(Debug, Default)]
-pub(crate) struct DebugRegisters {
+pub struct DebugRegisters {
     addresses: [u64; 4],
     dr6: u64,
     /// The guest's are in the registers while it runs.
@@ -53,31 +39,33 @@ pub(crate) struct DebugRegisters {
 }
 
 impl DebugRegisters {
-    pub(crate) fn reset(&mut self, dr6: u64) {
+    pub(crate) fn reset(&mut self, dr6: u64, requests: &Requests) {
         self.addresses = [0; 4];
         self.dr6 = dr6;
         self.loaded = false;
+        self.update(requests);
     }
 
     /// The guest's DR7 is this from now on: with a breakpoint enabled, the addresses have to be in the registers.
-    pub(crate) fn dr7_written(&mut self, value: u64) {
+    pub(crate) fn dr7_written(&mut self, value: u64, requests: &Requests) {
         self.loaded = value & DR7_ENABLES != 0;
+        self.update(requests);
     }
 
     /// Takes what the host said of its IA32_DEBUGCTL.
-    pub(crate) fn take_constants(&mut self, host_debugctl: u64) {
+    pub(crate) fn load_per_cpu_state(&mut self, host_debugctl: u64, requests: &Requests) {
         self.host_debugctl = host_debugctl;
+        self.update(requests);
     }
 
-    /// Takes the host's DR7 at a bind. Whether it is another than at the last.
+    /// Takes the host's DR7 at a bind.
     #[inline(always)]
-    pub(crate) fn bind(&mut self) -> bool {
+    pub(crate) fn bind(&mut self, requests: &Requests) {
         let dr7 = read_dr7();
-        let changed = self.host_dr7 != dr7;
-        if changed {
+        if self.host_dr7 != dr7 {
             self.host_dr7 = dr7;
+            self.update(requests);
         }
-        changed
     }
 
     /// Whether the guest has a breakpoint enabled.
@@ -87,14 +75,14 @@ impl DebugRegisters {
     }
 
     /// Whether anything is to be done around an entry.
-    pub(crate) fn is_idle(&self) -> bool {
-        !self.loaded && self.host_dr7 == DR7_RESET && self.host_debugctl == 0
+    fn update(&self, requests: &Requests) {
+        let idle = !self.loaded && self.host_dr7 == DR7_RESET && self.host_debugctl == 0;
+        requests.set_to(Request::DEBUG, !idle);
     }
 
-    /// A debug exception: B0 to B3 are those of this one, and what else was there stays, as processors do it (SDM Vol. 3B,
-    /// section 18.2.3, "Debug Status Register (DR6)").
-    fn record(&mut self, conditions: u64) {
-        self.dr6 = self.dr6 & !DR6_BREAKPOINTS | conditions;
+    /// A debug exception with these conditions goes to the guest.
+    pub(crate) fn record(&mut self, conditions: u64) {
+        self.dr6 = dr6_after(self.dr6, conditions);
     }
 
     /// Before an entry: the host's breakpoints go, the guest's come.
@@ -129,91 +117,68 @@ impl DebugRegisters {
     }
 }
 
-impl<H: AxVCpuHal> VmxVcpu<H> {
+impl<B: Backend> Vcpu<B> {
     /// MOV to or from a debug register. The exit comes before every fault of the instruction but #UD for an opcode that
     /// does not exist (SDM Vol. 3C, section 26.1.1, "Relative Priority of Faults and VM Exits"), so all are checked here.
-    pub(crate) fn handle_dr_access(&mut self, here: Here) -> AxResult<Handled> {
-        let access = DrAccess::from_qualification(self.qualification(here)?);
+    pub(crate) fn handle_dr(&mut self, current: B::Current) -> AxResult {
+        let access = self.backend.debug_access(current)?;
         // DR4 and DR5 are DR6 and DR7, unless CR4.DE makes them #UD.
-        if matches!(access.dr, 4 | 5) && self.guest_cr4()? & CR4_DE != 0 {
-            return self.complete(here, Outcome::Fault(UD, None));
+        if matches!(access.dr, 4 | 5) && self.backend.cr4(current)? & CR4_DE != 0 {
+            return self.complete(current, Outcome::UNDEFINED);
         }
-        let privilege = self.vmcs.get(here, VmcsGuest32::SS_ACCESS_RIGHTS)? >> 5 & 0b11;
-        if privilege != 0 {
-            return self.complete(here, Outcome::Fault(GP, Some(0)));
+        if self.backend.read(current, GuestField::SS_RIGHTS)? & rights::DPL != 0 {
+            return self.complete(current, Outcome::PROTECTION);
         }
-        let dr7 = self.vmcs.get(here, VmcsGuestNW::DR7)?;
-        if dr7 & DR7_GD as usize != 0 {
+        if self.backend.read(current, GuestField::DR7)? & DR7_GD != 0 {
             self.debug.record(DR6_BD);
-            self.clear_on_debug_exception(here)?;
-            return self.complete(here, Outcome::Fault(DB, None));
+            self.clear_on_debug_exception(current)?;
+            return self.complete(current, Outcome::Fault(vector::DB, None));
         }
-        let wide = self.in_64_bit_mode()?;
         if access.is_read {
             let value = self.debug_register(access.dr)?;
             self.set_general_register(access.gpr, value);
-            return self.complete(here, Outcome::Done);
+            return self.complete(current, Outcome::Done);
         }
         let value = self.general_register(access.gpr)?;
-        let value = if wide { value } else { value & 0xFFFF_FFFF };
+        let value = if self.in_64_bit_mode(current)? { value } else { value & 0xFFFF_FFFF };
         let had_breakpoints = self.debug.has_breakpoints();
-        let outcome = self.set_debug_register(access.dr, value)?;
-        let handled = self.complete(here, outcome)?;
+        let outcome = self.set_debug_register(access.dr, value);
+        self.complete(current, outcome)?;
         if had_breakpoints && outcome.is_ok() {
             // Also when it was the end of the last breakpoint: MOV SS may have held off a trap until now.
-            self.make_traps_due(false)?;
+            self.set_pending_debug_exceptions(false)?;
         }
-        Ok(handled)
+        Ok(())
     }
 
     fn debug_register(&self, dr: u8) -> AxResult<u64> {
         Ok(match dr {
             0..=3 => self.debug.addresses[usize::from(dr)],
             4 | 6 => self.debug.dr6,
-            _ => self.vmcs.read(VmcsGuestNW::DR7)? as u64,
+            _ => self.backend.read(Anywhere, GuestField::DR7)?,
         })
     }
 
-    fn set_debug_register(&mut self, dr: u8, value: u64) -> AxResult<Result<(), GeneralProtection>> {
+    fn set_debug_register(&mut self, dr: u8, value: u64) -> Result<(), GeneralProtection> {
         match dr {
             0..=3 => self.debug.addresses[usize::from(dr)] = value,
-            _ if value >> 32 != 0 => return Ok(Err(GeneralProtection)),
-            // Bits that are fixed: 4 to 11 and 16 to 31 set but for BLD and RTM, 12 clear.
-            4 | 6 => self.debug.dr6 = value & 0xE00F | DR6_RESET,
+            _ if value >> 32 != 0 => return Err(GeneralProtection),
+            4 | 6 => self.debug.dr6 = dr6_written(value),
             _ => {
-                let value = value & (0xFFFF_0000 | DR7_GD | 0x3FF) | DR7_RESET;
-                self.vmcs.write(VmcsGuestNW::DR7, value as usize);
-                self.debug.dr7_written(value);
+                let value = dr7_written(value);
+                self.backend.write(GuestField::DR7, value);
+                self.debug.dr7_written(value, self.backend.requests());
             }
-        }
-        Ok(Ok(()))
-    }
-
-    /// A debug exception that exited and goes to the guest: its conditions go to DR6, with what its delivery changes and an
-    /// exit in place of the delivery does not: DR7.GD, and IA32_DEBUGCTL.LBR and BTF (SDM Vol. 3B, section
-    /// 18.4.3, "Single-Stepping on Branches").
-    pub(crate) fn take_debug_exception(&mut self, here: Here) -> AxResult {
-        let info = self.vmcs.get(here, VmcsReadOnly32::VMEXIT_INTERRUPTION_INFO)?;
-        // INT1 has no conditions, and an emulator may report those that wait for its end.
-        if VmxInterruptInfo::from_bits(info, 0).int_type == VmxInterruptionType::HardException {
-            let conditions = self.qualification(here)? & DR6_CONDITIONS;
-            self.debug.record(conditions);
-        }
-        self.clear_on_debug_exception(here)?;
-        // With TF set behind STI or MOV SS, an entry wants the single-step trap pending (SDM Vol. 3C, section 27.3.1.5,
-        // "Checks on Guest Non-Register State").
-        let state = self.vmcs.get(here, VmcsGuest32::INTERRUPTIBILITY_STATE)?;
-        if state & crate::vcpu::events::blocking::BY_SHADOW != 0 {
-            self.make_single_step_consistent(here)?;
         }
         Ok(())
     }
 
-    fn clear_on_debug_exception(&mut self, here: Here) -> AxResult {
-        let dr7 = self.vmcs.get(here, VmcsGuestNW::DR7)?;
-        self.vmcs.write_changed(VmcsGuestNW::DR7, dr7 & !(DR7_GD as usize));
-        let debugctl = self.vmcs.get(here, VmcsGuest64::IA32_DEBUGCTL)?;
-        self.vmcs.write_changed(VmcsGuest64::IA32_DEBUGCTL, debugctl & !0b11);
+    /// What the delivery of a debug exception changes beside DR6.
+    pub(crate) fn clear_on_debug_exception(&mut self, current: B::Current) -> AxResult {
+        let dr7 = self.backend.read(current, GuestField::DR7)?;
+        self.backend.write(GuestField::DR7, dr7 & !DR7_GD);
+        let debugctl = self.backend.read(current, GuestField::DEBUGCTL)?;
+        self.backend.write(GuestField::DEBUGCTL, debugctl_after_exception(debugctl));
         Ok(())
     }
 }

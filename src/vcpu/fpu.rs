@@ -15,7 +15,8 @@ use core::sync::atomic::{
 
 use axerrno::{AxResult, ax_err_type};
 
-use crate::vmx::bad_state;
+use super::processor_key::processor_key;
+use crate::error::bad_state;
 
 /// How the extended state is moved. The numbers are used in assembly.
 pub(crate) mod method {
@@ -29,6 +30,21 @@ pub(crate) mod method {
     pub(crate) const XSAVEOPT: u64 = 3;
 }
 
+/// How the world switch moves the extended state. Its assembly reads this.
+#[repr(C)]
+#[derive(Default)]
+pub struct XStateSwitch {
+    /// One of the constants of [`method`].
+    pub(crate) method: u64,
+    /// 64-byte aligned areas of the guest's and the host's state.
+    pub(crate) guest_area: u64,
+    pub(crate) host_area: u64,
+    /// XCR0 while both are saved and restored: everything that either of them may have.
+    pub(crate) all_xcr0: u64,
+    pub(crate) host_xcr0: u64,
+    pub(crate) guest_xcr0: u64,
+}
+
 /// What FXSAVE stores.
 pub(crate) const FXSAVE_SIZE: usize = 512;
 /// The XSAVE header behind it.
@@ -36,8 +52,9 @@ pub(crate) const HEADER_SIZE: usize = 64;
 const ALIGN: usize = 64;
 
 /// The owner of a processor's extended-state registers. Written on that processor only.
-#[derive(Default)]
 pub(crate) struct FpuOwner {
+    /// The processor that it is about.
+    key: u64,
     /// Address of the area of the guest whose state it is; 0: the host's.
     guest_area: AtomicU64,
     /// Address of the area with the host's state, which is there while the registers hold a guest's. Made once.
@@ -52,6 +69,25 @@ pub(crate) struct FpuOwner {
 }
 
 impl FpuOwner {
+    /// The registers of the processor with this key, which are the host's.
+    pub(crate) fn new(key: u64) -> Self {
+        Self {
+            key,
+            guest_area: AtomicU64::new(0),
+            host_area: AtomicU64::new(0),
+            host_xcr0: AtomicU64::new(0),
+            all_xcr0: AtomicU64::new(0),
+            set_xcr0: AtomicU64::new(0),
+            method: AtomicU64::new(0),
+        }
+    }
+
+    /// Whether the processor executes this.
+    #[inline(always)]
+    pub(crate) fn is_current(&self) -> bool {
+        processor_key() == self.key
+    }
+
     /// Whether the registers hold the state that belongs into this area.
     pub(crate) fn is(&self, area: &Area) -> bool {
         self.guest_area.load(Acquire) == area.address()

@@ -10,41 +10,44 @@ use axvcpu::AxVCpuHal;
 use memory_addr::PAGE_SIZE_4K;
 use x86_64::instructions::interrupts::without_interrupts;
 
+use super::Vcpu;
+use super::backend::{Anywhere, Backend, GuestField};
 use crate::ept::{EptRules, translate};
 use crate::guest_memory::{
     AccessError, AccessKind, AddressSize, GuestException, GuestMemory, GuestView, LinearMode, Paging, PagingMode,
-    Segment, SegmentRegister, Unreachable,
+    Segment, SegmentRegister, UnmappedGuestMemory,
 };
 use crate::regs::rflags;
 use crate::rules::control_registers::{CR0_PE, CR4_LA57, CR4_PKE, EFER_LMA};
-use crate::vmx::vcpu::VmxVcpu;
-use crate::vmx::vmcs::Here;
-use crate::vmx::vmcs::{VmcsGuest32, VmcsGuest64, VmcsGuestNW};
 
 /// The EPT memory type of ordinary memory.
 const WRITE_BACK: u8 = 6;
 
-impl<H: AxVCpuHal> VmxVcpu<H> {
+/// The fields that a view takes, beside CR0 and CR4.
+const FIELDS_OF_VIEW: [GuestField; 5] =
+    [GuestField::CR3, GuestField::RFLAGS, GuestField::EFER, GuestField::CS_RIGHTS, GuestField::SS_RIGHTS];
+
+impl<B: Backend> Vcpu<B> {
     /// How the guest's code sees memory now. A snapshot: what the guest or the caller changes later is not in it.
     ///
     /// # Errors
     /// `BadState` where VMX is not enabled.
     pub fn guest_view(&self) -> AxResult<GuestView> {
         let info = self.ptw_info()?;
-        let rflags = self.rflags()?;
+        let rflags = self.backend.read(Anywhere, GuestField::RFLAGS)?;
         let mut paging = Paging::new(&info, self.paging_support.physical_bits)?;
         paging.gib_pages = self.paging_support.gib_pages;
         paging.pse36 = self.paging_support.pse36;
         paging.ac = rflags & rflags::AC != 0;
         if paging.mode == PagingMode::Pae {
             paging.pdptes = [
-                self.vmcs.read(VmcsGuest64::PDPTE0)?,
-                self.vmcs.read(VmcsGuest64::PDPTE1)?,
-                self.vmcs.read(VmcsGuest64::PDPTE2)?,
-                self.vmcs.read(VmcsGuest64::PDPTE3)?,
+                self.backend.read(Anywhere, GuestField::PDPTE0)?,
+                self.backend.read(Anywhere, GuestField::PDPTE1)?,
+                self.backend.read(Anywhere, GuestField::PDPTE2)?,
+                self.backend.read(Anywhere, GuestField::PDPTE3)?,
             ];
         }
-        let cr4 = self.guest_cr4()?;
+        let cr4 = self.backend.cr4(Anywhere)?;
         if cr4 & CR4_PKE != 0 {
             paging.pkru = Some(self.guest_pkru());
         }
@@ -53,45 +56,22 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
     /// The same at an exit. All fields that it takes are read with the proof that the VMCS is current, which so is not asked
     /// for at each of them again.
-    pub(crate) fn view_here(&self, here: Here) -> AxResult<GuestView> {
-        for field in [VmcsGuestNW::CR0, VmcsGuestNW::CR3, VmcsGuestNW::CR4, VmcsGuestNW::RFLAGS] {
-            self.vmcs.get(here, field)?;
+    pub(crate) fn view_here(&self, current: B::Current) -> AxResult<GuestView> {
+        self.backend.cr0(current)?;
+        self.backend.cr4(current)?;
+        for field in FIELDS_OF_VIEW {
+            self.backend.read(current, field)?;
         }
-        self.vmcs.get(here, VmcsGuest64::IA32_EFER)?;
-        self.vmcs.get(here, VmcsGuest32::CS_ACCESS_RIGHTS)?;
-        self.vmcs.get(here, VmcsGuest32::SS_ACCESS_RIGHTS)?;
         self.guest_view()
     }
 
-    fn linear_mode(&self, rflags: usize, cr4: u64) -> AxResult<LinearMode> {
-        if self.in_64_bit_mode()? {
+    fn linear_mode(&self, rflags: u64, cr4: u64) -> AxResult<LinearMode> {
+        if self.in_64_bit_mode(Anywhere)? {
             return Ok(LinearMode::Long { bits: if cr4 & CR4_LA57 != 0 { 57 } else { 48 } });
         }
-        let long = self.vmcs.read(VmcsGuest64::IA32_EFER)? & EFER_LMA != 0;
-        let protected = self.guest_cr0()? & CR0_PE != 0 && (long || rflags & rflags::VM == 0);
+        let long = self.backend.read(Anywhere, GuestField::EFER)? & EFER_LMA != 0;
+        let protected = self.backend.cr0(Anywhere)? & CR0_PE != 0 && (long || rflags & rflags::VM == 0);
         Ok(if protected { LinearMode::Protected } else { LinearMode::Real })
-    }
-
-    /// What a segment register of the guest holds.
-    ///
-    /// # Errors
-    /// `BadState` where VMX is not enabled.
-    pub fn segment(&self, register: SegmentRegister) -> AxResult<Segment> {
-        use VmcsGuest32 as Field32;
-        use VmcsGuestNW as Field;
-        let (base, limit, rights) = match register {
-            SegmentRegister::Es => (Field::ES_BASE, Field32::ES_LIMIT, Field32::ES_ACCESS_RIGHTS),
-            SegmentRegister::Cs => (Field::CS_BASE, Field32::CS_LIMIT, Field32::CS_ACCESS_RIGHTS),
-            SegmentRegister::Ss => (Field::SS_BASE, Field32::SS_LIMIT, Field32::SS_ACCESS_RIGHTS),
-            SegmentRegister::Ds => (Field::DS_BASE, Field32::DS_LIMIT, Field32::DS_ACCESS_RIGHTS),
-            SegmentRegister::Fs => (Field::FS_BASE, Field32::FS_LIMIT, Field32::FS_ACCESS_RIGHTS),
-            SegmentRegister::Gs => (Field::GS_BASE, Field32::GS_LIMIT, Field32::GS_ACCESS_RIGHTS),
-        };
-        Ok(Segment {
-            base: self.vmcs.read(base)? as u64,
-            limit: self.vmcs.read(limit)?,
-            rights: self.vmcs.read(rights)?,
-        })
     }
 
     /// The linear address of an access of `size` bytes in a segment of the guest, by all rules of its present mode.
@@ -108,14 +88,12 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         kind: AccessKind,
     ) -> AxResult<Result<u64, GuestException>> {
         let flat = Segment { base: 0, limit: u32::MAX, rights: 0 };
-        let has_base = matches!(register, SegmentRegister::Fs | SegmentRegister::Gs);
-        let segment = match view.mode {
-            LinearMode::Long { .. } if !has_base => flat,
-            // Limit and rights do not count in 64-bit mode.
-            LinearMode::Long { .. } if register == SegmentRegister::Fs => {
-                Segment { base: self.vmcs.read(VmcsGuestNW::FS_BASE)? as u64, ..flat }
+        let segment = match (view.mode, register) {
+            // Limit and rights do not count in 64-bit mode, nor bases but those of FS and GS.
+            (LinearMode::Long { .. }, SegmentRegister::Fs | SegmentRegister::Gs) => {
+                Segment { base: self.segment_base(register)?, ..flat }
             }
-            LinearMode::Long { .. } => Segment { base: self.vmcs.read(VmcsGuestNW::GS_BASE)? as u64, ..flat },
+            (LinearMode::Long { .. }, _) => flat,
             _ => self.segment(register)?,
         };
         Ok(view.linear(register, &segment, offset, address_size, size, kind))
@@ -126,7 +104,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     ///
     /// # Errors
     /// `BadState` for a vCPU that has no EPT or is not bound.
-    pub fn guest_memory(&self) -> AxResult<EptMemory<'_, H>> {
+    pub fn guest_memory(&self) -> AxResult<EptMemory<'_, B::Hal>> {
         // SAFETY: the vCPU is borrowed for that long, and its EPT changes by `&mut self` only.
         unsafe { self.unborrowed_guest_memory() }
     }
@@ -135,9 +113,9 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     ///
     /// # Safety
     /// The vCPU keeps its EPT for `'a`.
-    pub(crate) unsafe fn unborrowed_guest_memory<'a>(&self) -> AxResult<EptMemory<'a, H>>
+    pub(crate) unsafe fn unborrowed_guest_memory<'a>(&self) -> AxResult<EptMemory<'a, B::Hal>>
     where
-        H: 'a,
+        B::Hal: 'a,
     {
         let (root, rules) = self.ept_and_rules()?;
         Ok(EptMemory { root, rules, vcpu: PhantomData })
@@ -145,9 +123,8 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
     /// The root of the EPT, and what the processor that the vCPU is bound to makes of it.
     pub(crate) fn ept_and_rules(&self) -> AxResult<(HostPhysAddr, EptRules)> {
-        let root = self.ept_root.ok_or_else(|| ax_err_type!(BadState, "the vCPU has no EPT"))?;
-        let home = self.vmcs.home().ok_or_else(|| ax_err_type!(BadState, "the vCPU is not bound"))?;
-        Ok((root, EptRules::new(home.capabilities.ept_vpid, home.capabilities.phys_addr_bits, self.ept_format.levels)))
+        let root = self.ept.root().ok_or_else(|| ax_err_type!(BadState, "the vCPU has no EPT"))?;
+        Ok((root, self.backend.ept_rules(self.ept.format())?))
     }
 
     /// Reads the guest's memory by linear address, with the rights that its code has now.
@@ -168,15 +145,6 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         let view = self.guest_view()?;
         Ok(view.write(&self.guest_memory()?, linear, bytes, view.access(AccessKind::Write)))
     }
-
-    /// Injects an exception at the next entry, for an instruction that is not completed.
-    pub(crate) fn raise(&mut self, exception: GuestException) {
-        self.inject_fault(exception.vector, exception.error_code);
-        // An injected #PF does not write CR2.
-        if let Some(address) = exception.cr2 {
-            self.context.guest_cr2 = address;
-        }
-    }
 }
 
 /// Guest-physical memory through an EPT. Reached is what the EPT maps as write-back memory, with the rights that it
@@ -185,19 +153,19 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 pub struct EptMemory<'a, H: AxVCpuHal> {
     root: HostPhysAddr,
     rules: EptRules,
-    vcpu: PhantomData<&'a VmxVcpu<H>>,
+    vcpu: PhantomData<&'a H>,
 }
 
 impl<H: AxVCpuHal> EptMemory<'_, H> {
     /// Whether bytes that lie in one page can be written, without writing them.
-    pub(crate) fn check_write(&self, address: GuestPhysAddr, size: usize) -> Result<(), Unreachable> {
+    pub(crate) fn check_write(&self, address: GuestPhysAddr, size: usize) -> Result<(), UnmappedGuestMemory> {
         without_interrupts(|| self.find(address, size, MappingFlags::WRITE).map(drop))
     }
 
     /// Where bytes that lie in one page are in the host, if the EPT allows the access. Interrupts are off until they have
     /// been accessed: see [`EptInvalidator`](crate::EptInvalidator).
-    fn find(&self, address: GuestPhysAddr, size: usize, needed: MappingFlags) -> Result<*mut u8, Unreachable> {
-        let unreachable = Unreachable { address, write: needed.contains(MappingFlags::WRITE) };
+    fn find(&self, address: GuestPhysAddr, size: usize, needed: MappingFlags) -> Result<*mut u8, UnmappedGuestMemory> {
+        let unreachable = UnmappedGuestMemory { address, write: needed.contains(MappingFlags::WRITE) };
         if address.as_usize() % PAGE_SIZE_4K + size > PAGE_SIZE_4K {
             return Err(unreachable);
         }
@@ -211,7 +179,12 @@ impl<H: AxVCpuHal> EptMemory<'_, H> {
     }
 
     /// Reads bytes that lie in one page, if the EPT allows the access.
-    fn copy_out(&self, address: GuestPhysAddr, bytes: &mut [u8], needed: MappingFlags) -> Result<(), Unreachable> {
+    fn copy_out(
+        &self,
+        address: GuestPhysAddr,
+        bytes: &mut [u8],
+        needed: MappingFlags,
+    ) -> Result<(), UnmappedGuestMemory> {
         without_interrupts(|| {
             let place = self.find(address, bytes.len(), needed)?;
             // SAFETY: memory of the guest that the EPT maps, in one page: the caller of the crate answers for it being
@@ -223,15 +196,15 @@ impl<H: AxVCpuHal> EptMemory<'_, H> {
 }
 
 impl<H: AxVCpuHal> GuestMemory for EptMemory<'_, H> {
-    fn read(&self, address: GuestPhysAddr, bytes: &mut [u8]) -> Result<(), Unreachable> {
+    fn read(&self, address: GuestPhysAddr, bytes: &mut [u8]) -> Result<(), UnmappedGuestMemory> {
         self.copy_out(address, bytes, MappingFlags::READ)
     }
 
-    fn fetch(&self, address: GuestPhysAddr, bytes: &mut [u8]) -> Result<(), Unreachable> {
+    fn fetch(&self, address: GuestPhysAddr, bytes: &mut [u8]) -> Result<(), UnmappedGuestMemory> {
         self.copy_out(address, bytes, MappingFlags::EXECUTE)
     }
 
-    fn write(&self, address: GuestPhysAddr, bytes: &[u8]) -> Result<(), Unreachable> {
+    fn write(&self, address: GuestPhysAddr, bytes: &[u8]) -> Result<(), UnmappedGuestMemory> {
         without_interrupts(|| {
             let place = self.find(address, bytes.len(), MappingFlags::WRITE)?;
             // SAFETY: as for `copy_out`; no reference of the host's points to memory of the guest.
@@ -246,12 +219,12 @@ impl<H: AxVCpuHal> GuestMemory for EptMemory<'_, H> {
         width: usize,
         current: u64,
         new: u64,
-    ) -> Result<bool, Unreachable> {
+    ) -> Result<bool, UnmappedGuestMemory> {
         without_interrupts(|| {
             let place = self.find(address, width, MappingFlags::READ | MappingFlags::WRITE)?;
             let (success, failure) = (Ordering::AcqRel, Ordering::Acquire);
             if !place.addr().is_multiple_of(width.max(1)) {
-                return Err(Unreachable { address, write: true });
+                return Err(UnmappedGuestMemory { address, write: true });
             }
             // SAFETY: as for `write`, and aligned; the guest's processors access it atomically too.
             unsafe {
@@ -260,7 +233,7 @@ impl<H: AxVCpuHal> GuestMemory for EptMemory<'_, H> {
                         .compare_exchange(current as u32, new as u32, success, failure)
                         .is_ok()),
                     8 => Ok(AtomicU64::from_ptr(place.cast()).compare_exchange(current, new, success, failure).is_ok()),
-                    _ => Err(Unreachable { address, write: true }),
+                    _ => Err(UnmappedGuestMemory { address, write: true }),
                 }
             }
         })

@@ -1,29 +1,25 @@
 //! What the caller selects to exit, beyond what the crate needs itself.
 
 use axerrno::{AxResult, ax_err, ax_err_type};
-use axvcpu::AxVCpuHal;
+use axvcpu::AxVCpuExitReason;
 use bitflags::bitflags;
+use x86_64::instructions::interrupts::without_interrupts;
 
+use super::Vcpu;
+use super::backend::{Anywhere, Backend, ExitKind, GuestField, rights};
+use super::completion::Outcome;
+use super::exits::HANDLED;
 use crate::rules::cpuid::{CpuidFeature, CpuidPolicy};
 use crate::rules::double_fault::Combined;
-use crate::rules::interruption::{VmxInterruptInfo, VmxInterruptionType};
+use crate::rules::interruption::VmxInterruptionType;
 use crate::rules::vector;
-use crate::vcpu::completion::{GP, Outcome};
-use crate::vcpu::exits::Handled;
-use crate::vmx::capability::{Capabilities, PrimaryControls, SecondaryControls};
-use crate::vmx::definitions::VmxExitReason;
-use crate::vmx::processor::Processor;
-use crate::vmx::vcpu::VmxVcpu;
-use crate::vmx::vcpu::setup::EXCEPTIONS;
-use crate::vmx::vmcs::Here;
-use crate::vmx::vmcs::{VmcsControl32, VmcsGuest32, VmcsReadOnly32};
 
 bitflags! {
     /// Instructions whose exits the caller may turn on and off.
     ///
     /// Such an exit comes back from `run` as its number in `FailEntry` (HLT as `Halt`), with [`VmExit`](crate::VmExit) by
-    /// [`VmxVcpu::exit`]; the next entry continues behind the instruction. For RDTSC, RDTSCP, RDRAND and RDSEED
-    /// [`VmxVcpu::complete_read`] gives the value.
+    /// [`Vcpu::exit`]; the next entry continues after the instruction. For RDTSC, RDTSCP, RDRAND and RDSEED
+    /// [`Vcpu::complete_read`] gives the value.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct ExitOn: u32 {
         /// HLT. On at first. Without it the processor itself waits in the guest until an interrupt of the host or the end
@@ -49,7 +45,7 @@ pub enum MwaitPolicy {
     #[default]
     Undefined,
     /// They exit to the caller, and do nothing if the caller does nothing. Nor is MONITOR with ECX other than 0 checked, which
-    /// is #GP on a processor: [`complete_fault`](crate::VmxVcpu::complete_fault) gives it.
+    /// is #GP on a processor: [`complete_fault`](Vcpu::complete_fault) gives it.
     Exit,
     /// The guest executes them. The processor itself waits then, until an interrupt of the host or the end of the time
     /// slice.
@@ -64,7 +60,7 @@ pub enum HypercallPolicy {
     Fault,
     /// RAX gets this value, and the guest goes on.
     Return(u64),
-    /// It is a hypercall like any other; the caller asks for the [privilege](VmxVcpu::privilege_level) if it cares. Costs
+    /// It is a hypercall like any other; the caller asks for the [privilege](Vcpu::privilege_level) if it cares. Costs
     /// a VMREAD less.
     Allow,
 }
@@ -82,8 +78,8 @@ pub enum Reflected {
 }
 
 /// The selections.
-#[derive(Debug)]
-pub(crate) struct Intercepts {
+#[derive(Clone, Copy, Debug)]
+pub struct Intercepts {
     exit_on: ExitOn,
     mwait: MwaitPolicy,
     hypercall: HypercallPolicy,
@@ -92,8 +88,9 @@ pub(crate) struct Intercepts {
     page_fault_match: u32,
     /// Gap and window of PAUSE-loop exiting.
     pause_loop: Option<(u32, u32)>,
-    /// Exits of instructions that the guest's CPUID hides, for #UD.
-    hidden: SecondaryControls,
+    /// Instructions that the guest's CPUID hides, for #UD.
+    hides_rdrand: bool,
+    hides_rdseed: bool,
 }
 
 impl Default for Intercepts {
@@ -106,7 +103,8 @@ impl Default for Intercepts {
             page_fault_mask: 0,
             page_fault_match: 0,
             pause_loop: None,
-            hidden: SecondaryControls::empty(),
+            hides_rdrand: false,
+            hides_rdseed: false,
         }
     }
 }
@@ -117,56 +115,58 @@ impl Intercepts {
         vector < 32 && self.exceptions & 1 << vector != 0
     }
 
+    /// The exceptions that the caller wants, a bit for each vector.
+    pub(crate) fn exceptions(&self) -> u32 {
+        self.exceptions
+    }
+
+    /// Mask and match of the error codes of those page faults that exit.
+    pub(crate) fn page_fault_filter(&self) -> (u32, u32) {
+        (self.page_fault_mask, self.page_fault_match)
+    }
+
+    /// Instructions that exit: those that the caller selected, and those that the guest's CPUID hides.
+    pub(crate) fn instructions(&self) -> ExitOn {
+        let mut instructions = self.exit_on;
+        instructions.set(ExitOn::RDRAND, self.exit_on.contains(ExitOn::RDRAND) || self.hides_rdrand);
+        instructions.set(ExitOn::RDSEED, self.exit_on.contains(ExitOn::RDSEED) || self.hides_rdseed);
+        instructions
+    }
+
+    pub(crate) fn mwait(&self) -> MwaitPolicy {
+        self.mwait
+    }
+
+    pub(crate) fn pause_loop(&self) -> Option<(u32, u32)> {
+        self.pause_loop
+    }
+
     pub(crate) fn shows_mwait(&self) -> bool {
         self.mwait != MwaitPolicy::Undefined
     }
 
+    /// A guest can wait in HLT without an exit.
+    pub(crate) fn lets_guest_halt(&self) -> bool {
+        !self.exit_on.contains(ExitOn::HLT)
+    }
+
     /// Whether an instruction that exited is one that the guest does not have.
-    pub(crate) fn hides(&self, reason: VmxExitReason) -> bool {
-        match reason {
-            VmxExitReason::RDRAND => self.hidden.contains(SecondaryControls::RDRAND_EXITING),
-            VmxExitReason::RDSEED => self.hidden.contains(SecondaryControls::RDSEED_EXITING),
+    pub(crate) fn hides(&self, kind: ExitKind) -> bool {
+        match kind {
+            ExitKind::Rdrand => self.hides_rdrand,
+            ExitKind::Rdseed => self.hides_rdseed,
             _ => false,
         }
     }
 
-    /// Makes RDRAND and RDSEED undefined where the guest's CPUID hides them and the processor `can` make them exit.
-    pub(crate) fn hide_instructions(&mut self, policy: &CpuidPolicy, can: impl Fn(SecondaryControls) -> bool) {
-        let controls = [
-            (CpuidFeature::RDRAND, SecondaryControls::RDRAND_EXITING),
-            (CpuidFeature::RDSEED, SecondaryControls::RDSEED_EXITING),
-        ];
-        self.hidden = SecondaryControls::empty();
-        for (feature, control) in controls {
-            self.hidden.set(control, !policy.has(feature) && can(control));
-        }
-    }
-
-    pub(crate) fn primary(&self) -> PrimaryControls {
-        let mut controls = PrimaryControls::empty();
-        controls.set(PrimaryControls::HLT_EXITING, self.exit_on.contains(ExitOn::HLT));
-        controls.set(PrimaryControls::PAUSE_EXITING, self.exit_on.contains(ExitOn::PAUSE));
-        controls.set(PrimaryControls::RDTSC_EXITING, self.exit_on.contains(ExitOn::RDTSC));
-        let mwait = PrimaryControls::MWAIT_EXITING | PrimaryControls::MONITOR_EXITING;
-        controls.set(mwait, self.mwait != MwaitPolicy::PassThrough);
-        controls
-    }
-
-    pub(crate) fn secondary(&self) -> SecondaryControls {
-        let mut controls = SecondaryControls::empty();
-        controls.set(SecondaryControls::WBINVD_EXITING, self.exit_on.contains(ExitOn::WBINVD));
-        controls.set(SecondaryControls::RDRAND_EXITING, self.exit_on.contains(ExitOn::RDRAND));
-        controls.set(SecondaryControls::RDSEED_EXITING, self.exit_on.contains(ExitOn::RDSEED));
-        controls.set(SecondaryControls::PAUSE_LOOP_EXITING, self.pause_loop.is_some());
-        controls | self.hidden
-    }
-
-    fn fits(&self, capabilities: &Capabilities) -> bool {
-        capabilities.primary.can_set(self.primary()) && capabilities.secondary.can_set(self.secondary())
+    /// Makes RDRAND and RDSEED undefined where the guest's CPUID hides them and the processor can make them exit.
+    pub(crate) fn hide_instructions(&mut self, policy: &CpuidPolicy, can_exit: ExitOn) {
+        self.hides_rdrand = !policy.has(CpuidFeature::RDRAND) && can_exit.contains(ExitOn::RDRAND);
+        self.hides_rdseed = !policy.has(CpuidFeature::RDSEED) && can_exit.contains(ExitOn::RDSEED);
     }
 }
 
-impl<H: AxVCpuHal> VmxVcpu<H> {
+impl<B: Backend> Vcpu<B> {
     /// Makes instructions exit to the caller, or not.
     ///
     /// # Errors
@@ -183,7 +183,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// have to show.
     pub fn set_mwait_policy(&mut self, policy: MwaitPolicy) -> AxResult {
         let shown = policy != MwaitPolicy::Undefined;
-        if self.controls.done && shown != self.intercepts.shows_mwait() {
+        if self.start.is_set_up() && shown != self.intercepts.shows_mwait() {
             return ax_err!(BadState, "the guest's CPUID is decided already");
         }
         self.change_intercepts(|intercepts| intercepts.mwait = policy)
@@ -237,20 +237,19 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// `BadState` if the last exit was not for an exception, or its exception was reflected already, or the vCPU is not
     /// bound here.
     pub fn reflect_exception(&mut self) -> AxResult<Reflected> {
-        x86_64::instructions::interrupts::without_interrupts(|| {
-            let here = self.vmcs.current()?;
-            let reason = self.vmcs.get(here, VmcsReadOnly32::EXIT_REASON)?;
-            let bits = self.vmcs.get(here, VmcsReadOnly32::VMEXIT_INTERRUPTION_INFO)?;
-            let event = VmxInterruptInfo::from_bits(bits, 0);
-            let exception =
-                reason == u32::from(VmxExitReason::EXCEPTION_NMI.0) && self.intercepts.exception(event.vector);
-            if !exception || event.int_type == VmxInterruptionType::NMI {
+        without_interrupts(|| {
+            let current = self.backend.current()?;
+            if !self.backend.exited_by(current, ExitKind::Exception)? {
+                return ax_err!(BadState, "the last exit did not take an exception from the guest");
+            }
+            let event = self.backend.exit_event(current)?;
+            if !self.intercepts.exception(event.vector) || event.int_type == VmxInterruptionType::NMI {
                 return ax_err!(BadState, "the last exit did not take an exception from the guest");
             }
             if event.vector == vector::DB {
-                self.take_debug_exception(here)?;
+                self.take_debug_exception(current)?;
             }
-            Ok(match self.reflect(here)? {
+            Ok(match self.reflect(current)? {
                 Some(Combined::Second) => Reflected::Exception,
                 Some(Combined::DoubleFault) => Reflected::DoubleFault,
                 Some(Combined::Shutdown) => Reflected::TripleFault,
@@ -260,70 +259,43 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     /// The guest's current privilege level, 0 to 3.
+    ///
+    /// # Errors
+    /// `BadState` where the guest's state cannot be read.
     pub fn privilege_level(&self) -> AxResult<u8> {
-        Ok((self.vmcs.read(VmcsGuest32::SS_ACCESS_RIGHTS)? >> 5 & 0b11) as u8)
+        Ok(((self.backend.read(Anywhere, GuestField::SS_RIGHTS)? & rights::DPL) >> 5) as u8)
     }
 
-    /// A VMCALL: the caller's, if the policy lets the guest make one here.
+    /// Whether the policy keeps the guest from the VMCALL that it is at.
     #[inline(always)]
-    pub(crate) fn check_hypercall(&mut self, here: Here) -> AxResult<Handled> {
-        const DPL: u32 = 0b11 << 5;
-        let is_allowed = self.intercepts.hypercall == HypercallPolicy::Allow;
-        if is_allowed || self.vmcs.peek(here, VmcsGuest32::SS_ACCESS_RIGHTS) & DPL == 0 {
-            return Ok(Handled::No);
-        }
-        self.refuse_hypercall(here)
+    pub(crate) fn refuses_hypercall(&self, current: B::Current) -> bool {
+        self.intercepts.hypercall != HypercallPolicy::Allow
+            && self.backend.read_now(current, GuestField::SS_RIGHTS) & rights::DPL != 0
     }
 
     #[cold]
-    fn refuse_hypercall(&mut self, here: Here) -> AxResult<Handled> {
+    pub(crate) fn handle_refused_hypercall(&mut self, current: B::Current) -> AxResult<AxVCpuExitReason> {
         match self.intercepts.hypercall {
             HypercallPolicy::Return(value) => {
-                self.context.guest.rax = value;
-                self.complete(here, Outcome::Done)
+                self.backend.regs_mut().rax = value;
+                self.complete(current, Outcome::Done)?;
             }
-            _ => self.complete(here, Outcome::Fault(GP, Some(0))),
+            _ => self.complete(current, Outcome::PROTECTION)?,
         }
-    }
-
-    /// Puts what was selected into the VMCS.
-    pub(crate) fn write_intercepts(&mut self) {
-        let selected = &self.intercepts;
-        let set = |field, all: u32, chosen: u32| {
-            let old = self.vmcs.known(field).unwrap_or_default();
-            self.vmcs.write_changed(field, old & !all | chosen);
-        };
-        let all = Intercepts { exit_on: ExitOn::all(), pause_loop: Some((0, 0)), ..Intercepts::default() };
-        set(VmcsControl32::PRIMARY_PROCBASED_EXEC_CONTROLS, all.primary().bits(), selected.primary().bits());
-        set(VmcsControl32::SECONDARY_PROCBASED_EXEC_CONTROLS, all.secondary().bits(), selected.secondary().bits());
-        self.vmcs.write_changed(VmcsControl32::EXCEPTION_BITMAP, EXCEPTIONS | selected.exceptions);
-        // Where the bitmap does not select page faults, those that the filter does not match would exit.
-        let (mask, value) = match selected.exception(vector::PF) {
-            true => (selected.page_fault_mask, selected.page_fault_match),
-            false => (0, 0),
-        };
-        self.vmcs.write_changed(VmcsControl32::PAGE_FAULT_ERR_CODE_MASK, mask);
-        self.vmcs.write_changed(VmcsControl32::PAGE_FAULT_ERR_CODE_MATCH, value);
-        if let Some((gap, window)) = selected.pause_loop {
-            self.vmcs.write_changed(VmcsControl32::PLE_GAP, gap);
-            self.vmcs.write_changed(VmcsControl32::PLE_WINDOW, window);
-        }
-        self.may_be_inactive |= !selected.exit_on.contains(ExitOn::HLT);
+        Ok(HANDLED)
     }
 
     fn change_intercepts(&mut self, change: impl FnOnce(&mut Intercepts)) -> AxResult {
-        let mut changed = Intercepts { ..self.intercepts };
+        let mut changed = self.intercepts;
         change(&mut changed);
-        if self.controls.done {
-            let processor = Processor::here()?;
-            if !changed.fits(&processor.capabilities) {
+        if self.start.is_set_up() {
+            if !self.backend.intercepts_supported(&changed)? {
                 return Err(ax_err_type!(Unsupported, "the processor has no control for that exit"));
             }
+            self.backend.write_intercepts(&changed);
         }
         self.intercepts = changed;
-        if self.controls.done {
-            self.write_intercepts();
-        }
+        self.start.note_halting(&self.intercepts);
         Ok(())
     }
 }

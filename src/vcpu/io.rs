@@ -1,18 +1,25 @@
-//! Port I/O: which ports exit.
+//! Port I/O: which ports exit, and an IN or OUT that does.
 
 use axerrno::AxResult;
-use axvcpu::AxVCpuHal;
+use axvcpu::AxVCpuExitReason;
 
-use crate::vmx::vcpu::VmxVcpu;
+use super::Vcpu;
+use super::backend::Backend;
+use super::exits::HANDLED;
 
 /// The port and value by which a guest of QEMU's microvm or q35 machine asks for power-off; `run` reports it as
 /// `SystemDown`.
 pub(crate) const POWER_OFF_PORT: u16 = 0x604;
 pub(crate) const POWER_OFF_VALUE: u64 = 0x2000;
 
-impl<H: AxVCpuHal> VmxVcpu<H> {
+/// The ports that exit though nobody has asked for it.
+pub(crate) fn intercept_defaults(backend: &mut impl Backend) -> AxResult {
+    backend.set_port_intercepts(POWER_OFF_PORT.into(), 1, true)
+}
+
+impl<B: Backend> Vcpu<B> {
     /// Makes accesses to `count` ports from `port_base` exit, or not. At first no port exits but 604H, the power-off
-    /// port: guests have the ports of the machine, as before.
+    /// port: guests have the ports of the machine.
     ///
     /// A range that goes beyond FFFFH changes nothing and is logged; see
     /// [`try_set_io_intercept`](Self::try_set_io_intercept).
@@ -22,8 +29,24 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         }
     }
 
-    /// The same, with an error for a range that does not exist.
+    /// Makes accesses to `count` ports from `port_base` exit, or not.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a range that goes beyond FFFFH; nothing is changed then.
     pub fn try_set_io_intercept(&mut self, port_base: u32, count: u32, intercept: bool) -> AxResult {
-        self.io_bitmap.set_intercept_of_range(port_base, count, intercept)
+        self.backend.set_port_intercepts(port_base, count, intercept)
+    }
+
+    /// An exit for port I/O.
+    #[inline(always)]
+    pub(crate) fn handle_io<const REPORT: bool>(&mut self, current: B::Current) -> AxResult<AxVCpuExitReason> {
+        let access = self.backend.port_access(current);
+        if !access.is_string {
+            return self.report::<REPORT>(|vcpu| vcpu.report_in_or_out(access));
+        }
+        if self.handle_string_io(current, access)? {
+            return Ok(HANDLED);
+        }
+        if REPORT { self.report_string_io(current) } else { self.report_other::<REPORT>(current) }
     }
 }

@@ -11,23 +11,20 @@ use core::ops::Range;
 use axaddrspace::GuestPhysAddr;
 use axaddrspace::device::AccessWidth;
 use axerrno::{AxResult, ax_err};
-use axvcpu::{AxVCpuExitReason, AxVCpuHal};
+use axvcpu::AxVCpuExitReason;
 
-use crate::emulator::{Code, CodeSize, Decoded, Emulation, Progress, Refusal, Registers, Translated, World};
+use super::Vcpu;
+use super::backend::{Anywhere, Backend, ExitKind, GuestField, rights};
+use super::completion::PendingCompletion;
+use super::requests::Request;
+use super::xstate::Vectors;
+use crate::emulator::{Code, CodeSize, Decoded, Emulation, EmulatorContext, Progress, Refusal, Registers, Translated};
 use crate::ept::EptViolation;
-use crate::guest_memory::{GuestView, LinearMode, SegmentRegister, Unreachable};
+use crate::guest_memory::{GuestView, LinearMode, UnmappedGuestMemory};
 use crate::regs::GeneralRegisters;
-use crate::vcpu::completion::WaitsFor;
-use crate::vcpu::xstate::Vectors;
-use crate::vmx::definitions::VmxExitReason;
-use crate::vmx::vcpu::VmxVcpu;
-use crate::vmx::vmcs::Here;
-use crate::vmx::vmcs::{VmcsGuest32, VmcsGuestNW, VmcsReadOnly32, VmcsReadOnly64, VmcsReadOnlyNW};
 
 const PAGE_MASK: usize = !0xFFF;
 const RSP: usize = GeneralRegisters::RSP_INDEX as usize;
-/// D/B of a segment's access rights.
-const BIG: u32 = 1 << 14;
 
 /// What a vCPU knows of devices in memory.
 #[derive(Default)]
@@ -96,7 +93,7 @@ impl MmioAccess {
 pub struct MmioUndecoded {
     code: Code,
     /// Memory that could not be reached, if that is why: the instruction's own bytes, a page table, or its other operand.
-    pub unreachable: Option<Unreachable>,
+    pub unreachable: Option<UnmappedGuestMemory>,
 }
 
 impl MmioUndecoded {
@@ -149,19 +146,13 @@ impl Mmio {
         self.pending.as_ref()?.access.as_ref()
     }
 
-    /// Whether an instruction may be under way, or was refused at the last exit.
-    #[inline(always)]
-    pub(crate) fn is_pending(&self) -> bool {
-        self.pending.is_some() || self.undecoded.is_some()
-    }
-
     /// Memory that the instruction of the last exit needs, if that exit was a `NestedPageFault` for it.
-    pub(crate) fn missing(&self) -> Option<Unreachable> {
+    pub(crate) fn missing(&self) -> Option<UnmappedGuestMemory> {
         self.undecoded.as_ref()?.unreachable
     }
 }
 
-impl<H: AxVCpuHal> VmxVcpu<H> {
+impl<B: Backend> Vcpu<B> {
     /// Declares a range of guest-physical addresses to be a device's, or not to be any more. At first none is.
     ///
     /// An access to such an address that the EPT does not allow comes from [`run`](axvcpu::AxArchVCpu::run) as `MmioRead`
@@ -186,7 +177,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
     /// The access to a device that the last exit reported, with what `MmioRead` and `MmioWrite` do not say.
     pub fn mmio_access(&self) -> Option<&MmioAccess> {
-        self.completion.and(self.mmio.access())
+        self.completion.pending().and(self.mmio.access())
     }
 
     /// The instruction of the last exit, if it accesses a declared range, or was to be decoded by
@@ -203,70 +194,70 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// `BadState` if the last exit was not an EPT violation, or the vCPU is not bound here.
     pub fn decode_mmio(&mut self) -> AxResult<AxVCpuExitReason> {
         x86_64::instructions::interrupts::without_interrupts(|| {
-            let here = self.vmcs.current()?;
-            let reason = VmxExitReason::from_exit_reason_field(self.vmcs.get(here, VmcsReadOnly32::EXIT_REASON)?);
-            if reason != VmxExitReason::EPT_VIOLATION || self.completion.is_some() {
+            let current = self.backend.current()?;
+            let is_fault = self.backend.exited_by(current, ExitKind::NestedPageFault)?;
+            if !is_fault || self.completion.is_pending() {
                 return ax_err!(BadState, "no EPT violation is to be decoded");
             }
-            let address = GuestPhysAddr::from(self.vmcs.get(here, VmcsReadOnly64::GUEST_PHYSICAL_ADDR)? as usize);
-            self.start_mmio(here, address)
+            self.start_mmio(current)
         })
     }
 
-    /// An EPT violation, which the delivery of an event may have caused.
+    /// An EPT violation, which the delivery of an event may have caused: an access to a device, or memory that is missing.
     #[inline(never)]
-    pub(crate) fn take_ept_violation(&mut self, here: Here) -> AxResult<AxVCpuExitReason> {
-        self.keep_interrupted_event(here, VmxExitReason::EPT_VIOLATION)?;
-        self.describe_ept_violation(here)
-    }
-
-    /// What an EPT violation means to the caller.
-    pub(crate) fn describe_ept_violation(&mut self, here: Here) -> AxResult<AxVCpuExitReason> {
-        let address = GuestPhysAddr::from(self.vmcs.get(here, VmcsReadOnly64::GUEST_PHYSICAL_ADDR)? as usize);
-        if self.mmio.contains(address) {
-            return self.start_mmio(here, address);
+    pub(crate) fn handle_nested_page_fault<const REPORT: bool>(
+        &mut self,
+        current: B::Current,
+    ) -> AxResult<AxVCpuExitReason> {
+        self.requeue_vectoring_event(current, ExitKind::NestedPageFault)?;
+        if !REPORT {
+            return self.report_other::<REPORT>(current);
         }
-        self.nested_page_fault(here, address)
+        let (address, violation) = self.backend.nested_fault(current)?;
+        if self.mmio.contains(address) {
+            return self.start_mmio(current);
+        }
+        Ok(AxVCpuExitReason::NestedPageFault { addr: address, access_flags: violation.access() })
     }
 
-    fn nested_page_fault(&self, here: Here, addr: GuestPhysAddr) -> AxResult<AxVCpuExitReason> {
-        let violation = EptViolation::from_qualification(self.qualification(here)?);
-        Ok(AxVCpuExitReason::NestedPageFault { addr, access_flags: violation.access() })
-    }
-
-    /// Decodes the instruction that accessed `address`, and runs it to its first access.
-    fn start_mmio(&mut self, here: Here, address: GuestPhysAddr) -> AxResult<AxVCpuExitReason> {
-        self.mmio.undecoded = None;
-        let violation = EptViolation::from_qualification(self.qualification(here)?);
+    /// Decodes the instruction of an EPT violation, and runs it to its first access.
+    fn start_mmio(&mut self, current: B::Current) -> AxResult<AxVCpuExitReason> {
+        self.set_undecoded(None);
+        let (address, violation) = self.backend.nested_fault(current)?;
         // Only what an instruction itself does to its operands is decoded: no walk of page tables, no fetch, and no
         // delivery of an event.
         let operand = EptViolation::LINEAR_ADDRESS_VALID | EptViolation::TRANSLATED;
-        let delivers = self.vmcs.get(here, VmcsReadOnly32::IDT_VECTORING_INFO)? & (1 << 31) != 0;
+        let delivers = self.backend.interrupted_event(current)?.is_some();
         if !violation.contains(operand) || violation.contains(EptViolation::FETCH) || delivers {
-            return self.nested_page_fault(here, address);
+            return self.nested_page_fault(current);
         }
-        let registers = self.registers(here)?;
-        let linear = self.vmcs.get(here, VmcsReadOnlyNW::GUEST_LINEAR_ADDR)? as u64;
+        let registers = self.registers(current)?;
+        let linear = self.backend.nested_fault_linear(current)?;
         // A write may have to set the dirty flag of its page, and whether an access that is no access did so is not said.
         let translated = (!violation.contains(EptViolation::WRITE)).then_some(Translated { linear, address });
-        match self.start_emulation(here, address, translated, &registers)? {
-            Ok(()) => Ok(self.go_on_mmio(here, registers)?.unwrap_or(AxVCpuExitReason::Nothing)),
-            Err((refusal, code)) => self.refuse_mmio(here, address, refusal, code),
+        match self.start_emulation(current, address, translated, &registers)? {
+            Ok(()) => Ok(self.resume_mmio(current, registers)?.unwrap_or(AxVCpuExitReason::Nothing)),
+            Err((refusal, code)) => self.refuse_mmio(current, refusal, code),
         }
+    }
+
+    fn nested_page_fault(&self, current: B::Current) -> AxResult<AxVCpuExitReason> {
+        let (addr, violation) = self.backend.nested_fault(current)?;
+        Ok(AxVCpuExitReason::NestedPageFault { addr, access_flags: violation.access() })
     }
 
     /// Fetches and decodes the instruction, which then is pending.
     fn start_emulation(
         &mut self,
-        here: Here,
+        current: B::Current,
         address: GuestPhysAddr,
         translated: Option<Translated>,
         registers: &Registers,
     ) -> AxResult<Result<(), (Refusal, Code)>> {
         let page = address.as_usize() & PAGE_MASK;
-        let view = self.view_here(here)?;
+        let view = self.view_here(current)?;
         let memory = self.guest_memory()?;
-        let world = World {
+        let world = EmulatorContext {
             view: &view,
             code: self.code_size(&view)?,
             memory: &memory,
@@ -287,66 +278,58 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             return Ok(Err((refusal, fetched.code)));
         }
         self.mmio.decoded.remember(registers.rip, &fetched, &pending.emulation);
-        self.mmio.pending = Some(pending);
+        self.set_emulation(Some(pending));
         Ok(Ok(()))
     }
 
-    fn refuse_mmio(
-        &mut self,
-        here: Here,
-        address: GuestPhysAddr,
-        refusal: Refusal,
-        code: Code,
-    ) -> AxResult<AxVCpuExitReason> {
+    fn refuse_mmio(&mut self, current: B::Current, refusal: Refusal, code: Code) -> AxResult<AxVCpuExitReason> {
         match refusal {
             Refusal::Host(error) => Err(error),
             Refusal::Exception(exception) => {
-                self.raise(exception);
+                self.raise(exception)?;
                 Ok(AxVCpuExitReason::Nothing)
             }
             Refusal::Unknown => {
-                self.mmio.undecoded = Some(MmioUndecoded { code, unreachable: None });
-                self.take_care();
-                self.nested_page_fault(here, address)
+                self.set_undecoded(Some(MmioUndecoded { code, unreachable: None }));
+                self.nested_page_fault(current)
             }
             // The caller may map it, and then the guest executes the instruction again.
             Refusal::Memory(unreachable) => Ok(self.miss_memory(code, unreachable)),
         }
     }
 
-    fn miss_memory(&mut self, code: Code, unreachable: Unreachable) -> AxVCpuExitReason {
-        self.mmio.undecoded = Some(MmioUndecoded { code, unreachable: Some(unreachable) });
-        self.take_care();
+    fn miss_memory(&mut self, code: Code, unreachable: UnmappedGuestMemory) -> AxVCpuExitReason {
+        self.set_undecoded(Some(MmioUndecoded { code, unreachable: Some(unreachable) }));
         AxVCpuExitReason::NestedPageFault { addr: unreachable.address, access_flags: unreachable.access() }
     }
 
     /// Goes on with the instruction that the caller had to do with, and gives what the caller has to do next. `None` if it
     /// is done and the guest can be entered.
     #[cold]
-    pub(crate) fn continue_mmio(&mut self, here: Here) -> AxResult<Option<AxVCpuExitReason>> {
-        self.mmio.undecoded = None;
+    pub(crate) fn continue_mmio(&mut self, current: B::Current) -> AxResult<Option<AxVCpuExitReason>> {
+        self.set_undecoded(None);
         let Some(pending) = &self.mmio.pending else {
             return Ok(None);
         };
-        if self.completion.is_none() {
+        if !self.completion.is_pending() {
             // The caller ended it in another way.
-            self.mmio.pending = None;
+            self.set_emulation(None);
             return Ok(None);
         }
         if let (true, Some(access)) = (pending.emulation.waits(), &pending.access) {
             // Without the value there is no way on: it is asked for again.
             return Ok(Some(access.exit()));
         }
-        self.completion = None;
-        let registers = self.registers(here)?;
-        self.go_on_mmio(here, registers)
+        self.cancel_completion();
+        let registers = self.registers(current)?;
+        self.resume_mmio(current, registers)
     }
 
     /// To the next access of a device, or to the end of the instruction, which the next entry completes.
-    fn go_on_mmio(&mut self, here: Here, mut registers: Registers) -> AxResult<Option<AxVCpuExitReason>> {
+    fn resume_mmio(&mut self, current: B::Current, mut registers: Registers) -> AxResult<Option<AxVCpuExitReason>> {
         // SAFETY: used for the emulation's next step, which changes extended state and no EPT.
         let memory = unsafe { self.unborrowed_guest_memory()? };
-        let mut vectors = Vectors::new(&mut self.xstate, &self.context.xstate);
+        let mut vectors = Vectors::new(&mut self.xstate, self.backend.xstate_switch());
         let Some(pending) = &mut self.mmio.pending else {
             return Ok(None);
         };
@@ -355,20 +338,19 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             Ok(Progress::Read { address, width }) => (address, width, None),
             Ok(Progress::Write { address, width, value }) => (address, width, Some(value)),
             Ok(Progress::Done { length }) => {
-                self.mmio.pending = None;
+                self.set_emulation(None);
                 self.set_registers(&registers);
-                self.complete_later(WaitsFor::Executed { length });
+                self.defer_completion(PendingCompletion::Executed { length });
                 return Ok(None);
             }
             Err(Refusal::Memory(unreachable)) => {
                 pending.access = None;
-                self.complete_later(WaitsFor::Nothing);
+                self.defer_completion(PendingCompletion::Nothing);
                 return Ok(Some(self.miss_memory(code, unreachable)));
             }
             Err(refusal) => {
-                self.mmio.pending = None;
-                let address = GuestPhysAddr::from(self.vmcs.get(here, VmcsReadOnly64::GUEST_PHYSICAL_ADDR)? as usize);
-                return self.refuse_mmio(here, address, refusal, code).map(Some);
+                self.set_emulation(None);
+                return self.refuse_mmio(current, refusal, code).map(Some);
             }
         };
         let target = emulation.target();
@@ -385,32 +367,46 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         };
         let exit = access.exit();
         pending.access = Some(access);
-        self.complete_later(if write.is_none() { WaitsFor::Mmio } else { WaitsFor::Nothing });
-        self.take_care();
+        self.defer_completion(if write.is_none() { PendingCompletion::Mmio } else { PendingCompletion::Nothing });
         Ok(Some(exit))
+    }
+
+    fn set_emulation(&mut self, pending: Option<Pending>) {
+        self.mmio.pending = pending;
+        self.update_emulation_request();
+    }
+
+    fn set_undecoded(&mut self, undecoded: Option<MmioUndecoded>) {
+        self.mmio.undecoded = undecoded;
+        self.update_emulation_request();
+    }
+
+    fn update_emulation_request(&self) {
+        let is_pending = self.mmio.pending.is_some() || self.mmio.undecoded.is_some();
+        self.requests().set_to(Request::EMULATION, is_pending);
     }
 
     fn code_size(&self, view: &GuestView) -> AxResult<CodeSize> {
         if let LinearMode::Long { .. } = view.mode {
             return Ok(CodeSize { bits: 64, stack: 8 });
         }
-        let big = |rights: u32| rights & BIG != 0;
+        let big = |rights: u64| rights & rights::BIG != 0;
         Ok(CodeSize {
-            bits: if big(self.segment(SegmentRegister::Cs)?.rights) { 32 } else { 16 },
-            stack: if big(self.vmcs.read(VmcsGuest32::SS_ACCESS_RIGHTS)?) { 4 } else { 2 },
+            bits: if big(self.backend.read(Anywhere, GuestField::CS_RIGHTS)?) { 32 } else { 16 },
+            stack: if big(self.backend.read(Anywhere, GuestField::SS_RIGHTS)?) { 4 } else { 2 },
         })
     }
 
-    fn registers(&self, here: Here) -> AxResult<Registers> {
-        let mut general = self.context.guest.all();
-        general[RSP] = self.vmcs.get(here, VmcsGuestNW::RSP)? as u64;
-        let rflags = self.vmcs.get(here, VmcsGuestNW::RFLAGS)? as u64;
-        Ok(Registers { general, rflags, rip: self.vmcs.get(here, VmcsGuestNW::RIP)? as u64 })
+    fn registers(&self, current: B::Current) -> AxResult<Registers> {
+        let mut general = self.backend.regs().all();
+        general[RSP] = self.backend.read(current, GuestField::RSP)?;
+        let rflags = self.backend.read(current, GuestField::RFLAGS)?;
+        Ok(Registers { general, rflags, rip: self.backend.read(current, GuestField::RIP)? })
     }
 
     fn set_registers(&mut self, registers: &Registers) {
-        self.context.guest.set_all(&registers.general);
-        self.vmcs.write_changed(VmcsGuestNW::RSP, registers.general[RSP] as usize);
-        self.vmcs.write_changed(VmcsGuestNW::RFLAGS, registers.rflags as usize);
+        self.backend.regs_mut().set_all(&registers.general);
+        self.backend.write(GuestField::RSP, registers.general[RSP]);
+        self.write_rflags(registers.rflags);
     }
 }

@@ -4,10 +4,11 @@ use alloc::vec::Vec;
 use core::ops::RangeInclusive;
 
 use axerrno::{AxResult, ax_err};
-use axvcpu::AxVCpuHal;
 
+use super::Vcpu;
+use super::backend::Backend;
+use super::msrs::virtualized_msrs;
 use crate::msr::Msr;
-use crate::vmx::vcpu::VmxVcpu;
 
 /// What becomes of the guest's RDMSR and WRMSR of an MSR.
 ///
@@ -42,7 +43,7 @@ use crate::vmx::vcpu::VmxVcpu;
 /// that writes PEBS records, which would go to its buffer's address in the guest's address space, stops its counters
 /// around a run. Branch records stop at an entry, with IA32_DEBUGCTL.
 ///
-/// The time-stamp counter is the host's, with what the caller adds ([`set_tsc_offset`](crate::VmxVcpu::set_tsc_offset)), and
+/// The time-stamp counter is the host's, with what the caller adds ([`set_tsc_offset`](Vcpu::set_tsc_offset)), and
 /// not 0 at the guest's reset: guests take for granted that the counters of all their processors agree, and those of the
 /// host do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,22 +65,22 @@ pub enum MsrPolicy {
 
 /// The MSRs that a vCPU keeps as plain values.
 #[derive(Debug, Default)]
-pub(crate) struct KeptMsrs {
+pub(crate) struct EmulatedMsrs {
     /// In the order of their numbers.
-    msrs: Vec<KeptMsr>,
-    /// The bits of the guest's own MSRs, wherever they are kept: see [`KeptMsrs::may_be_own`].
+    msrs: Vec<EmulatedMsr>,
+    /// The bits of the guest's own MSRs, wherever they are kept: see [`EmulatedMsrs::may_be_virtualized`].
     filter: [u64; 4],
 }
 
 #[derive(Clone, Copy, Debug)]
-struct KeptMsr {
+struct EmulatedMsr {
     msr: u32,
     initial: u64,
     value: u64,
     writable: u64,
 }
 
-impl KeptMsrs {
+impl EmulatedMsrs {
     /// The MSRs of the table above; `own` are those that are kept elsewhere.
     pub(crate) fn with_defaults(own: impl Iterator<Item = u32>) -> Self {
         /// Locked, VMX neither inside nor outside SMX.
@@ -115,9 +116,9 @@ impl KeptMsrs {
         Some(accepted)
     }
 
-    fn insert(&mut self, msr: u32, value: u64, writable: u64) {
+    pub(crate) fn insert(&mut self, msr: u32, value: u64, writable: u64) {
         self.remember(msr);
-        let kept = KeptMsr { msr, initial: value, value, writable };
+        let kept = EmulatedMsr { msr, initial: value, value, writable };
         match self.place(msr) {
             Ok(i) => self.msrs[i] = kept,
             Err(i) => self.msrs.insert(i, kept),
@@ -132,12 +133,12 @@ impl KeptMsrs {
 
     /// Whether the MSR may be one of the guest's own. Most that come to the caller are told by this.
     #[inline(always)]
-    pub(crate) fn may_be_own(&self, msr: u32) -> bool {
+    pub(crate) fn may_be_virtualized(&self, msr: u32) -> bool {
         let bit = filter_bit(msr);
         self.filter[bit / 64] & 1 << (bit % 64) != 0
     }
 
-    fn remove(&mut self, msrs: &RangeInclusive<u32>) {
+    pub(crate) fn remove(&mut self, msrs: &RangeInclusive<u32>) {
         self.msrs.retain(|kept| !msrs.contains(&kept.msr));
     }
 
@@ -152,7 +153,7 @@ fn filter_bit(msr: u32) -> usize {
     (msr.wrapping_mul(0x27D4_EB2F) >> 24) as usize
 }
 
-impl<H: AxVCpuHal> VmxVcpu<H> {
+impl<B: Backend> Vcpu<B> {
     /// Decides what becomes of the guest's accesses to a range of MSRs. The MSRs that the table of [`MsrPolicy`] calls
     /// the guest's own stay so: asking for another policy for one of them is an error, but for
     /// [`Exit`](MsrPolicy::Exit), which changes nothing for them.
@@ -166,7 +167,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         if msrs.is_empty() {
             return ax_err!(InvalidInput, "an empty range of MSRs");
         }
-        if policy != MsrPolicy::Exit && Self::guests_own().any(|own| msrs.contains(&own)) {
+        if policy != MsrPolicy::Exit && virtualized_msrs::<B>().any(|own| msrs.contains(&own)) {
             return ax_err!(InvalidInput, "the range holds an MSR that is the guest's own");
         }
         match policy {
@@ -181,18 +182,18 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
                 if msrs.end() - msrs.start() >= MOST_KEPT {
                     return ax_err!(InvalidInput, "too many MSRs to keep");
                 }
-                msrs.clone().for_each(|msr| self.kept.insert(msr, value, writable));
+                msrs.clone().for_each(|msr| self.msrs.emulated_mut().insert(msr, value, writable));
             }
             MsrPolicy::Exit => {}
         }
         if !matches!(policy, MsrPolicy::Keep { .. }) {
-            self.kept.remove(&msrs);
+            self.msrs.emulated_mut().remove(&msrs);
         }
         let intercept = policy != MsrPolicy::PassThrough;
         // MSRs that no bitmap covers exit as they are, so of a large range only two parts have bits.
         for covered in [0..=0x1FFF, 0xC000_0000..=0xC000_1FFFu32] {
             for msr in *msrs.start().max(covered.start())..=*msrs.end().min(covered.end()) {
-                if !self.is_guests_own(msr) {
+                if !self.is_virtualized_msr(msr) {
                     self.try_set_msr_intercept(msr, intercept)?;
                 }
             }
@@ -210,7 +211,7 @@ mod tests {
         /// A guest never changes a bit that it may not change, and reads what it wrote.
         #[test]
         fn only_writable_bits_change(initial: u64, writable: u64, writes: Vec<u64>) {
-            let mut kept = KeptMsrs::default();
+            let mut kept = EmulatedMsrs::default();
             kept.insert(7, initial, writable);
             for write in writes {
                 let before = kept.read(7);
@@ -227,7 +228,7 @@ mod tests {
         /// What is kept is found whatever was inserted and removed around it.
         #[test]
         fn kept_msrs_are_a_map(msrs: Vec<(u32, u64)>, gone: (u32, u32)) {
-            let mut kept = KeptMsrs::default();
+            let mut kept = EmulatedMsrs::default();
             let mut model = alloc::collections::BTreeMap::new();
             for (msr, value) in &msrs {
                 kept.insert(*msr, *value, 0);
@@ -238,7 +239,7 @@ mod tests {
             model.retain(|msr, _| !gone.contains(msr));
             for (msr, _) in msrs {
                 prop_assert_eq!(kept.read(msr), model.get(&msr).copied());
-                prop_assert!(kept.may_be_own(msr) || !model.contains_key(&msr));
+                prop_assert!(kept.may_be_virtualized(msr) || !model.contains_key(&msr));
             }
         }
     }

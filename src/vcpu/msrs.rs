@@ -3,37 +3,57 @@
 use alloc::vec::Vec;
 
 use axerrno::{AxResult, ax_err};
-use axvcpu::{AxVCpuExitReason, AxVCpuHal};
+use axvcpu::AxVCpuExitReason;
 
+use super::Vcpu;
+use super::backend::{Backend, GuestField};
+use super::completion::Outcome;
+use super::msr_policy::EmulatedMsrs;
 use crate::msr::Msr;
 use crate::rules::control_registers::GeneralProtection;
-use crate::vcpu::completion::{GP, Outcome};
-use crate::vcpu::exits::Handled;
-use crate::vmx::structs::MsrBitmap;
-use crate::vmx::vcpu::VmxVcpu;
-use crate::vmx::vcpu::msr_areas::GuestMsrs;
-use crate::vmx::vmcs::Here;
-use crate::vmx::vmcs::VmcsGuest64;
+use crate::rules::debug::{DEBUGCTL_BTF, DEBUGCTL_LBR};
 
-/// MSRs that the guest reads and writes without an exit: their values are VMCS guest state.
+/// MSRs that the guest reads and writes without an exit: the processor switches them with the guest's state.
 const PASSED_THROUGH: [Msr; 5] =
     [Msr::IA32_FS_BASE, Msr::IA32_GS_BASE, Msr::IA32_SYSENTER_CS, Msr::IA32_SYSENTER_ESP, Msr::IA32_SYSENTER_EIP];
 
-/// MSRs whose value is VMCS guest state, and whose writes are checked.
-const VMCS_KEPT: [(Msr, VmcsGuest64); 3] = [
-    (Msr::IA32_EFER, VmcsGuest64::IA32_EFER),
-    (Msr::IA32_PAT, VmcsGuest64::IA32_PAT),
-    (Msr::IA32_DEBUGCTL, VmcsGuest64::IA32_DEBUGCTL),
-];
+/// MSRs that the processor switches with the guest's state, and whose writes are checked.
+const CHECKED: [(Msr, GuestField); 3] =
+    [(Msr::IA32_EFER, GuestField::EFER), (Msr::IA32_PAT, GuestField::PAT), (Msr::IA32_DEBUGCTL, GuestField::DEBUGCTL)];
 
-const DEBUGCTL_LBR: u64 = 1;
+/// What the vCPU keeps of MSRs itself.
+#[derive(Debug)]
+pub(crate) struct Msrs {
+    emulated: EmulatedMsrs,
+    caller_intercepts: CallerIntercepts,
+}
+
+impl Msrs {
+    /// `virtualized` are those that are kept elsewhere.
+    pub(crate) fn with_defaults(virtualized: impl Iterator<Item = u32>) -> Self {
+        Self { emulated: EmulatedMsrs::with_defaults(virtualized), caller_intercepts: CallerIntercepts::default() }
+    }
+
+    pub(crate) fn reset(&mut self) {
+        self.emulated.reset();
+    }
+
+    pub(crate) fn emulated_mut(&mut self) -> &mut EmulatedMsrs {
+        &mut self.emulated
+    }
+
+    /// The caller made an MSR exit that the crate passes through of itself.
+    pub(crate) fn caller_intercepts(&self, msr: u32) -> bool {
+        self.caller_intercepts.contains(msr)
+    }
+}
 
 /// Of the MSRs that the crate passes through of itself, those that the caller made exit.
 #[derive(Debug, Default)]
-pub(crate) struct CallersExits(Vec<u32>);
+struct CallerIntercepts(Vec<u32>);
 
-impl CallersExits {
-    pub(crate) fn contains(&self, msr: u32) -> bool {
+impl CallerIntercepts {
+    fn contains(&self, msr: u32) -> bool {
         self.0.contains(&msr)
     }
 
@@ -45,18 +65,21 @@ impl CallersExits {
     }
 }
 
-/// The bitmap of a vCPU that nobody has changed.
-pub(crate) fn default_bitmap<H: AxVCpuHal>() -> AxResult<MsrBitmap<H>> {
-    let mut bitmap = MsrBitmap::intercept_all()?;
+/// The MSRs that exit though nobody has asked for it: all but those that are passed through.
+pub(crate) fn intercept_defaults(backend: &mut impl Backend) -> AxResult {
     for msr in PASSED_THROUGH {
-        bitmap.set_read_intercept(msr.number(), false)?;
-        bitmap.set_write_intercept(msr.number(), false)?;
+        backend.set_msr_intercept(msr.number(), Some(false), Some(false))?;
     }
-    bitmap.set_read_intercept(Msr::IA32_TIME_STAMP_COUNTER.number(), false)?;
-    Ok(bitmap)
+    backend.set_msr_intercept(Msr::IA32_TIME_STAMP_COUNTER.number(), Some(false), None)
 }
 
-impl<H: AxVCpuHal> VmxVcpu<H> {
+/// The MSRs that the crate switches or checks itself, whatever the policy.
+pub(crate) fn virtualized_msrs<B: Backend>() -> impl Iterator<Item = u32> {
+    let fields = PASSED_THROUGH.into_iter().chain(CHECKED.into_iter().map(|(msr, _)| msr));
+    fields.chain([Msr::IA32_PRED_CMD]).map(Msr::number).chain(B::switched_msrs())
+}
+
+impl<B: Backend> Vcpu<B> {
     /// Makes RDMSR and WRMSR of one MSR exit, or not. MSRs outside 0 to 1FFFH and C0000000H to C0001FFFH always exit.
     ///
     /// A call that cannot be carried out changes nothing and is logged; see
@@ -76,138 +99,129 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     pub fn try_set_msr_intercept(&mut self, msr: u32, intercept: bool) -> AxResult {
         let speculation = [Msr::IA32_SPEC_CTRL, Msr::IA32_PRED_CMD].iter().any(|own| own.number() == msr);
         let of_itself = speculation || PASSED_THROUGH.iter().any(|own| own.number() == msr);
-        let free = !speculation && of_itself || self.callers_msr_exits.contains(msr);
-        if !intercept && !free && self.is_guests_own(msr) {
+        let free = !speculation && of_itself || self.msrs.caller_intercepts(msr);
+        if !intercept && !free && self.is_virtualized_msr(msr) {
             return ax_err!(InvalidInput, "the MSR is the guest's own and must exit");
         }
         if of_itself {
-            self.callers_msr_exits.set(msr, intercept);
+            self.msrs.caller_intercepts.set(msr, intercept);
         }
         if speculation {
             return self.pass_speculation_control();
         }
-        self.msr_bitmap.set_read_intercept(msr, intercept)?;
-        self.msr_bitmap.set_write_intercept(msr, intercept)
+        self.backend.set_msr_intercept(msr, Some(intercept), Some(intercept))
     }
 
-    /// A RDMSR of what may be one of the guest's own.
-    #[inline(never)]
-    pub(crate) fn take_msr_read(&mut self, here: Here) -> AxResult<AxVCpuExitReason> {
-        Ok(match self.handle_msr_read(here)? {
-            Handled::Yes => AxVCpuExitReason::Nothing,
-            Handled::No => self.describe_msr_read(),
-        })
-    }
-
-    /// The same for WRMSR.
-    #[inline(never)]
-    pub(crate) fn take_msr_write(&mut self, here: Here) -> AxResult<AxVCpuExitReason> {
-        Ok(match self.handle_msr_write(here)? {
-            Handled::Yes => AxVCpuExitReason::Nothing,
-            Handled::No => self.describe_msr_write(),
-        })
-    }
-
+    /// The MSR of the RDMSR or WRMSR that the guest is at. ECX is 32 bits wide in every mode.
     #[inline(always)]
-    pub(crate) fn handle_msr_read(&mut self, here: Here) -> AxResult<Handled> {
-        let msr = self.context.guest.rcx as u32;
+    pub(crate) fn msr_number(&self) -> u32 {
+        self.backend.regs().rcx as u32
+    }
+
+    /// Whether it may be one that the crate answers. Most that come to the caller are told by this.
+    #[inline(always)]
+    pub(crate) fn may_be_virtualized_msr(&self) -> bool {
+        self.msrs.emulated.may_be_virtualized(self.msr_number())
+    }
+
+    /// A RDMSR of what may be an MSR that the crate answers.
+    #[inline(never)]
+    pub(crate) fn handle_msr_read<const REPORT: bool>(&mut self, current: B::Current) -> AxResult<AxVCpuExitReason> {
+        let msr = self.msr_number();
         if self.is_own_pred_cmd(msr) {
-            return self.complete(here, Outcome::Fault(GP, Some(0)));
+            return self.handled(current, Outcome::PROTECTION);
         }
-        let Some(value) = self.kept_msr(here, msr)? else {
-            return Ok(Handled::No);
+        let Some(value) = self.emulated_msr(current, msr) else {
+            return self.report::<REPORT>(Self::report_msr_read);
         };
-        self.context.guest.set_edx_eax(value);
-        self.complete(here, Outcome::Done)
+        self.backend.regs_mut().set_edx_eax(value);
+        self.handled(current, Outcome::Done)
     }
 
-    #[inline(always)]
-    pub(crate) fn handle_msr_write(&mut self, here: Here) -> AxResult<Handled> {
-        let (msr, value) = (self.context.guest.rcx as u32, self.context.guest.get_edx_eax());
+    /// A WRMSR of what may be an MSR that the crate answers.
+    #[inline(never)]
+    pub(crate) fn handle_msr_write<const REPORT: bool>(&mut self, current: B::Current) -> AxResult<AxVCpuExitReason> {
+        let (msr, value) = (self.msr_number(), self.backend.regs().get_edx_eax());
         if self.is_own_pred_cmd(msr) {
             let outcome = self.write_pred_cmd(value);
-            return self.complete(here, outcome);
+            return self.handled(current, outcome);
         }
-        match self.set_kept_msr(here, msr, value)? {
-            Some(outcome) => self.complete(here, outcome),
-            None => Ok(Handled::No),
+        match self.set_emulated_msr(current, msr, value)? {
+            Some(outcome) => self.handled(current, outcome),
+            None => self.report::<REPORT>(Self::report_msr_write),
         }
     }
 
     /// Whether the crate switches or checks this MSR itself, whatever the policy.
-    pub(crate) fn is_guests_own(&self, msr: u32) -> bool {
-        Self::guests_own().any(|own| own == msr)
-    }
-
-    pub(crate) fn guests_own() -> impl Iterator<Item = u32> {
-        let in_vmcs = PASSED_THROUGH.into_iter().chain(VMCS_KEPT.into_iter().map(|(msr, _)| msr));
-        in_vmcs.chain([Msr::IA32_PRED_CMD]).map(Msr::number).chain(GuestMsrs::<H>::all())
+    pub(crate) fn is_virtualized_msr(&self, msr: u32) -> bool {
+        virtualized_msrs::<B>().any(|own| own == msr)
     }
 
     /// Lets the MSRs that are passed through exit where they belong to a feature that the guest does not have, or the
     /// caller made them exit, and only there.
     pub(crate) fn pass_through_msrs_but(&mut self, absent: &[u32]) -> AxResult {
         for msr in PASSED_THROUGH.map(Msr::number) {
-            let exits = absent.contains(&msr) || self.callers_msr_exits.contains(msr);
-            self.msr_bitmap.set_read_intercept(msr, exits)?;
-            self.msr_bitmap.set_write_intercept(msr, exits)?;
+            let exits = absent.contains(&msr) || self.msrs.caller_intercepts(msr);
+            self.backend.set_msr_intercept(msr, Some(exits), Some(exits))?;
         }
         Ok(())
     }
 
     /// The MSR belongs to a feature that the guest does not have, so it is the caller's, as any other.
     pub(crate) fn is_absent(&self, msr: u32) -> bool {
-        let absent = self.cpuid.absent_msrs();
+        let absent = self.cpuid.table().absent_msrs();
         // Mostly there are none, and a search of nothing costs a dozen instructions.
         !absent.is_empty() && absent.contains(&msr)
     }
 
     #[inline(always)]
-    fn kept_msr(&self, here: Here, msr: u32) -> AxResult<Option<u64>> {
+    fn emulated_msr(&self, current: B::Current, msr: u32) -> Option<u64> {
         if self.is_absent(msr) {
-            return Ok(None);
+            return None;
         }
-        match vmcs_field(msr) {
-            Some(field) => Ok(Some(self.vmcs.peek(here, field))),
-            None => Ok(self.msrs.read(msr).or_else(|| self.kept.read(msr))),
+        match checked_field(msr) {
+            Some(field) => Some(self.backend.read_now(current, field)),
+            None => self.backend.switched_msr(msr).or_else(|| self.msrs.emulated.read(msr)),
         }
     }
 
-    fn set_kept_msr(&mut self, here: Here, msr: u32, value: u64) -> AxResult<Option<Outcome>> {
+    fn set_emulated_msr(&mut self, current: B::Current, msr: u32, value: u64) -> AxResult<Option<Outcome>> {
         if self.is_absent(msr) {
             return Ok(None);
         }
-        let Some(field) = vmcs_field(msr) else {
-            return self.write_kept_msr(msr, value);
+        let Some(field) = checked_field(msr) else {
+            return self.write_emulated_msr(msr, value);
         };
         let result = match field {
-            VmcsGuest64::IA32_EFER => self.write_efer(value)?,
-            VmcsGuest64::IA32_PAT => self.put_if(here, field, value, is_pat(value)),
+            GuestField::EFER => self.write_efer(value)?,
+            GuestField::PAT => self.write_if(current, field, value, is_pat(value)),
             // BTF works. LBR would record into the host's registers, so it is accepted and stays clear; the rest is about
             // tracing to memory of the host's.
-            _ => self.put_if(here, field, value & !DEBUGCTL_LBR, value & !0b11 == 0),
+            _ => {
+                let accepted = value & !(DEBUGCTL_LBR | DEBUGCTL_BTF) == 0;
+                self.write_if(current, field, value & !DEBUGCTL_LBR, accepted)
+            }
         };
         Ok(Some(result.into()))
     }
 
-    /// A write of an MSR that no field of the VMCS has.
-    fn write_kept_msr(&mut self, msr: u32, value: u64) -> AxResult<Option<Outcome>> {
-        let Some(accepted) = self.msrs.write(&self.vmcs, msr, value).or_else(|| self.kept.write(msr, value)) else {
+    /// A write of an MSR that is no field of the guest's state.
+    fn write_emulated_msr(&mut self, msr: u32, value: u64) -> AxResult<Option<Outcome>> {
+        let switched = self.backend.write_switched_msr(msr, value);
+        let Some(accepted) = switched.or_else(|| self.msrs.emulated.write(msr, value)) else {
             return Ok(None);
         };
         if msr == Msr::IA32_SPEC_CTRL.number() {
-            // From now on a bind has to look at the host's.
-            self.stays.end();
             self.pass_speculation_control()?;
         }
-        Ok(Some(if accepted { Outcome::Done } else { Outcome::Fault(GP, Some(0)) }))
+        Ok(Some(if accepted { Outcome::Done } else { Outcome::PROTECTION }))
     }
 
     fn write_efer(&mut self, value: u64) -> AxResult<Result<(), GeneralProtection>> {
         let before = self.control_state()?;
-        match before.with_efer(value, self.cpuid.allowed_efer()) {
+        match before.with_efer(value, self.cpuid.table().allowed_efer()) {
             Ok(after) => {
-                self.write_guest_efer(after.efer);
+                self.backend.write_efer(after.efer);
                 self.control_state_changed(&before, &after);
                 Ok(Ok(()))
             }
@@ -215,18 +229,27 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         }
     }
 
-    fn put_if(&self, here: Here, field: VmcsGuest64, value: u64, accepted: bool) -> Result<(), GeneralProtection> {
+    fn write_if(
+        &self,
+        current: B::Current,
+        field: GuestField,
+        value: u64,
+        accepted: bool,
+    ) -> Result<(), GeneralProtection> {
         if !accepted {
             return Err(GeneralProtection);
         }
-        self.vmcs.put(here, field, value);
+        // At once: the next entry may be a fast one then. What the processor refuses is left to that entry, which says so.
+        if !self.backend.write_now(current, field, value) {
+            self.backend.write(field, value);
+        }
         Ok(())
     }
 }
 
 /// The field that has the value of an MSR, if one has.
-fn vmcs_field(msr: u32) -> Option<VmcsGuest64> {
-    VMCS_KEPT.iter().find(|(own, _)| own.number() == msr).map(|&(_, field)| field)
+fn checked_field(msr: u32) -> Option<GuestField> {
+    CHECKED.iter().find(|(own, _)| own.number() == msr).map(|&(_, field)| field)
 }
 
 /// Whether each of the eight entries of IA32_PAT is a memory type: UC (0), WC (1), WT (4), WP (5), WB (6) or UC- (7). Those are

@@ -1,31 +1,30 @@
-//! Whether the interrupt shadow that the VMCS knows of is over.
+//! Whether the interrupt shadow that the guest's state shows is over.
 //!
-//! Completing an instruction ends STI and MOV SS blocking, but the VMCS would have to be read to know whether there was any,
+//! Completing an instruction ends STI and MOV SS blocking, but the state would have to be read to know whether there was any,
 //! and it makes a difference only when something waits for its end. So completion is noted here, and
-//! [`VmxVcpu::settle_shadow`](crate::VmxVcpu::settle_shadow) is called where it matters; otherwise the shadow lapses one
-//! instruction later.
+//! `sync_interrupt_shadow` is called where it matters; otherwise the shadow lapses one instruction later.
 
-/// Whether an instruction was completed since the last entry. One that fails is none, so what was before it is kept, too.
+/// Whether an instruction was completed since the last entry. An entry that fails is none, so what was before it is kept, too.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct ShadowEnd(u8);
+pub(crate) struct InterruptShadow(u8);
 
-impl ShadowEnd {
+impl InterruptShadow {
     const SINCE_ENTRY: u8 = 1 << 1;
     /// The bit beside it, so that an entry is one shift.
     const BEFORE_ENTRY: u8 = Self::SINCE_ENTRY >> 1;
 
-    /// An instruction is completed.
+    /// An instruction is completed: the shadow is over.
     #[inline(always)]
-    pub(crate) fn note(&mut self) {
+    pub(crate) fn end(&mut self) {
         self.0 = Self::SINCE_ENTRY;
     }
 
     #[inline(always)]
-    pub(crate) fn is_noted(self) -> bool {
+    pub(crate) fn has_ended(self) -> bool {
         self.0 & Self::SINCE_ENTRY != 0
     }
 
-    /// Forgets it: the VMCS has the end now, or something else that holds.
+    /// Forgets it: the guest's state shows the end now, or something else that holds.
     pub(crate) fn forget(&mut self) {
         self.0 = 0;
     }
@@ -39,7 +38,7 @@ impl ShadowEnd {
     /// The entry that followed has failed.
     pub(crate) fn entry_failed(&mut self) {
         if self.0 & Self::BEFORE_ENTRY != 0 {
-            self.note();
+            self.end();
         }
     }
 }

@@ -1,27 +1,30 @@
 //! Where a guest starts, and in which state.
 
-use axaddrspace::GuestPhysAddr;
-use axerrno::{AxResult, ax_err};
-use axvcpu::AxVCpuHal;
+use axaddrspace::{GuestPhysAddr, HostPhysAddr};
+use axerrno::{AxResult, ax_err, ax_err_type};
 
+use super::Vcpu;
+use super::backend::{Backend, GuestField};
+use super::control_registers::CR0_RESET;
+use super::intercepts::Intercepts;
+use super::requests::Request;
+use super::segments::{DataSegment, rights};
 use crate::regs::GeneralRegisters;
-use crate::vcpu::control_registers::{CR0_ET, CR0_PE, CR0_PG, CR4_PAE, EFER_LMA, EFER_LME};
-use crate::vcpu::debug::{DR6_RESET, DR7_RESET};
-use crate::vmx::vcpu::VmxVcpu;
-use crate::vmx::vmcs::{VmcsControl32, VmcsGuest16, VmcsGuest32, VmcsGuest64, VmcsGuestNW};
+use crate::rules::control_registers::{CR0_ET, CR0_PE, CR0_PG, CR4_PAE, EFER_LMA, EFER_LME};
+use crate::rules::debug::{DR6_RESET, DR7_RESET};
 
 /// The state in which a vCPU enters its guest for the first time.
 ///
 /// What a start state does not name has the value that the SDM gives for power-up and reset (Vol. 3A, section 10.1.1,
 /// "Processor State After Reset": the table of processor states following power-up, reset, or INIT), but for EDX,
 /// which holds the processor's signature as there. General registers may be set by
-/// [`regs_mut`](VmxVcpu::regs_mut) after [`setup`](VmxVcpu::setup).
+/// [`regs_mut`](Vcpu::regs_mut) after [`setup`](Vcpu::setup).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StartState {
     /// At the reset vector: real mode, CS selector F000H with base FFFF0000H, IP FFF0H.
     Reset,
     /// As after an INIT of a processor that is not the first: it waits for a start-up IPI, and until
-    /// [`receive_startup`](VmxVcpu::receive_startup) brings it, `run` says `CpuDown`.
+    /// [`receive_startup`](Vcpu::receive_startup) brings it, `run` says `CpuDown`.
     WaitForStartup,
     /// In real mode at a guest-physical address below 1 MiB. Below 64 KiB CS is 0 and IP the address; above, CS is the
     /// address divided by 16, rounded down to a multiple of 1000H, and IP the rest. This is what
@@ -75,27 +78,94 @@ impl StartState {
     }
 }
 
-/// Access rights as the VMCS has them (SDM Vol. 3C, table 25-2, "Format of Access Rights"): type, S, DPL and P in bits
-/// 7:0, then AVL, L, D/B and G from bit 12; bit 16 marks the register unusable.
-mod rights {
-    pub(crate) const CODE_16: u32 = 0x9B;
-    pub(crate) const DATA_16: u32 = 0x93;
-    pub(crate) const CODE_32: u32 = 0xC09B;
-    pub(crate) const CODE_64: u32 = 0xA09B;
-    pub(crate) const DATA_32: u32 = 0xC093;
-    pub(crate) const BUSY_TSS: u32 = 0x8B;
-    pub(crate) const LDT: u32 = 0x82;
+/// Where the guest starts, and what the vCPU has seen of its start.
+#[derive(Debug, Default)]
+pub(crate) struct Start {
+    state: Option<StartState>,
+    entry: Option<GuestPhysAddr>,
+    is_set_up: bool,
+    /// It had an INIT, and waits for a start-up IPI.
+    waits_for_startup: bool,
+    /// The guest may be in another activity state than active after an exit.
+    may_be_inactive: bool,
 }
 
-#[derive(Clone, Copy)]
-struct Segment {
-    selector: u16,
-    base: usize,
-    limit: u32,
-    rights: u32,
+impl Start {
+    pub(crate) fn set_entry(&mut self, entry: GuestPhysAddr) {
+        self.entry = Some(entry);
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_set_up(&self) -> bool {
+        self.is_set_up
+    }
+
+    pub(crate) fn waits_for_startup(&self) -> bool {
+        self.waits_for_startup
+    }
+
+    pub(crate) fn set_waits_for_startup(&mut self, waits: bool) {
+        self.waits_for_startup = waits;
+    }
+
+    #[inline(always)]
+    pub(crate) fn may_be_inactive(&self) -> bool {
+        self.may_be_inactive
+    }
+
+    /// The caller has written the activity state.
+    pub(crate) fn activity_written(&mut self) {
+        self.may_be_inactive = true;
+    }
+
+    /// The guest runs with these from now on.
+    pub(crate) fn note_halting(&mut self, intercepts: &Intercepts) {
+        self.may_be_inactive |= intercepts.lets_guest_halt();
+    }
+
+    fn state(&self) -> AxResult<StartState> {
+        match (self.state, self.entry) {
+            (Some(state), _) => Ok(state),
+            (None, Some(entry)) => StartState::real_mode(entry),
+            (None, None) => ax_err!(InvalidInput, "the vCPU has neither an entry nor a start state"),
+        }
+    }
 }
 
-impl<H: AxVCpuHal> VmxVcpu<H> {
+impl<B: Backend> Vcpu<B> {
+    /// Makes the vCPU ready for its guest: control fields by the capabilities of this processor, and guest state as the
+    /// start state says. May be called again at any time, and then starts the guest anew: registers that were written and
+    /// events that were queued before are gone.
+    ///
+    /// `ept_root` is the host-physical address of the top table of the guest's EPT, and `entry` the guest-physical address of
+    /// the first instruction in real mode, where no [start state](Self::set_start_state) was set.
+    ///
+    /// # Errors
+    /// `BadState` where VMX is not enabled on this processor, or the vCPU is bound to another one; `InvalidInput` for an EPT
+    /// root or an entry that cannot be used; `Unsupported` if the processor lacks a control.
+    pub fn setup(&mut self, ept_root: HostPhysAddr, entry: GuestPhysAddr) -> AxResult {
+        self.ept.set_root(ept_root);
+        self.start.entry = Some(entry);
+        self.setup_vmcs()
+    }
+
+    /// Makes the vCPU ready for its guest, with the EPT root and entry that were set before.
+    pub(crate) fn setup_vmcs(&mut self) -> AxResult {
+        let root = self.ept.root().ok_or_else(|| ax_err_type!(InvalidInput, "the vCPU has no EPT root"))?;
+        let start = self.start.state()?;
+        let policy = self.cpuid_policy_for_setup()?;
+        self.intercepts.hide_instructions(&policy, B::instructions_that_can_exit()?);
+        self.backend.setup_vmcs((root, self.ept.format()), &policy, &self.intercepts, &self.time)?;
+        self.cpuid.set_table(&policy);
+        self.start.may_be_inactive = false;
+        self.start.note_halting(&self.intercepts);
+        self.write_start_state(start);
+        self.pass_speculation_control()?;
+        self.start.is_set_up = true;
+        self.requests().clear(Request::SETUP);
+        Ok(())
+    }
+
     /// Sets the state in which the guest will start, in place of the entry of
     /// [`set_entry`](axvcpu::AxArchVCpu::set_entry). Takes effect at the next [`setup`](axvcpu::AxArchVCpu::setup).
     ///
@@ -103,77 +173,79 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// `InvalidInput` for an entry that the mode does not reach, or a CR3 that is not the address of a page.
     pub fn set_start_state(&mut self, start: StartState) -> AxResult {
         start.check()?;
-        self.start = Some(start);
+        self.start.state = Some(start);
         Ok(())
     }
 
-    /// Writes the whole guest-state area, and resets what the vCPU keeps beside it.
-    pub(crate) fn write_start_state(&mut self, start: StartState) {
-        self.waits_for_startup = start == StartState::WaitForStartup;
-        self.reset_kept_state();
+    /// Writes the guest's whole state, and resets what the vCPU keeps beside it.
+    fn write_start_state(&mut self, start: StartState) {
+        self.start.waits_for_startup = start == StartState::WaitForStartup;
+        self.requests().set_to(Request::STARTUP, self.start.waits_for_startup);
+        self.reset_registers();
+        self.backend.reset_msrs();
+        self.msrs.reset();
+        self.xstate.reset(self.backend.xstate_switch_mut());
         self.write_reset_state();
         match start {
             StartState::Reset | StartState::WaitForStartup => self.write_code_segment(0xF000, 0xFFFF_0000, 0xFFF0),
             StartState::RealMode { entry } => {
-                let entry = entry.as_usize();
+                let entry = entry.as_usize() as u64;
                 let base = if entry < 0x1_0000 { 0 } else { entry & !0xFFFF };
                 self.write_code_segment((base >> 4) as u16, base, entry - base);
             }
             StartState::Protected32 { entry } => {
                 self.write_flat_segments(rights::CODE_32);
-                self.vmcs.write(VmcsGuestNW::RIP, entry as usize);
-                self.write_guest_cr0(CR0_PE | CR0_ET);
+                self.backend.write(GuestField::RIP, entry.into());
+                self.backend.write_cr0(CR0_PE | CR0_ET);
             }
             StartState::Long64 { entry, cr3 } => {
                 self.write_flat_segments(rights::CODE_64);
-                self.vmcs.write(VmcsGuestNW::RIP, entry as usize);
-                self.vmcs.write(VmcsGuestNW::CR3, cr3 as usize);
-                self.write_guest_cr4(CR4_PAE);
-                self.write_guest_efer(EFER_LME | EFER_LMA);
-                self.write_guest_cr0(CR0_PE | CR0_ET | CR0_PG);
+                self.backend.write(GuestField::RIP, entry);
+                self.backend.write(GuestField::CR3, cr3);
+                self.backend.write_cr4(CR4_PAE, self.cpuid.table().allowed_cr4());
+                self.backend.write_efer(EFER_LME | EFER_LMA);
+                self.backend.write_cr0(CR0_PE | CR0_ET | CR0_PG);
             }
         }
     }
 
     /// The state after power-up or reset, all of it.
     fn write_reset_state(&mut self) {
-        let real_data = Segment { selector: 0, base: 0, limit: 0xFFFF, rights: rights::DATA_16 };
-        self.write_data_segments(real_data);
+        self.write_data_segments(DataSegment { selector: 0, limit: 0xFFFF, rights: rights::DATA_16 });
         self.write_code_segment(0xF000, 0xFFFF_0000, 0xFFF0);
-
-        let vmcs = &self.vmcs;
-        vmcs.write(VmcsGuest16::LDTR_SELECTOR, 0);
-        vmcs.write(VmcsGuestNW::LDTR_BASE, 0);
-        vmcs.write(VmcsGuest32::LDTR_LIMIT, 0xFFFF);
-        vmcs.write(VmcsGuest32::LDTR_ACCESS_RIGHTS, rights::LDT);
-        vmcs.write(VmcsGuest16::TR_SELECTOR, 0);
-        vmcs.write(VmcsGuestNW::TR_BASE, 0);
-        vmcs.write(VmcsGuest32::TR_LIMIT, 0xFFFF);
-        vmcs.write(VmcsGuest32::TR_ACCESS_RIGHTS, rights::BUSY_TSS);
-        vmcs.write(VmcsGuestNW::GDTR_BASE, 0);
-        vmcs.write(VmcsGuest32::GDTR_LIMIT, 0xFFFF);
-        vmcs.write(VmcsGuestNW::IDTR_BASE, 0);
-        vmcs.write(VmcsGuest32::IDTR_LIMIT, 0xFFFF);
-
-        vmcs.write(VmcsGuestNW::RSP, 0);
-        vmcs.write(VmcsGuestNW::RFLAGS, 2);
-        vmcs.write(VmcsGuestNW::CR3, 0);
-        vmcs.write(VmcsGuestNW::DR7, DR7_RESET as usize);
-        vmcs.write(VmcsGuestNW::PENDING_DBG_EXCEPTIONS, 0);
-        vmcs.write(VmcsGuest64::IA32_DEBUGCTL, 0);
-        vmcs.write(VmcsGuest64::IA32_PAT, 0x0007_0406_0007_0406);
-        vmcs.write(VmcsGuest32::IA32_SYSENTER_CS, 0);
-        vmcs.write(VmcsGuestNW::IA32_SYSENTER_ESP, 0);
-        vmcs.write(VmcsGuestNW::IA32_SYSENTER_EIP, 0);
-        vmcs.write(VmcsGuest32::INTERRUPTIBILITY_STATE, 0);
-        vmcs.write(VmcsGuest32::ACTIVITY_STATE, 0);
-        vmcs.write(VmcsGuest32::SMBASE, 0);
-        vmcs.write(VmcsGuest64::LINK_PTR, u64::MAX);
-        vmcs.write(VmcsControl32::VMENTRY_INTERRUPTION_INFO, 0);
-
-        self.write_guest_cr4(0);
-        self.write_guest_efer(0);
-        self.write_guest_cr0(crate::vcpu::control_registers::CR0_RESET);
+        let fields = [
+            (GuestField::LDTR_SELECTOR, 0),
+            (GuestField::LDTR_BASE, 0),
+            (GuestField::LDTR_LIMIT, 0xFFFF),
+            (GuestField::LDTR_RIGHTS, rights::LDT),
+            (GuestField::TR_SELECTOR, 0),
+            (GuestField::TR_BASE, 0),
+            (GuestField::TR_LIMIT, 0xFFFF),
+            (GuestField::TR_RIGHTS, rights::BUSY_TSS),
+            (GuestField::GDTR_BASE, 0),
+            (GuestField::GDTR_LIMIT, 0xFFFF),
+            (GuestField::IDTR_BASE, 0),
+            (GuestField::IDTR_LIMIT, 0xFFFF),
+            (GuestField::RSP, 0),
+            (GuestField::RFLAGS, 2),
+            (GuestField::CR3, 0),
+            (GuestField::DR7, DR7_RESET),
+            (GuestField::PENDING_DEBUG, 0),
+            (GuestField::DEBUGCTL, 0),
+            (GuestField::PAT, 0x0007_0406_0007_0406),
+            (GuestField::SYSENTER_CS, 0),
+            (GuestField::SYSENTER_ESP, 0),
+            (GuestField::SYSENTER_EIP, 0),
+            (GuestField::INTERRUPTIBILITY, 0),
+            (GuestField::ACTIVITY, 0),
+        ];
+        for (field, value) in fields {
+            self.backend.write(field, value);
+        }
+        self.backend.reset_fields();
+        self.backend.write_cr4(0, self.cpuid.table().allowed_cr4());
+        self.backend.write_efer(0);
+        self.backend.write_cr0(CR0_RESET);
     }
 
     /// Writes the state after an INIT, but for what the caller has to carry over.
@@ -181,60 +253,20 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         self.reset_registers();
         self.write_reset_state();
         // It clears CR0.PG.
-        self.linear_mappings_changed();
+        self.requests().set(Request::FLUSH_LINEAR);
     }
 
-    /// Resets what is not in the VMCS.
-    fn reset_kept_state(&mut self) {
-        self.reset_registers();
-        self.msrs.reset();
-        self.kept.reset();
-        self.xstate.reset(&mut self.context.xstate);
-    }
-
-    /// The part of it that an INIT resets too.
+    /// Resets the part of what is not in the guest's state that an INIT resets too.
     fn reset_registers(&mut self) {
-        self.context.guest = GeneralRegisters::default();
-        self.context.guest.rdx = self.cpuid.signature();
-        self.context.guest_cr2 = 0;
-        self.debug.reset(DR6_RESET);
-        self.cr8 = 0;
-        self.events.clear();
-        self.completion = None;
-        self.shadow_end.forget();
-    }
-
-    fn write_flat_segments(&self, code_rights: u32) {
-        self.write_data_segments(Segment { selector: 0x18, base: 0, limit: u32::MAX, rights: rights::DATA_32 });
-        self.vmcs.write(VmcsGuest16::CS_SELECTOR, 0x10);
-        self.vmcs.write(VmcsGuestNW::CS_BASE, 0);
-        self.vmcs.write(VmcsGuest32::CS_LIMIT, u32::MAX);
-        self.vmcs.write(VmcsGuest32::CS_ACCESS_RIGHTS, code_rights);
-        // A 32-bit or 64-bit TSS; limit and base stay as after reset.
-        self.vmcs.write(VmcsGuest32::TR_LIMIT, 0x67);
-    }
-
-    pub(crate) fn write_code_segment(&self, selector: u16, base: usize, ip: usize) {
-        self.vmcs.write(VmcsGuest16::CS_SELECTOR, selector);
-        self.vmcs.write(VmcsGuestNW::CS_BASE, base);
-        self.vmcs.write(VmcsGuest32::CS_LIMIT, 0xFFFF);
-        self.vmcs.write(VmcsGuest32::CS_ACCESS_RIGHTS, rights::CODE_16);
-        self.vmcs.write(VmcsGuestNW::RIP, ip);
-    }
-
-    fn write_data_segments(&self, segment: Segment) {
-        let fields = [
-            (VmcsGuest16::ES_SELECTOR, VmcsGuestNW::ES_BASE, VmcsGuest32::ES_LIMIT, VmcsGuest32::ES_ACCESS_RIGHTS),
-            (VmcsGuest16::SS_SELECTOR, VmcsGuestNW::SS_BASE, VmcsGuest32::SS_LIMIT, VmcsGuest32::SS_ACCESS_RIGHTS),
-            (VmcsGuest16::DS_SELECTOR, VmcsGuestNW::DS_BASE, VmcsGuest32::DS_LIMIT, VmcsGuest32::DS_ACCESS_RIGHTS),
-            (VmcsGuest16::FS_SELECTOR, VmcsGuestNW::FS_BASE, VmcsGuest32::FS_LIMIT, VmcsGuest32::FS_ACCESS_RIGHTS),
-            (VmcsGuest16::GS_SELECTOR, VmcsGuestNW::GS_BASE, VmcsGuest32::GS_LIMIT, VmcsGuest32::GS_ACCESS_RIGHTS),
-        ];
-        for (selector, base, limit, rights) in fields {
-            self.vmcs.write(selector, segment.selector);
-            self.vmcs.write(base, segment.base);
-            self.vmcs.write(limit, segment.limit);
-            self.vmcs.write(rights, segment.rights);
-        }
+        let signature = self.cpuid.table().signature();
+        *self.backend.regs_mut() = GeneralRegisters::default();
+        self.backend.regs_mut().rdx = signature;
+        self.backend.set_cr2(0);
+        let requests = self.backend.requests();
+        self.debug.reset(DR6_RESET, requests);
+        self.control_registers.reset();
+        self.events.clear(requests);
+        self.completion.reset(requests);
+        requests.clear(Request::SHUTDOWN);
     }
 }

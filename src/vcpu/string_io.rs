@@ -6,28 +6,24 @@
 //! reads its device. Behind each element the instruction is at an end or is executed again, so that interrupts get in
 //! between.
 //!
-//! A caller that wants more than an element at a time asks how many are left ([`VmxVcpu::string_io`]) and moves as many as
-//! it likes at once ([`VmxVcpu::take_string_output`], [`VmxVcpu::give_string_input`]).
+//! A caller that wants more than an element at a time asks how many are left ([`Vcpu::string_io`]) and moves as many as
+//! it likes at once ([`Vcpu::take_string_output`], [`Vcpu::give_string_input`]).
 //!
 //! SDM Vol. 2, "INS/INSB/INSW/INSD", "OUTS/OUTSB/OUTSW/OUTSD", "REP"; Vol. 3C, 28.2.5 "Information for VM Exits Due to
 //! Instruction Execution".
 
 use axaddrspace::device::{AccessWidth, Port};
 use axerrno::{AxResult, ax_err};
-use axvcpu::AxVCpuHal;
 
+use super::Vcpu;
+use super::backend::{Anywhere, Backend, GuestField, PortAccess};
+use super::completion::{Outcome, PendingCompletion};
 use crate::guest_memory::{
-    AccessError, AccessKind, AddressSize, GuestException, GuestView, PAGE_SIZE, SegmentRegister, Unreachable,
+    AccessError, AccessKind, AddressSize, GuestException, GuestView, PAGE_SIZE, SegmentRegister, UnmappedGuestMemory,
 };
 use crate::regs::rflags;
 use crate::rules::control_registers::CR0_AM;
 use crate::rules::vector;
-use crate::vcpu::completion::WaitsFor;
-use crate::vcpu::exits::Handled;
-use crate::vmx::exit_info::VmxIoExitInfo;
-use crate::vmx::vcpu::VmxVcpu;
-use crate::vmx::vmcs::Here;
-use crate::vmx::vmcs::{VmcsGuestNW, VmcsReadOnly32};
 
 const RCX: u8 = 1;
 const RSI: u8 = 6;
@@ -74,12 +70,28 @@ pub(crate) struct Element {
     /// Elements have to be aligned: CPL 3 with CR0.AM and RFLAGS.AC.
     is_aligned: bool,
     /// Guest-physical memory of the element that the caller has to provide first.
-    missing: Option<Unreachable>,
+    missing: Option<UnmappedGuestMemory>,
     /// The element, of OUTS.
     pub(crate) data: u64,
 }
 
-impl<H: AxVCpuHal> VmxVcpu<H> {
+/// The INS or OUTS of the last exit.
+#[derive(Debug, Default)]
+pub(crate) struct StringInstruction(Option<Element>);
+
+impl StringInstruction {
+    /// It, for the report of the exit: the element, or the memory that is missing. `None` for a processor that does not say
+    /// which memory it is.
+    pub(crate) fn reported(&self) -> Option<Result<&Element, UnmappedGuestMemory>> {
+        let pending = self.0.as_ref()?;
+        Some(match pending.missing {
+            Some(missing) => Err(missing),
+            None => Ok(pending),
+        })
+    }
+}
+
+impl<B: Backend> Vcpu<B> {
     /// The INS or OUTS whose element the last exit reported as `IoRead` or `IoWrite`; `None` if it was no such
     /// instruction, or is completed.
     pub fn string_io(&self) -> Option<StringIo> {
@@ -114,22 +126,6 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         })
     }
 
-    /// An exit for port I/O: of INS and OUTS the element is looked at. `No` for what the caller has to do.
-    pub(crate) fn handle_io(&mut self, here: Here) -> AxResult<Handled> {
-        let io = VmxIoExitInfo::from_qualification(self.qualification(here)?);
-        if io.is_string { self.handle_string_io(here, io) } else { Ok(Handled::No) }
-    }
-
-    /// The INS or OUTS of this exit, for the description of the exit: the element, or the memory that is missing. `None`
-    /// for a processor that does not say which memory it is.
-    pub(crate) fn described_string(&self) -> Option<Result<&Element, Unreachable>> {
-        let pending = self.string.as_ref()?;
-        Some(match pending.missing {
-            Some(missing) => Err(missing),
-            None => Ok(pending),
-        })
-    }
-
     /// Puts the value of an IN into the element of INS that waits for it.
     pub(crate) fn complete_string_input(&mut self, value: u64) -> AxResult {
         let bytes = value.to_le_bytes();
@@ -145,7 +141,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// Moves the registers of an INS or OUTS past what was moved.
     #[cold]
     pub(crate) fn end_of_string(&mut self) -> AxResult<StringEnd> {
-        let Some(pending) = self.string.take() else {
+        let Some(pending) = self.string.0.take() else {
             return Ok(StringEnd::Over);
         };
         // The element of OUTS that was reported is out, asked for or not; that of INS is in when the caller has given it.
@@ -165,62 +161,50 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         }
         // As at an interrupt between two elements: an instruction breakpoint has been taken (SDM Vol. 3B, 18.3.1.1
         // "Instruction-Breakpoint Exception Condition").
-        let rflags = self.vmcs.read(VmcsGuestNW::RFLAGS)?;
-        self.vmcs.write_changed(VmcsGuestNW::RFLAGS, rflags | rflags::RF);
+        let rflags = self.backend.read(Anywhere, GuestField::RFLAGS)?;
+        self.write_rflags(rflags | rflags::RF);
         Ok(StringEnd::Element)
     }
 
     fn string_pending(&self) -> Option<&Element> {
-        let waits = matches!(self.completion?, WaitsFor::StringInput | WaitsFor::StringEnd);
-        self.string.as_ref().filter(|_| waits)
+        let waits = matches!(self.completion.pending()?, PendingCompletion::StringInput | PendingCompletion::StringEnd);
+        self.string.0.as_ref().filter(|_| waits)
     }
 
+    /// Looks at the element of an INS or OUTS that exited. `false` for what the caller has to do.
     #[cold]
-    pub(crate) fn handle_string_io(&mut self, here: Here, io: VmxIoExitInfo) -> AxResult<Handled> {
-        self.string = None;
-        let Some(mut pending) = self.decode_string(here, io)? else {
-            return Ok(Handled::No);
+    pub(crate) fn handle_string_io(&mut self, current: B::Current, io: PortAccess) -> AxResult<bool> {
+        self.string.0 = None;
+        let Some(mut pending) = self.decode_string(current, io)? else {
+            return Ok(false);
         };
         if pending.io.remaining == 0 {
-            return self.complete(here, crate::vcpu::completion::Outcome::Done);
+            self.complete(current, Outcome::Done)?;
+            return Ok(true);
         }
         match self.first_element(&mut pending)? {
-            Ok(()) => {
-                let waits_for = if io.is_in { WaitsFor::StringInput } else { WaitsFor::StringEnd };
-                self.complete_later(waits_for);
-            }
+            Ok(()) if io.is_in => self.defer_completion(PendingCompletion::StringInput),
+            Ok(()) => self.defer_completion(PendingCompletion::StringEnd),
             Err(AccessError::Guest(exception)) => {
-                self.raise(exception);
-                return Ok(Handled::Yes);
+                self.raise(exception)?;
+                return Ok(true);
             }
             Err(AccessError::Memory(missing)) => pending.missing = Some(missing),
         }
-        self.string = Some(pending);
-        Ok(Handled::No)
+        self.string.0 = Some(pending);
+        Ok(false)
     }
 
     /// What the exit and the registers say of the instruction.
-    fn decode_string(&self, here: Here, io: VmxIoExitInfo) -> AxResult<Option<Element>> {
-        let (true, Ok(width)) = (self.controls.string_info, AccessWidth::try_from(usize::from(io.access_size))) else {
+    fn decode_string(&self, current: B::Current, io: PortAccess) -> AxResult<Option<Element>> {
+        let Some(operand) = self.backend.string_operand(current)? else {
             return Ok(None);
         };
-        let info = self.vmcs.get(here, VmcsReadOnly32::VMEXIT_INSTRUCTION_INFO)?;
-        let address_size = match info >> 7 & 0b111 {
-            0 => AddressSize::Bits16,
-            1 => AddressSize::Bits32,
-            _ => AddressSize::Bits64,
-        };
+        let (width, address_size) = (io.width, operand.address_size);
         // INS has no choice of segment.
-        let segment = match (io.is_in, info >> 15 & 0b111) {
-            (true, _) | (_, 0) => SegmentRegister::Es,
-            (_, 1) => SegmentRegister::Cs,
-            (_, 2) => SegmentRegister::Ss,
-            (_, 4) => SegmentRegister::Fs,
-            (_, 5) => SegmentRegister::Gs,
-            _ => SegmentRegister::Ds,
-        };
+        let segment = if io.is_in { SegmentRegister::Es } else { operand.segment };
         let remaining = if io.is_repeat { self.general_register(RCX)? & address_size.mask() } else { 1 };
-        let rflags = self.vmcs.get(here, VmcsGuestNW::RFLAGS)?;
+        let rflags = self.backend.read(current, GuestField::RFLAGS)?;
         Ok(Some(Element {
             io: StringIo {
                 port: Port(io.port),
@@ -230,7 +214,9 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
                 is_backward: rflags & rflags::DF != 0,
             },
             is_stepped: rflags & rflags::TF != 0 || self.debug.has_breakpoints(),
-            is_aligned: rflags & rflags::AC != 0 && self.guest_cr0()? & CR0_AM != 0 && self.privilege_level()? == 3,
+            is_aligned: rflags & rflags::AC != 0
+                && self.backend.cr0(Anywhere)? & CR0_AM != 0
+                && self.privilege_level()? == 3,
             is_repeat: io.is_repeat,
             segment,
             address_size,
@@ -336,12 +322,10 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             moved += count;
         }
         if moved > before {
-            if let Some(pending) = &mut self.string {
+            if let Some(pending) = &mut self.string.0 {
                 pending.moved = moved;
             }
-            if let Some(waits_for) = &mut self.completion {
-                *waits_for = WaitsFor::StringEnd;
-            }
+            self.defer_completion(PendingCompletion::StringEnd);
         }
         Ok((moved - before) as usize * size)
     }
@@ -356,14 +340,14 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
     /// Adds to a register as an instruction of this address size does: 16 bits leave the rest alone, 32 bits clear it.
     fn add_to_register(&mut self, index: u8, value: u64, address_size: AddressSize) {
-        let old = self.context.guest.get_reg_of_index(index);
+        let old = self.backend.regs().get_reg_of_index(index);
         let sum = old.wrapping_add(value);
         let new = match address_size {
             AddressSize::Bits16 => old & !0xFFFF | sum & 0xFFFF,
             AddressSize::Bits32 => sum & 0xFFFF_FFFF,
             AddressSize::Bits64 => sum,
         };
-        self.context.guest.set_reg_of_index(index, new);
+        self.backend.regs_mut().set_reg_of_index(index, new);
     }
 }
 

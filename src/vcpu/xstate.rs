@@ -20,18 +20,14 @@ use core::arch::x86_64::{__cpuid, __cpuid_count};
 use core::cell::Cell;
 
 use axerrno::{AxResult, ax_err};
-use axvcpu::AxVCpuHal;
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr4, Cr4Flags};
 
+use super::Vcpu;
+use super::backend::Backend;
+use super::fpu::{Area, FXSAVE_SIZE, FpuOwner, HEADER_SIZE, XStateSwitch, method, read_xcr0};
 use crate::emulator::{VectorRegisters, VectorWrite};
+use crate::error::bad_state;
 use crate::rules::control_registers::{check_xsetbv, xcr0};
-use crate::vcpu::exits::Handled;
-use crate::vcpu::fpu::{Area, FXSAVE_SIZE, HEADER_SIZE, method, read_xcr0};
-use crate::vmx::bad_state;
-use crate::vmx::processor::Processor;
-use crate::vmx::vcpu::VmxVcpu;
-use crate::vmx::vcpu::switch::XStateSwitch;
-use crate::vmx::vmcs::Here;
 
 /// When the extended state is switched between host and guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +37,7 @@ pub enum FpuPolicy {
     /// FPU saves and restores it by FXSAVE, or by XSAVE with XCR0 set for that.
     EveryExit,
     /// At bind and unbind: from the first run behind a bind to the unbind (under
-    /// [`UnbindPolicy::Stay`](crate::UnbindPolicy), to the release) the registers hold the guest's state, and the host
+    /// [`UnbindPolicy::KeepLoaded`](crate::UnbindPolicy), to the release) the registers hold the guest's state, and the host
     /// must not touch them. For hosts whose code is compiled without SSE (`x86_64-unknown-none`), and the default there.
     ///
     /// XCR0 and PKRU are the guest's too, in the host's own code between two runs: XGETBV, XSAVE and CPUID.0DH show what the
@@ -69,7 +65,7 @@ const KEPT: u64 = xcr0::X87 | xcr0::SSE | xcr0::AVX | xcr0::AVX512 | xcr0::PKRU;
 const PKRU_PLACE: usize = 0xA80;
 
 /// The extended state of a vCPU, and of its host where it is switched at each exit.
-pub(crate) struct XState {
+pub struct XState {
     policy: FpuPolicy,
     guest: Area,
     host: Area,
@@ -80,14 +76,14 @@ pub(crate) struct XState {
     /// The best [`method`] that the processor has.
     method: u64,
     /// Under [`FpuPolicy::WhileBound`], the processor whose registers took the guest's state last. They may have another
-    /// guest's since: [`FpuOwner`](crate::vcpu::fpu::FpuOwner) tells.
-    loaded: Cell<Option<&'static Processor>>,
+    /// guest's since: [`FpuOwner`](super::fpu::FpuOwner) tells.
+    loaded: Cell<Option<&'static FpuOwner>>,
 }
 
 impl XState {
     /// Decides by CPUID and the host's CR4 what the guest may have, and allocates both areas.
     pub(crate) fn new() -> AxResult<Self> {
-        let Supported { allowed, pkru, method, size } = Supported::here();
+        let Supported { allowed, pkru, method, size } = Supported::by_this_processor();
         Ok(Self {
             policy: FpuPolicy::default(),
             guest: Area::new(size)?,
@@ -113,39 +109,39 @@ impl XState {
         self.guest.write(24, 0x1F80u32);
         // XSTATE_BV: the x87 state is not the initial one of XRSTOR.
         self.guest.write(512, xcr0::X87);
-        if let Some(home) = self.registers() {
+        if let Some(fpu) = self.registers() {
             // The registers hold the state from before, which does not matter any more.
-            home.fpu.reload(&self.guest, switch.guest_xcr0);
+            fpu.reload(&self.guest, switch.guest_xcr0);
         }
     }
 
-    /// Prepares the switch for the next entries on `home`: after a bind there, which may be another processor than the
+    /// Prepares the switch for the next entries on `bound_cpu`: after a bind there, which may be another processor than the
     /// last, or after another vCPU ran there. Gives the method by which it switches.
     ///
     /// The host was checked where it `is_checked`.
     #[inline(always)]
-    pub(crate) fn take_over(
+    pub(crate) fn switch_to_guest(
         &self,
         switch: &mut XStateSwitch,
-        home: &'static Processor,
+        fpu: &'static FpuOwner,
         moved: bool,
         is_checked: bool,
     ) -> AxResult<u64> {
         if self.policy == FpuPolicy::WhileBound {
-            if home.fpu.is(&self.guest) {
+            if fpu.is(&self.guest) {
                 // Nobody needed the registers since this vCPU's last run here.
                 return Ok(method::NONE);
             }
             self.prepare(moved, is_checked)?;
-            if !self.loaded.get().is_some_and(|loaded| core::ptr::eq(loaded, home)) {
-                self.load_on(home)?;
+            if !self.loaded.get().is_some_and(|loaded| core::ptr::eq(loaded, fpu)) {
+                self.load_on(fpu)?;
             }
-            home.fpu.load(&self.guest, self.method, self.allowed, switch.guest_xcr0)?;
+            fpu.load(&self.guest, self.method, self.allowed, switch.guest_xcr0)?;
             return Ok(method::NONE);
         }
         self.prepare(moved, is_checked)?;
         // What is switched at each exit is the host's, so no guest may be in its place.
-        home.fpu.evict();
+        fpu.evict();
         switch.host_xcr0 = if self.allowed != 0 { read_xcr0() } else { 0 };
         switch.all_xcr0 = switch.host_xcr0 | self.allowed;
         switch.guest_area = self.guest.address();
@@ -166,31 +162,31 @@ impl XState {
 
     /// From now on it is this processor's registers that the state may be in.
     #[cold]
-    fn load_on(&self, home: &'static Processor) -> AxResult {
-        if self.loaded.get().is_some_and(|elsewhere| elsewhere.fpu.is(&self.guest)) {
+    fn load_on(&self, fpu: &'static FpuOwner) -> AxResult {
+        if self.loaded.get().is_some_and(|elsewhere| elsewhere.is(&self.guest)) {
             return bad_state("the guest's extended state is in the registers of another processor");
         }
-        self.loaded.set(Some(home));
+        self.loaded.set(Some(fpu));
         Ok(())
     }
 
-    /// Gives the registers of `here`, which executes this, back to the host, where they hold this guest's state.
+    /// Gives the registers of the processor that `fpu` is of, which executes this, back to the host, where they hold this guest's state.
     #[inline(always)]
-    pub(crate) fn give_back(&self, here: &Processor) {
-        if here.fpu.is(&self.guest) {
-            here.fpu.evict_guest(self.guest.address());
+    pub(crate) fn switch_to_host(&self, fpu: &FpuOwner) {
+        if fpu.is(&self.guest) {
+            fpu.evict_guest(self.guest.address());
         }
     }
 
     /// The processor that executes this, if its registers hold this guest's state.
-    fn registers(&self) -> Option<&'static Processor> {
-        self.loaded.get().filter(|home| home.is_here() && home.fpu.is(&self.guest))
+    fn registers(&self) -> Option<&'static FpuOwner> {
+        self.loaded.get().filter(|fpu| fpu.is_current() && fpu.is(&self.guest))
     }
 
     /// Brings the area up to date where the registers hold the state, and then looks at it.
     pub(crate) fn saved(&self) -> &Area {
-        if let Some(home) = self.registers() {
-            home.fpu.store(&self.guest);
+        if let Some(fpu) = self.registers() {
+            fpu.store(&self.guest);
         }
         &self.guest
     }
@@ -199,8 +195,8 @@ impl XState {
     fn change(&mut self, switch_xcr0: u64, change: impl FnOnce(&mut Area)) {
         self.saved();
         change(&mut self.guest);
-        if let Some(home) = self.registers() {
-            home.fpu.reload(&self.guest, switch_xcr0);
+        if let Some(fpu) = self.registers() {
+            fpu.reload(&self.guest, switch_xcr0);
         }
     }
 
@@ -236,10 +232,10 @@ impl XState {
 
 impl Drop for XState {
     fn drop(&mut self) {
-        if let Some(here) = self.registers() {
-            self.give_back(here);
+        if let Some(fpu) = self.registers() {
+            self.switch_to_host(fpu);
         }
-        if self.loaded.get().is_some_and(|elsewhere| elsewhere.fpu.is(&self.guest)) {
+        if self.loaded.get().is_some_and(|elsewhere| elsewhere.is(&self.guest)) {
             // That processor will save its registers there when it loads another guest's state.
             log::error!("a vCPU was dropped whose extended state is in another processor; its area is leaked");
             if let Ok(empty) = Area::new(0) {
@@ -249,18 +245,18 @@ impl Drop for XState {
     }
 }
 
-impl<H: AxVCpuHal> VmxVcpu<H> {
+impl<B: Backend> Vcpu<B> {
     /// Says when the extended state is switched. The default fits how this crate was compiled.
     ///
     /// # Errors
     /// `BadState` for a vCPU that is bound; `InvalidInput` for [`FpuPolicy::WhileBound`] where this crate was compiled
     /// to code that uses SSE itself and so would overwrite the guest's registers.
     pub fn set_fpu_policy(&mut self, policy: FpuPolicy) -> AxResult {
-        if self.vmcs.home().is_some() {
+        if self.backend.is_bound() {
             return bad_state("the extended state's policy cannot be changed while the vCPU is bound");
         }
         if policy == FpuPolicy::WhileBound && FpuPolicy::HOST_USES_SSE {
-            return ax_err!(InvalidInput, "this host is compiled with SSE; its registers cannot stay the guest's");
+            return ax_err!(InvalidInput, "this host is compiled with SSE; its registers cannot session the guest's");
         }
         self.xstate.policy = policy;
         Ok(())
@@ -283,18 +279,18 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
 
     /// XSETBV: the processor has checked CPL and CR4.OSXSAVE; the rest is checked here.
     #[inline(never)]
-    pub(crate) fn handle_xsetbv(&mut self, here: Here) -> AxResult<Handled> {
-        let regs = &self.context.guest;
+    pub(crate) fn handle_xsetbv(&mut self, current: B::Current) -> AxResult {
+        let regs = self.backend.regs();
         // ECX, EDX and EAX are 32 bits wide in every mode.
         let (index, value) = (regs.rcx as u32, regs.get_edx_eax());
-        let outcome = check_xsetbv(index, value, self.cpuid.allowed_xcr0());
+        let outcome = check_xsetbv(index, value, self.cpuid.table().allowed_xcr0());
         if outcome.is_ok() {
-            self.context.xstate.guest_xcr0 = value;
-            if let Some(home) = self.xstate.registers() {
-                home.fpu.guest_set_xcr0(value);
+            self.backend.xstate_switch_mut().guest_xcr0 = value;
+            if let Some(fpu) = self.xstate.registers() {
+                fpu.guest_set_xcr0(value);
             }
         }
-        self.complete(here, outcome)
+        self.complete(current, outcome)
     }
 }
 
@@ -383,7 +379,7 @@ struct Supported {
 }
 
 impl Supported {
-    fn here() -> Self {
+    fn by_this_processor() -> Self {
         const LEAF1_ECX_XSAVE: u32 = 1 << 26;
         const LEAF13_EAX_XSAVEOPT: u32 = 1 << 0;
         let xsave = __cpuid(1).ecx & LEAF1_ECX_XSAVE != 0;

@@ -218,8 +218,8 @@ mod tests {
         #[test]
         fn any_qualification_decodes(bits: u64) {
             let _ = (CrAccess::from_qualification(bits), DrAccess::from_qualification(bits));
-            let known = [0, 1, 2, 3, 4, 10, 11, 15].contains(&(bits >> 12 & 0xF));
-            prop_assert_eq!(ApicAccessExitInfo::from_qualification(bits).is_some(), known);
+            let cached = [0, 1, 2, 3, 4, 10, 11, 15].contains(&(bits >> 12 & 0xF));
+            prop_assert_eq!(ApicAccessExitInfo::from_qualification(bits).is_some(), cached);
         }
     }
 }

@@ -24,18 +24,18 @@ use axvcpu::AxVCpuHal;
 /// The limit that a VM exit gives TR.
 const TR_LIMIT_AFTER_EXIT: u64 = 0x67;
 
-macro_rules! host_constants {
+macro_rules! per_cpu_host_state {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
         /// The part of the host's state that is constant for a processor. Atomics, because a host may refresh them
         /// while it holds the record by shared reference; a relaxed load is an ordinary one.
-        pub(crate) struct HostConstants {
+        pub(crate) struct PerCpuHostState {
             $($(#[$doc])* $name: AtomicU64,)*
             debugctl: AtomicU64,
             /// How often the rest was read: a vCPU with an older number takes it over again.
             generation: AtomicU64,
         }
 
-        impl HostConstants {
+        impl PerCpuHostState {
             fn from_values(values: &Values) -> Self {
                 Self { $($name: AtomicU64::new(values.$name),)* debugctl: AtomicU64::new(0), generation: AtomicU64::new(1) }
             }
@@ -51,7 +51,7 @@ macro_rules! host_constants {
     };
 }
 
-host_constants! {
+per_cpu_host_state! {
     es, cs, ss, ds, fs, gs, tr, ldtr, tsc_aux, xss, spec_ctrl,
     star, lstar, fmask,
     tr_base, tr_limit,
@@ -61,7 +61,7 @@ host_constants! {
     sysenter_cs, sysenter_esp, sysenter_eip,
 }
 
-impl HostConstants {
+impl PerCpuHostState {
     /// Reads the state of the processor that executes this.
     pub(crate) fn read_here() -> Self {
         Self::from_values(&Values::read_here())
@@ -155,21 +155,21 @@ impl HostConstants {
             table if table & 0b111 != 0 => 0,
             usable => usable,
         };
-        vmcs.write_changed(VmcsHost16::ES_SELECTOR, selector(&self.es));
-        vmcs.write_changed(VmcsHost16::CS_SELECTOR, selector(&self.cs));
-        vmcs.write_changed(VmcsHost16::SS_SELECTOR, selector(&self.ss));
-        vmcs.write_changed(VmcsHost16::DS_SELECTOR, selector(&self.ds));
-        vmcs.write_changed(VmcsHost16::FS_SELECTOR, selector(&self.fs));
-        vmcs.write_changed(VmcsHost16::GS_SELECTOR, selector(&self.gs));
-        vmcs.write_changed(VmcsHost16::TR_SELECTOR, selector(&self.tr));
-        vmcs.write_changed(VmcsHostNW::TR_BASE, self.tr_base.load(Relaxed) as usize);
-        vmcs.write_changed(VmcsHostNW::GDTR_BASE, self.gdtr_base.load(Relaxed) as usize);
-        vmcs.write_changed(VmcsHostNW::IDTR_BASE, self.idtr_base.load(Relaxed) as usize);
-        vmcs.write_changed(VmcsHost64::IA32_PAT, self.pat.load(Relaxed));
-        vmcs.write_changed(VmcsHost64::IA32_EFER, self.efer.load(Relaxed));
-        vmcs.write_changed(VmcsHost32::IA32_SYSENTER_CS, self.sysenter_cs.load(Relaxed) as u32);
-        vmcs.write_changed(VmcsHostNW::IA32_SYSENTER_ESP, self.sysenter_esp.load(Relaxed) as usize);
-        vmcs.write_changed(VmcsHostNW::IA32_SYSENTER_EIP, self.sysenter_eip.load(Relaxed) as usize);
+        vmcs.write(VmcsHost16::ES_SELECTOR, selector(&self.es));
+        vmcs.write(VmcsHost16::CS_SELECTOR, selector(&self.cs));
+        vmcs.write(VmcsHost16::SS_SELECTOR, selector(&self.ss));
+        vmcs.write(VmcsHost16::DS_SELECTOR, selector(&self.ds));
+        vmcs.write(VmcsHost16::FS_SELECTOR, selector(&self.fs));
+        vmcs.write(VmcsHost16::GS_SELECTOR, selector(&self.gs));
+        vmcs.write(VmcsHost16::TR_SELECTOR, selector(&self.tr));
+        vmcs.write(VmcsHostNW::TR_BASE, self.tr_base.load(Relaxed) as usize);
+        vmcs.write(VmcsHostNW::GDTR_BASE, self.gdtr_base.load(Relaxed) as usize);
+        vmcs.write(VmcsHostNW::IDTR_BASE, self.idtr_base.load(Relaxed) as usize);
+        vmcs.write(VmcsHost64::IA32_PAT, self.pat.load(Relaxed));
+        vmcs.write(VmcsHost64::IA32_EFER, self.efer.load(Relaxed));
+        vmcs.write(VmcsHost32::IA32_SYSENTER_CS, self.sysenter_cs.load(Relaxed) as u32);
+        vmcs.write(VmcsHostNW::IA32_SYSENTER_ESP, self.sysenter_esp.load(Relaxed) as usize);
+        vmcs.write(VmcsHostNW::IA32_SYSENTER_EIP, self.sysenter_eip.load(Relaxed) as usize);
     }
 }
 
@@ -235,7 +235,7 @@ fn tss_of(gdt: u64, tr: u16) -> (u64, u64) {
 
 /// The part of the host's state that may change between two binds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct HostVariables {
+pub(crate) struct PerThreadHostState {
     cr0: u64,
     cr3: u64,
     cr4: u64,
@@ -243,7 +243,7 @@ pub(crate) struct HostVariables {
     gs_base: u64,
 }
 
-impl HostVariables {
+impl PerThreadHostState {
     /// What they are now.
     #[inline(always)]
     pub(crate) fn read_here() -> Self {
@@ -290,11 +290,11 @@ impl HostVariables {
 
     /// Puts them into the host-state area of `vmcs`.
     pub(crate) fn write_to<H: AxVCpuHal>(&self, vmcs: &Vmcs<H>) {
-        vmcs.write_changed(VmcsHostNW::CR0, self.cr0 as usize);
-        vmcs.write_changed(VmcsHostNW::CR3, self.cr3 as usize);
-        vmcs.write_changed(VmcsHostNW::CR4, self.cr4 as usize);
-        vmcs.write_changed(VmcsHostNW::FS_BASE, self.fs_base as usize);
-        vmcs.write_changed(VmcsHostNW::GS_BASE, self.gs_base as usize);
+        vmcs.write(VmcsHostNW::CR0, self.cr0 as usize);
+        vmcs.write(VmcsHostNW::CR3, self.cr3 as usize);
+        vmcs.write(VmcsHostNW::CR4, self.cr4 as usize);
+        vmcs.write(VmcsHostNW::FS_BASE, self.fs_base as usize);
+        vmcs.write(VmcsHostNW::GS_BASE, self.gs_base as usize);
     }
 
     /// CR4.MCE.

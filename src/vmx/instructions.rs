@@ -128,7 +128,7 @@ pub(crate) unsafe fn vmread_existing(encoding: u32) -> u64 {
 }
 
 /// Adds the VM-exit instruction length to the guest's RIP in the current VMCS. `false`, and nothing is changed, where that is
-/// not all: the lower half of RIP overflows, of which outside 64-bit mode there is no more; with `SEES_STEPS`, RFLAGS.TF is
+/// not all: the lower half of RIP overflows, of which outside 64-bit mode there is no more; with `CHECK_TF`, RFLAGS.TF is
 /// set; and where there is no current VMCS after all.
 ///
 /// One block, because it is on the way of most exits: a flag is tested where it was made.
@@ -136,7 +136,7 @@ pub(crate) unsafe fn vmread_existing(encoding: u32) -> u64 {
 /// # Safety
 /// The processor is in VMX root operation, there is a current VMCS, and its RIP is the guest's to move.
 #[inline(always)]
-pub(crate) unsafe fn advance_rip_quickly<const SEES_STEPS: bool>() -> bool {
+pub(crate) unsafe fn advance_rip<const CHECK_TF: bool>() -> bool {
     const LENGTH: u32 = VmcsReadOnly32::VMEXIT_INSTRUCTION_LEN.encoding();
     const RIP: u32 = VmcsGuestNW::RIP.encoding();
     const RFLAGS: u32 = VmcsGuestNW::RFLAGS.encoding();
@@ -165,7 +165,7 @@ pub(crate) unsafe fn advance_rip_quickly<const SEES_STEPS: bool>() -> bool {
     }
     // SAFETY: as the caller promises. A VMREAD that fails leaves a number without meaning, and then VMWRITE fails as well.
     unsafe {
-        if SEES_STEPS {
+        if CHECK_TF {
             advance!(
                 ["mov {field:e}, {RFLAGS}", "vmread {rip}, {field}", "test {rip:e}, {TF}", "jnz {more}"]
                 RFLAGS = const RFLAGS, TF = const TF,

@@ -19,8 +19,6 @@ pub(crate) mod vcpu;
 pub(crate) mod vmcs;
 pub(crate) mod vpid;
 
-use axerrno::{AxResult, ax_err};
-
 pub use self::capability::{Field as VmxControls, MissingControl, Unsupported};
 pub use self::definitions::{VmxExitReason, VmxInstructionError};
 pub use self::enable::EnableError;
@@ -32,12 +30,10 @@ pub use self::instructions::VmFail;
 pub use self::percpu::VmxPerCpuState as VmxArchPerCpuState;
 pub use self::percpu::VmxPerCpuState;
 pub use self::structs::{IOBitmap, MsrBitmap, VmxRegion};
-pub use self::translations::TranslationDrops;
+pub use self::translations::TlbFlushCounts;
 pub use self::vcpu::VmxVcpu as VmxArchVCpu;
-pub use self::vcpu::{
-    EptInvalidator, EptMemory, ExitOn, FpuPolicy, HypercallPolicy, MmioAccess, MmioUndecoded, MsrPolicy, MwaitPolicy,
-    Reflected, SpeculationPolicy, StartState, StepPolicy, StringIo, UnbindPolicy, VmCpuMode, VmxVcpu,
-};
+pub use self::vcpu::VmxVcpu;
+pub use self::vcpu::bind::UnbindPolicy;
 pub use self::vmcs::{
     FIELDS, FieldInfo, FieldKind, FieldValue, GuestStateField, VmcsControl16, VmcsControl32, VmcsControl64,
     VmcsControlNW, VmcsField, VmcsGuest16, VmcsGuest32, VmcsGuest64, VmcsGuestNW, VmcsHost16, VmcsHost32, VmcsHost64,
@@ -46,6 +42,17 @@ pub use self::vmcs::{
 pub use crate::ept::EptVpidCaps;
 pub use crate::rules::cpuid::{CpuidFeature, CpuidPolicy, CpuidRegister, CpuidTopology};
 pub use crate::rules::interruption::{VmxInterruptInfo, VmxInterruptionType};
+pub use crate::vcpu::completion::StepPolicy;
+pub use crate::vcpu::ept::EptInvalidator;
+pub use crate::vcpu::guest_memory::EptMemory;
+pub use crate::vcpu::intercepts::{ExitOn, HypercallPolicy, MwaitPolicy, Reflected};
+pub use crate::vcpu::mmio::{MmioAccess, MmioUndecoded};
+pub use crate::vcpu::mode::VmCpuMode;
+pub use crate::vcpu::msr_policy::MsrPolicy;
+pub use crate::vcpu::speculation::SpeculationPolicy;
+pub use crate::vcpu::start::StartState;
+pub use crate::vcpu::string_io::StringIo;
+pub use crate::vcpu::xstate::FpuPolicy;
 
 use self::structs::VmxBasic;
 use crate::msr::Msr;
@@ -59,11 +66,4 @@ pub fn has_hardware_support() -> bool {
 /// The VMCS revision identifier of this processor, from IA32_VMX_BASIC. 0 on a processor without VMX.
 pub fn read_vmcs_revision_id() -> u32 {
     if has_hardware_support() { VmxBasic::from_bits(Msr::IA32_VMX_BASIC.read()).revision_id } else { 0 }
-}
-
-/// `BadState` and why, out of the way of code that seldom says so.
-#[cold]
-#[inline(never)]
-pub(crate) fn bad_state<T>(why: &str) -> AxResult<T> {
-    ax_err!(BadState, why)
 }

@@ -6,11 +6,11 @@ use x86_64::registers::control::{Cr0, Cr4, Cr4Flags};
 
 use super::capability::{Capabilities, RawCapabilities};
 use super::enable::{self, EnableError};
-use super::host::HostConstants;
+use super::host::PerCpuHostState;
 use super::instructions::{vmxoff, vmxon};
 use super::processor::Processor;
 use super::structs::{VmxBasic, VmxRegion};
-use super::translations::TranslationDrops;
+use super::translations::TlbFlushCounts;
 use crate::msr::Msr;
 
 /// The VMX state of one processor: in VMX root operation from [`enable`](Self::enable) to
@@ -55,7 +55,7 @@ impl<H: AxVCpuHal> VmxPerCpuState<H> {
         if unsafe { x86::task::tr() }.bits() & !0b111 == 0 {
             return Err(EnableError::NoTaskRegister);
         }
-        if Processor::known_here().is_some_and(Processor::is_enabled) {
+        if Processor::known().is_some_and(Processor::is_enabled) {
             return Err(EnableError::AlreadyEnabled);
         }
         let cr4 = Cr4::read_raw();
@@ -75,12 +75,12 @@ impl<H: AxVCpuHal> VmxPerCpuState<H> {
         enable::cr4(cr4_on, &capabilities.cr4)?;
         let region = VmxRegion::<H>::new(basic.revision_id, false).map_err(|_| EnableError::NoMemory)?;
 
-        let processor = match Processor::known_here() {
-            Some(known) => {
-                known.host.refresh();
-                known
+        let processor = match Processor::known() {
+            Some(cached) => {
+                cached.host.refresh();
+                cached
             }
-            None => Processor::register_here(capabilities, HostConstants::read_here()),
+            None => Processor::register(capabilities, PerCpuHostState::read_here()),
         };
         if let Some(value) = feature_control {
             // SAFETY: the MSR is unlocked, and the value sets bits that this processor with VMX has.
@@ -144,7 +144,7 @@ impl<H: AxVCpuHal> VmxPerCpuState<H> {
     ///
     /// # Errors
     /// `BadState` if VMX is not enabled, or this is another processor.
-    pub fn translation_drops(&self) -> AxResult<TranslationDrops> {
+    pub fn tlb_flush_counts(&self) -> AxResult<TlbFlushCounts> {
         Ok(self.processor()?.translations.drops())
     }
 

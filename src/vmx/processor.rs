@@ -5,11 +5,7 @@
 //! current on the processor that executes them. So before the crate touches a VMCS it must know two things cheaply:
 //! whether it still runs on the processor that the vCPU was bound to, and whether that vCPU's VMCS is current there.
 //!
-//! * *Which processor is this?* There is no cheap register with a processor number that a host is bound to set up. But
-//!   a VM exit loads TR from the VMCS, so every host of VMX has a task register, and a TSS descriptor is marked busy by
-//!   the processor that loads it: no two processors have the same one loaded. Its linear address, two unprivileged
-//!   reads away (STR, SGDT), tells processors apart. (A host that maps different descriptors at one linear address on
-//!   different processors must not run a bound vCPU on another processor than the one that bound it.)
+//! * *Which processor is this?* See [`processor_key`].
 //! * *Which VMCS is current here?* The record of the processor says, because every VMPTRLD, VMCLEAR and VMXOFF of the
 //!   crate goes through it.
 //!
@@ -17,22 +13,21 @@
 //! that it is bound to. Its fields are written only by its own processor; they are atomics because others may look.
 
 use alloc::boxed::Box;
-use core::arch::asm;
 use core::arch::x86_64::{__cpuid, __cpuid_count};
-use core::mem::MaybeUninit;
 use core::ptr;
 use core::sync::atomic::Ordering::{Acquire, Release};
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering::Relaxed};
 
 use axerrno::{AxResult, ax_err};
 
-use super::bad_state;
 use super::capability::Capabilities;
-use super::host::HostConstants;
+use super::host::PerCpuHostState;
 use super::instructions::{VmFail, vmclear, vmptrld};
 use super::translations::Translations;
+use crate::error::bad_state;
 use crate::rules::cpuid::{accepted_spec_ctrl, native_cpuid};
 use crate::vcpu::fpu::FpuOwner;
+use crate::vcpu::processor_key::processor_key;
 
 /// How many VMCSs may be active on one processor at a time. Binding makes one active and unbinding inactive, so this
 /// is how many vCPUs a processor may have bound without having unbound them.
@@ -41,12 +36,12 @@ const MAX_ACTIVE: usize = 64;
 /// Where a vCPU is or was: a processor, from VMXON to VMXOFF. What a processor has cached of a vCPU that stays is still
 /// the vCPU's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Stay {
+pub(crate) struct VmxSession {
     processor: usize,
     session: u64,
 }
 
-impl Stay {
+impl VmxSession {
     /// Whether it is on this processor, now or before VMX was turned off there last.
     #[inline(always)]
     pub(crate) fn is_on(&self, processor: &Processor) -> bool {
@@ -55,43 +50,43 @@ impl Stay {
 }
 
 /// What tells whether a VMCS is current on the processor that executes the question.
-pub(crate) struct Seat {
+pub(crate) struct CurrentVmcs {
     key: u64,
     /// Physical address of the current VMCS, or 0.
     current: AtomicU64,
 }
 
-/// The seat of a vCPU that is not bound: no VMCS is at this address.
-pub(crate) static NOWHERE: Seat = Seat { key: 0, current: AtomicU64::new(u64::MAX) };
+/// The current_vmcs of a vCPU that is not bound: no VMCS is at this address.
+pub(crate) static UNBOUND: CurrentVmcs = CurrentVmcs { key: 0, current: AtomicU64::new(u64::MAX) };
 
-/// One of the places that a processor has for its active VMCSs: the physical address of the one that has it, or 0.
-pub(crate) type Place = AtomicU64;
+/// One of the slots that a processor has for its active VMCSs: the physical address of the one that has it, or 0.
+pub(crate) type ActiveSlot = AtomicU64;
 
-/// The place of a VMCS that was never active: nobody's, and not to be had.
-pub(crate) static NO_PLACE: Place = Place::new(u64::MAX);
+/// The slot of a VMCS that was never active: nobody's, and not to be had.
+pub(crate) static NO_SLOT: ActiveSlot = ActiveSlot::new(u64::MAX);
 
-impl Seat {
+impl CurrentVmcs {
     /// Whether the VMCS at `region` is the current one of this processor.
     #[inline(always)]
-    pub(crate) fn is_current(&self, region: u64) -> bool {
+    pub(crate) fn is(&self, region: u64) -> bool {
         self.current.load(Relaxed) == region
     }
 
     /// Whether this is the processor that executes this.
     #[inline(always)]
     pub(crate) fn is_here(&self) -> bool {
-        key_here() == self.key
+        processor_key() == self.key
     }
 }
 
 /// The record of one processor.
 pub(crate) struct Processor {
-    pub(crate) seat: Seat,
+    pub(crate) current_vmcs: CurrentVmcs,
     next: *const Processor,
     /// What its VMX can do, decided when it was first enabled.
     pub(crate) capabilities: Capabilities,
     /// The part of the host's state that is constant here.
-    pub(crate) host: HostConstants,
+    pub(crate) host: PerCpuHostState,
     /// Whether it has the indirect-branch prediction barrier (CPUID.07H.0:EDX\[26\]).
     pub(crate) has_ibpb: bool,
     /// Whether it has the command that empties the level-1 data cache (CPUID.07H.0:EDX\[28\]).
@@ -108,7 +103,7 @@ pub(crate) struct Processor {
     /// Whose extended state the registers hold, where that is not switched at each exit.
     pub(crate) fpu: FpuOwner,
     /// The active VMCSs.
-    active: [Place; MAX_ACTIVE],
+    active: [ActiveSlot; MAX_ACTIVE],
 }
 
 // SAFETY: `next` points to a record that is never freed nor changed; everything else is `Sync` of itself.
@@ -119,12 +114,12 @@ static REGISTRY: [AtomicPtr<Processor>; BUCKETS] = [const { AtomicPtr::new(ptr::
 
 impl Processor {
     /// The record of the processor that executes this, if VMX was ever enabled on it.
-    pub(crate) fn known_here() -> Option<&'static Self> {
-        let key = key_here();
+    pub(crate) fn known() -> Option<&'static Self> {
+        let key = processor_key();
         let mut next = REGISTRY[bucket_of(key)].load(Acquire).cast_const();
         // SAFETY: the registry holds null or records that live for ever.
         while let Some(record) = unsafe { next.as_ref() } {
-            if record.seat.key == key {
+            if record.current_vmcs.key == key {
                 return Some(record);
             }
             next = record.next;
@@ -133,19 +128,19 @@ impl Processor {
     }
 
     /// The record of the processor that executes this, with VMX on.
-    pub(crate) fn here() -> AxResult<&'static Self> {
-        match Self::known_here() {
+    pub(crate) fn current() -> AxResult<&'static Self> {
+        match Self::known() {
             Some(record) if record.enabled.load(Acquire) => Ok(record),
             _ => bad_state("VMX is not enabled on this processor"),
         }
     }
 
     /// Makes the record of the processor that executes this, which has none.
-    pub(crate) fn register_here(capabilities: Capabilities, host: HostConstants) -> &'static Self {
-        let key = key_here();
+    pub(crate) fn register(capabilities: Capabilities, host: PerCpuHostState) -> &'static Self {
+        let key = processor_key();
         let head = &REGISTRY[bucket_of(key)];
         let record = Box::leak(Box::new(Self {
-            seat: Seat { key, current: AtomicU64::new(0) },
+            current_vmcs: CurrentVmcs { key, current: AtomicU64::new(0) },
             next: ptr::null(),
             capabilities,
             host,
@@ -156,8 +151,8 @@ impl Processor {
             sessions: AtomicU64::new(0),
             translations: Translations::new(),
             last_guest: AtomicU64::new(0),
-            fpu: FpuOwner::default(),
-            active: [const { Place::new(0) }; MAX_ACTIVE],
+            fpu: FpuOwner::new(key),
+            active: [const { ActiveSlot::new(0) }; MAX_ACTIVE],
         }));
         loop {
             let first = head.load(Acquire);
@@ -171,7 +166,7 @@ impl Processor {
     /// Whether this is the record of the processor that executes this.
     #[inline(always)]
     pub(crate) fn is_here(&self) -> bool {
-        self.seat.is_here()
+        self.current_vmcs.is_here()
     }
 
     #[inline(always)]
@@ -188,8 +183,8 @@ impl Processor {
     }
 
     /// This processor, from VMXON to VMXOFF.
-    pub(crate) fn stay(&self) -> Stay {
-        Stay { processor: ptr::from_ref(self) as usize, session: self.sessions.load(Relaxed) }
+    pub(crate) fn session(&self) -> VmxSession {
+        VmxSession { processor: ptr::from_ref(self) as usize, session: self.sessions.load(Relaxed) }
     }
 
     /// Whether another guest than this one ran here last; from now on it is this one.
@@ -206,25 +201,25 @@ impl Processor {
     /// Records that it is not known which VMCS is current: the next run of any vCPU loads its own, and looks at all that may
     /// have changed since.
     pub(crate) fn forget_current(&self) {
-        self.seat.current.store(0, Relaxed);
+        self.current_vmcs.current.store(0, Relaxed);
     }
 
     /// Physical address of the VMCS that is current here, or 0.
     pub(crate) fn current_region(&self) -> u64 {
-        self.seat.current.load(Relaxed)
+        self.current_vmcs.current.load(Relaxed)
     }
 
-    /// Makes the VMCS at `region` active and current here, with a place among the active ones.
+    /// Makes the VMCS at `region` active and current here, with a slot among the active ones.
     ///
     /// # Safety
     /// This processor executes this, with VMX on. The caller owns the region, which holds this processor's VMCS revision
     /// identifier, is not active, and stays allocated until [`Self::clear`] or [`Self::clear_all`] has been called here.
-    /// `place` is a free one of this processor.
+    /// `slot` is a free one of this processor.
     #[inline(always)]
-    pub(crate) unsafe fn load(&self, region: u64, place: &Place) -> AxResult {
+    pub(crate) unsafe fn load(&self, region: u64, slot: &ActiveSlot) -> AxResult {
         // SAFETY: as the caller promises.
         unsafe { self.make_current(region) }?;
-        place.store(region, Release);
+        slot.store(region, Release);
         Ok(())
     }
 
@@ -238,35 +233,35 @@ impl Processor {
         if let Err(failure) = unsafe { vmptrld(region) } {
             return refused("VMPTRLD", failure);
         }
-        self.seat.current.store(region, Relaxed);
+        self.current_vmcs.current.store(region, Relaxed);
         Ok(())
     }
 
-    /// A place for another active VMCS.
+    /// A slot for another active VMCS.
     #[cold]
-    pub(crate) fn free_place(&'static self) -> AxResult<&'static Place> {
-        match self.active.iter().find(|place| place.load(Relaxed) == 0) {
-            Some(place) => Ok(place),
+    pub(crate) fn free_slot(&'static self) -> AxResult<&'static ActiveSlot> {
+        match self.active.iter().find(|slot| slot.load(Relaxed) == 0) {
+            Some(slot) => Ok(slot),
             None => ax_err!(ResourceBusy, "too many vCPUs are bound to this processor"),
         }
     }
 
-    /// Writes the VMCS at `region` back to its memory; it is then neither active nor current, and `place`, where it has one,
+    /// Writes the VMCS at `region` back to its memory; it is then neither active nor current, and `slot`, where it has one,
     /// is free.
     ///
     /// # Safety
     /// This processor executes this, with VMX on. The caller owns the region, and it is not active on another processor.
     #[inline(always)]
-    pub(crate) unsafe fn clear(&self, region: u64, place: Option<&Place>) -> AxResult {
+    pub(crate) unsafe fn clear(&self, region: u64, slot: Option<&ActiveSlot>) -> AxResult {
         // SAFETY: VMX is on, and the caller promises the rest.
         if let Err(failure) = unsafe { vmclear(region) } {
             return refused("VMCLEAR", failure);
         }
-        if self.seat.is_current(region) {
-            self.seat.current.store(0, Relaxed);
+        if self.current_vmcs.is(region) {
+            self.current_vmcs.current.store(0, Relaxed);
         }
-        if let Some(place) = place {
-            place.store(0, Release);
+        if let Some(slot) = slot {
+            slot.store(0, Release);
         }
         Ok(())
     }
@@ -274,15 +269,15 @@ impl Processor {
     /// Clears every VMCS that is active here, as software must before VMXOFF: what the processor still holds of an active
     /// VMCS is lost by it (SDM Vol. 3C, section 25.11.1, "Software Use of Virtual-Machine Control Structures").
     pub(crate) fn clear_all(&self) -> AxResult {
-        self.check_here()?;
+        self.check_current()?;
         if !self.is_enabled() {
             return bad_state("VMX is not enabled on this processor");
         }
-        for place in &self.active {
-            let region = place.load(Relaxed);
+        for slot in &self.active {
+            let region = slot.load(Relaxed);
             if region != 0 {
                 // SAFETY: checked above; it was loaded here, and whoever loaded it keeps its memory until it is cleared.
-                unsafe { self.clear(region, Some(place)) }?;
+                unsafe { self.clear(region, Some(slot)) }?;
             }
         }
         Ok(())
@@ -290,7 +285,7 @@ impl Processor {
 
     /// That this processor executes this. One where a VMCS is active has VMX on: all are cleared before VMXOFF.
     #[inline(always)]
-    pub(crate) fn check_here(&self) -> AxResult {
+    pub(crate) fn check_current(&self) -> AxResult {
         if self.is_here() { Ok(()) } else { bad_state("the VMCS belongs to another processor") }
     }
 }
@@ -299,24 +294,6 @@ impl Processor {
 fn refused(instruction: &str, failure: VmFail) -> AxResult {
     log::warn!("{instruction}: {failure}");
     ax_err!(BadState)
-}
-
-/// Linear address of the TSS descriptor that this processor has loaded.
-#[inline(always)]
-fn key_here() -> u64 {
-    // A limit and a base, so that the base is aligned.
-    let mut gdtr = MaybeUninit::<[u16; 8]>::uninit();
-    let base = gdtr.as_mut_ptr().cast::<u16>().wrapping_add(4);
-    let tr: u64;
-    // SAFETY: SGDT stores 10 bytes from the fourth word of eight on, STR writes a register; neither changes anything else.
-    unsafe {
-        asm!("sgdt [{base} - 2]", "str {tr:e}", base = in(reg) base, tr = lateout(reg) tr,
-             options(nostack, preserves_flags));
-    }
-    // SAFETY: the last 8 of those bytes.
-    let base = unsafe { base.cast::<u64>().read_unaligned() };
-    // The selector's low bits say nothing of the descriptor, but they are less than a descriptor is long.
-    base.wrapping_add(tr)
 }
 
 fn has_leaf_7_edx(bit: u32) -> bool {

@@ -13,7 +13,7 @@ use crate::ept::EptVpidCaps;
 
 /// How often a processor has dropped cached translations since it was first enabled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TranslationDrops {
+pub struct TlbFlushCounts {
     /// INVEPT instructions.
     pub invept: u64,
     /// INVVPID instructions.
@@ -44,7 +44,7 @@ impl Translations {
     }
 
     /// A VPID under which nothing is cached; `None` where the processor has none or is not to use them.
-    pub(crate) fn give_vpid(&self, capabilities: &Capabilities) -> AxResult<Option<Vpid>> {
+    pub(crate) fn assign_vpid(&self, capabilities: &Capabilities) -> AxResult<Option<Vpid>> {
         if !capabilities.has_vpid() {
             return Ok(None);
         }
@@ -63,14 +63,14 @@ impl Translations {
     }
 
     /// Drops what is cached under a VPID, for all address spaces of the guest.
-    pub(crate) fn drop_vpid(&self, capabilities: &Capabilities, vpid: Vpid) -> AxResult {
+    pub(crate) fn flush_vpid(&self, capabilities: &Capabilities, vpid: Vpid) -> AxResult {
         let single = capabilities.ept_vpid.contains(EptVpidCaps::INVVPID_SINGLE_CONTEXT);
         let kind = if single { InvVpidType::SingleContext } else { InvVpidType::AllContexts };
         self.invvpid(kind, vpid.number)
     }
 
     /// Drops what is cached of the EPT, under all VPIDs.
-    pub(crate) fn drop_ept(&self, capabilities: &Capabilities, eptp: u64) -> AxResult {
+    pub(crate) fn flush_ept(&self, capabilities: &Capabilities, eptp: u64) -> AxResult {
         let single = capabilities.ept_vpid.contains(EptVpidCaps::INVEPT_SINGLE_CONTEXT);
         let kind = if single { InvEptType::SingleContext } else { InvEptType::AllContexts };
         count(&self.invepts);
@@ -78,8 +78,8 @@ impl Translations {
         done("INVEPT", unsafe { invept(kind, eptp) })
     }
 
-    pub(crate) fn drops(&self) -> TranslationDrops {
-        TranslationDrops { invept: self.invepts.load(Relaxed), invvpid: self.invvpids.load(Relaxed) }
+    pub(crate) fn drops(&self) -> TlbFlushCounts {
+        TlbFlushCounts { invept: self.invepts.load(Relaxed), invvpid: self.invvpids.load(Relaxed) }
     }
 
     fn invvpid(&self, kind: InvVpidType, vpid: u16) -> AxResult {

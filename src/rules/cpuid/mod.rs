@@ -35,7 +35,7 @@ const EDX: usize = 3;
 
 /// What the vCPU can do beyond what the processor's CPUID says.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Support {
+pub struct Support {
     /// The components that the crate keeps for a guest and that XCR0 can have; 0 where there is no XSAVE.
     pub(crate) xcr0: u64,
     /// "Enable RDTSCP" can be set: RDTSCP and RDPID work.

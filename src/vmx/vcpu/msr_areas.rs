@@ -16,11 +16,13 @@
 use axerrno::AxResult;
 use axvcpu::AxVCpuHal;
 
+use super::Vmx;
 use crate::frame::PhysFrame;
 use crate::msr::Msr;
-use crate::vcpu::control_registers::{EFER_LMA, EFER_SCE};
-use crate::vmx::host::HostConstants;
-use crate::vmx::vmcs::{Vmcs, VmcsControl32, VmcsControl64, due};
+use crate::rules::control_registers::{EFER_LMA, EFER_SCE};
+use crate::vcpu::requests::Request;
+use crate::vmx::host::PerCpuHostState;
+use crate::vmx::vmcs::{Vmcs, VmcsControl32, VmcsControl64};
 
 /// In the order of the lists: what is rarely needed first, so that what is needed is one run of entries. The last is never
 /// in it.
@@ -58,7 +60,7 @@ struct Entry {
 }
 
 /// The MSRs of this vCPU that are switched by lists, and those that are only kept.
-pub(crate) struct GuestMsrs<H: AxVCpuHal> {
+pub(super) struct GuestMsrs<H: AxVCpuHal> {
     frame: PhysFrame<H>,
     /// RDTSCP is enabled for the guest, so that TSC_AUX can be read without an exit.
     has_tsc_aux: bool,
@@ -71,6 +73,8 @@ pub(crate) struct GuestMsrs<H: AxVCpuHal> {
     /// SYSCALL's part of the group is, too.
     uses_syscall: bool,
     spec_ctrl_active: bool,
+    /// The caller wants the exits of SPEC_CTRL.
+    spec_ctrl_exits_for_caller: bool,
     /// TSC_AUX and XSS of the processor that the vCPU is bound to.
     host_tsc_aux: u64,
     host_xss: u64,
@@ -79,7 +83,7 @@ pub(crate) struct GuestMsrs<H: AxVCpuHal> {
 }
 
 impl<H: AxVCpuHal> GuestMsrs<H> {
-    pub(crate) fn new() -> AxResult<Self> {
+    pub(super) fn new() -> AxResult<Self> {
         let this = Self {
             frame: PhysFrame::alloc_zero()?,
             has_tsc_aux: false,
@@ -88,6 +92,7 @@ impl<H: AxVCpuHal> GuestMsrs<H> {
             group_active: false,
             uses_syscall: false,
             spec_ctrl_active: false,
+            spec_ctrl_exits_for_caller: false,
             host_tsc_aux: 0,
             host_xss: 0,
             host_kernel_gs_base: 0,
@@ -102,29 +107,34 @@ impl<H: AxVCpuHal> GuestMsrs<H> {
     }
 
     /// Says which of the MSRs that are not on every processor this guest has.
-    pub(crate) fn set_present(&mut self, tsc_aux: bool, xss: bool, allowed_spec_ctrl: u64) {
+    pub(super) fn set_present(&mut self, tsc_aux: bool, xss: bool, allowed_spec_ctrl: u64) {
         self.has_tsc_aux = tsc_aux;
         self.has_xss = xss;
         self.allowed_spec_ctrl = allowed_spec_ctrl;
     }
 
     /// What the guest may set in SPEC_CTRL; 0 for one that does not have it.
-    pub(crate) fn allowed_spec_ctrl(&self) -> u64 {
+    pub(super) fn allowed_spec_ctrl(&self) -> u64 {
         self.allowed_spec_ctrl
     }
 
     /// Whether SPEC_CTRL is switched, so that the guest may use it without an exit.
-    pub(crate) fn switches_spec_ctrl(&self) -> bool {
+    pub(super) fn switches_spec_ctrl(&self) -> bool {
         self.spec_ctrl_active
     }
 
+    /// Says whether the caller wants the exits of SPEC_CTRL.
+    pub(super) fn set_spec_ctrl_exits_for_caller(&mut self, exits: bool) {
+        self.spec_ctrl_exits_for_caller = exits;
+    }
+
     /// The MSRs that are a guest's own here, whether this one has them or not.
-    pub(crate) fn all() -> impl Iterator<Item = u32> {
+    pub(super) fn all() -> impl Iterator<Item = u32> {
         LISTED.into_iter().map(Msr::number)
     }
 
     /// The values after reset: all zero.
-    pub(crate) fn reset(&mut self) {
+    pub(super) fn reset(&mut self) {
         for i in 0..LISTED.len() {
             self.set_data(0, i, 0);
         }
@@ -134,13 +144,13 @@ impl<H: AxVCpuHal> GuestMsrs<H> {
     }
 
     /// The guest's value of an MSR that is kept here.
-    pub(crate) fn read(&self, msr: u32) -> Option<u64> {
+    pub(super) fn read(&self, msr: u32) -> Option<u64> {
         self.place_of(msr).map(|i| self.data(0, i))
     }
 
     /// Sets the guest's value of an MSR that is kept here: `None` for another one, `false` for a value that the processor
     /// would refuse.
-    pub(crate) fn write(&mut self, vmcs: &Vmcs<H>, msr: u32, value: u64) -> Option<bool> {
+    pub(super) fn write(&mut self, vmcs: &Vmcs<H>, msr: u32, value: u64) -> Option<bool> {
         let i = self.place_of(msr)?;
         let canonical = (value as i64) << 16 >> 16 == value as i64;
         let accepted = match LISTED[i] {
@@ -164,7 +174,7 @@ impl<H: AxVCpuHal> GuestMsrs<H> {
     }
 
     /// EFER of the guest is now `efer`: from SCE on, the SYSCALL group is switched, and from LMA on what SWAPGS reaches of it.
-    pub(crate) fn efer_changed(&mut self, vmcs: &Vmcs<H>, efer: u64) {
+    pub(super) fn efer_changed(&mut self, vmcs: &Vmcs<H>, efer: u64) {
         self.uses_syscall |= efer & EFER_SCE != 0;
         if efer & (EFER_SCE | EFER_LMA) != 0 && !self.group_active {
             self.switch_group(vmcs);
@@ -176,13 +186,13 @@ impl<H: AxVCpuHal> GuestMsrs<H> {
     fn switch_group(&mut self, vmcs: &Vmcs<H>) {
         self.group_active = true;
         // The host's values are read before the entry, on the processor where that is.
-        vmcs.set_due(due::HOST_STATE);
+        vmcs.requests.set(Request::HOST_STATE);
         self.write_counts(vmcs);
     }
 
     /// Takes the host's values that are constant for the processor, on one where the vCPU did not run last, or where they have
     /// changed.
-    pub(crate) fn take_constants(&mut self, vmcs: &Vmcs<H>, host: &HostConstants) {
+    pub(super) fn load_per_cpu_state(&mut self, vmcs: &Vmcs<H>, host: &PerCpuHostState) {
         for (i, value) in host.syscall().into_iter().enumerate() {
             self.set_data(HOST_LIST, SYSCALL_GROUP + i, value);
         }
@@ -192,7 +202,7 @@ impl<H: AxVCpuHal> GuestMsrs<H> {
     }
 
     /// Takes the host's other values at a bind.
-    pub(crate) fn bind(&mut self) {
+    pub(super) fn bind(&mut self) {
         if self.group_active {
             self.read_host_group();
         }
@@ -211,13 +221,13 @@ impl<H: AxVCpuHal> GuestMsrs<H> {
     }
 
     /// Whether SYSCALL's group is switched, and with it KERNEL_GS_BASE.
-    pub(crate) fn switches_kernel_gs_base(&self) -> bool {
+    pub(super) fn switches_kernel_gs_base(&self) -> bool {
         self.group_active
     }
 
     /// Whether the host has the KERNEL_GS_BASE that a bind took.
     #[inline(always)]
-    pub(crate) fn kernel_gs_base_is_here(&self) -> bool {
+    pub(super) fn kernel_gs_base_is_here(&self) -> bool {
         LISTED[KERNEL_GS_BASE].read() == self.host_kernel_gs_base
     }
 
@@ -254,12 +264,12 @@ impl<H: AxVCpuHal> GuestMsrs<H> {
         let stored = end.saturating_sub(KERNEL_GS_BASE) as u32;
         let address =
             |list: usize, i: usize| (self.frame.start_paddr().as_usize() + list + i * size_of::<Entry>()) as u64;
-        vmcs.write_changed(VmcsControl64::VMENTRY_MSR_LOAD_ADDR, address(0, first));
-        vmcs.write_changed(VmcsControl64::VMEXIT_MSR_STORE_ADDR, address(0, KERNEL_GS_BASE));
-        vmcs.write_changed(VmcsControl64::VMEXIT_MSR_LOAD_ADDR, address(HOST_LIST, first));
-        vmcs.write_changed(VmcsControl32::VMENTRY_MSR_LOAD_COUNT, loaded);
-        vmcs.write_changed(VmcsControl32::VMEXIT_MSR_STORE_COUNT, stored);
-        vmcs.write_changed(VmcsControl32::VMEXIT_MSR_LOAD_COUNT, loaded);
+        vmcs.write(VmcsControl64::VMENTRY_MSR_LOAD_ADDR, address(0, first));
+        vmcs.write(VmcsControl64::VMEXIT_MSR_STORE_ADDR, address(0, KERNEL_GS_BASE));
+        vmcs.write(VmcsControl64::VMEXIT_MSR_LOAD_ADDR, address(HOST_LIST, first));
+        vmcs.write(VmcsControl32::VMENTRY_MSR_LOAD_COUNT, loaded);
+        vmcs.write(VmcsControl32::VMEXIT_MSR_STORE_COUNT, stored);
+        vmcs.write(VmcsControl32::VMEXIT_MSR_LOAD_COUNT, loaded);
     }
 
     fn place_of(&self, msr: u32) -> Option<usize> {
@@ -286,5 +296,27 @@ impl<H: AxVCpuHal> GuestMsrs<H> {
     fn entry(&self, list: usize, i: usize) -> *mut Entry {
         // Both lists lie inside the frame: 8 entries of 16 bytes at 0 and at 2048.
         self.frame.as_mut_ptr().wrapping_add(list + i * size_of::<Entry>()).cast()
+    }
+}
+
+impl<H: AxVCpuHal> Vmx<H> {
+    /// A write of an MSR that is kept in the lists: `None` for another one, `false` for a value that the processor would refuse.
+    pub(super) fn write_guest_msr(&mut self, msr: u32, value: u64) -> Option<bool> {
+        let accepted = self.msrs.write(&self.vmcs, msr, value);
+        if accepted.is_some() && msr == Msr::IA32_SPEC_CTRL.number() {
+            // From now on a bind has to look at the host's.
+            self.binding.end_rebind_check();
+        }
+        accepted
+    }
+
+    /// Lets the guest use SPEC_CTRL without an exit once it is switched, on a processor that takes no bits there but those
+    /// that the guest is shown, unless the caller wants the exits.
+    pub(super) fn write_spec_ctrl_intercept(&mut self) -> AxResult {
+        let msr = Msr::IA32_SPEC_CTRL.number();
+        let hidden = self.vmcs.bound_cpu().map_or(u64::MAX, |cpu| cpu.spec_ctrl) & !self.msrs.allowed_spec_ctrl();
+        let exits = !self.msrs.switches_spec_ctrl() || hidden != 0 || self.msrs.spec_ctrl_exits_for_caller;
+        self.msr_bitmap.set_read_intercept(msr, exits)?;
+        self.msr_bitmap.set_write_intercept(msr, exits)
     }
 }

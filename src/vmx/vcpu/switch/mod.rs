@@ -36,8 +36,8 @@ use core::mem::offset_of;
 
 use crate::msr::Msr;
 use crate::regs::GeneralRegisters;
-use crate::vcpu::fpu::method;
-use crate::vmx::host::{HostConstants, TableRegister};
+use crate::vcpu::fpu::{XStateSwitch, method};
+use crate::vmx::host::{PerCpuHostState, TableRegister};
 use crate::vmx::vmcs::{VmcsHostNW, VmcsReadOnly32};
 
 /// What the code below reads and writes. It lives in the vCPU and is found through the pointer that is given at each
@@ -83,24 +83,9 @@ pub(crate) mod barrier {
 /// Beside the bits of [`barrier`]: the extended state is switched.
 const SWITCH_XSTATE: u64 = 1 << 7;
 
-/// How the code below switches the extended state.
-#[repr(C)]
-#[derive(Default)]
-pub(crate) struct XStateSwitch {
-    /// One of the constants of [`method`].
-    pub(crate) method: u64,
-    /// 64-byte aligned areas of the guest's and the host's state.
-    pub(crate) guest_area: u64,
-    pub(crate) host_area: u64,
-    /// XCR0 while both are saved and restored: everything that either of them may have.
-    pub(crate) all_xcr0: u64,
-    pub(crate) host_xcr0: u64,
-    pub(crate) guest_xcr0: u64,
-}
-
 impl SwitchContext {
     /// Takes over the descriptor-table registers of the processor that the vCPU was bound to.
-    pub(crate) fn set_host_tables(&mut self, host: &HostConstants) {
+    pub(crate) fn set_host_tables(&mut self, host: &PerCpuHostState) {
         let (gdtr, idtr) = host.descriptor_tables();
         self.reload_segments = u64::from(host.exit_changes_segments());
         self.verw_selector = x86::segmentation::ss().bits();
@@ -124,7 +109,7 @@ impl SwitchContext {
     }
 
     /// Reads the host's IA32_SPEC_CTRL, where that is to be written after each exit.
-    pub(crate) fn take_over_spec_ctrl(&mut self) {
+    pub(crate) fn load_spec_ctrl(&mut self) {
         if self.writes_spec_ctrl() {
             self.host_spec_ctrl = Msr::IA32_SPEC_CTRL.read();
         }

@@ -30,18 +30,16 @@
 
 use core::arch::x86_64::{__cpuid, __cpuid_count};
 
-use axerrno::{AxResult, ax_err};
-use axvcpu::AxVCpuHal;
+use axerrno::AxResult;
 
+use super::Vcpu;
+use super::backend::Backend;
+use super::completion::Outcome;
+use super::requests::Request;
 use crate::msr::Msr;
-use crate::vcpu::completion::{GP, Outcome};
-use crate::vmx::processor::Processor;
-use crate::vmx::vcpu::VmxVcpu;
-use crate::vmx::vcpu::switch::barrier;
-use crate::vmx::vmcs::{VmcsHostNW, due};
 
 /// The one command of IA32_PRED_CMD: an indirect-branch prediction barrier.
-const IBPB: u64 = 1;
+pub(crate) const IBPB: u64 = 1;
 
 /// Which barriers are raised around a guest. The default is what this processor says that it needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,44 +119,22 @@ impl SpeculationPolicy {
     }
 }
 
-impl<H: AxVCpuHal> VmxVcpu<H> {
+impl<B: Backend> Vcpu<B> {
     /// Says which barriers are raised around this guest, in place of what the processor says that it needs.
     pub fn set_speculation_policy(&mut self, policy: SpeculationPolicy) {
         self.speculation = policy;
-        // As if the host's constants were new, so that the next entry takes it over.
-        self.host_generation = 0;
-        self.vmcs.set_due(due::HOST_STATE);
-    }
-
-    /// Turns on what the policy wants and this processor has, and makes sure that the guest's SPEC_CTRL can be loaded here.
-    pub(crate) fn take_over_speculation_control(&mut self, home: &Processor) -> AxResult {
-        if self.msrs.allowed_spec_ctrl() & !home.spec_ctrl != 0 {
-            return ax_err!(Unsupported, "the guest was shown bits of IA32_SPEC_CTRL that this processor lacks");
-        }
-        let policy = self.speculation;
-        let when = |condition: bool, barrier: u64| if condition { barrier } else { 0 };
-        self.context.set_barriers(
-            when(policy.clear_buffers, barrier::CLEAR_BUFFERS)
-                | when(policy.flush_l1_data_cache && home.has_l1d_flush, barrier::FLUSH_L1D),
-            when(policy.fill_return_stack, barrier::FILL_RETURN_STACK)
-                | when(policy.write_ibrs && home.host.uses_ibrs(), barrier::WRITE_SPEC_CTRL)
-                | when(policy.clear_history, barrier::CLEAR_HISTORY),
-        );
-        self.vmcs.write_changed(VmcsHostNW::RIP, self.context.exit_address());
-        self.pass_speculation_control()
+        self.backend.forget_processor();
+        self.requests().set(Request::HOST_STATE);
     }
 
     /// Lets the guest use the two MSRs without an exit as far as it has them and the caller did not make them exit:
     /// PRED_CMD, which holds nothing, to be written; SPEC_CTRL once it is switched, on a processor that takes no bits there
     /// but those that the guest is shown.
     pub(crate) fn pass_speculation_control(&mut self) -> AxResult {
-        let (command, control) = (Msr::IA32_PRED_CMD.number(), Msr::IA32_SPEC_CTRL.number());
-        let intercept = self.is_absent(command) || self.callers_msr_exits.contains(command);
-        self.msr_bitmap.set_write_intercept(command, intercept)?;
-        let hidden = self.vmcs.home().map_or(u64::MAX, |home| home.spec_ctrl) & !self.msrs.allowed_spec_ctrl();
-        let intercept = !self.msrs.switches_spec_ctrl() || hidden != 0 || self.callers_msr_exits.contains(control);
-        self.msr_bitmap.set_read_intercept(control, intercept)?;
-        self.msr_bitmap.set_write_intercept(control, intercept)
+        let command = Msr::IA32_PRED_CMD.number();
+        let intercept = self.is_absent(command) || self.msrs.caller_intercepts(command);
+        self.backend.set_msr_intercept(command, None, Some(intercept))?;
+        self.backend.pass_spec_ctrl(self.msrs.caller_intercepts(Msr::IA32_SPEC_CTRL.number()))
     }
 
     /// Whether this is IA32_PRED_CMD, and the guest has it.
@@ -170,21 +146,11 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// A write to IA32_PRED_CMD that exited all the same.
     pub(crate) fn write_pred_cmd(&self, value: u64) -> Outcome {
         if value & !IBPB != 0 {
-            return Outcome::Fault(GP, Some(0));
+            return Outcome::PROTECTION;
         }
         // SAFETY: the guest is shown IBPB only where the processor has it; the write changes nothing but predictors.
         unsafe { Msr::IA32_PRED_CMD.write(value) };
         Outcome::Done
-    }
-
-    /// Before an entry after another vCPU may have run here: the barrier between two guests.
-    #[inline(always)]
-    pub(crate) fn separate_from_last_guest(&self, home: &Processor) {
-        let another_ran = home.another_guest_ran(self.guest);
-        if another_ran && self.speculation.barrier_between_guests && home.has_ibpb {
-            // SAFETY: the processor has IBPB; the write changes nothing but predictors.
-            unsafe { Msr::IA32_PRED_CMD.write(IBPB) };
-        }
     }
 }
 

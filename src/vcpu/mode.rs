@@ -2,15 +2,14 @@
 
 use axaddrspace::{GuestPhysAddr, GuestVirtAddr};
 use axerrno::{AxResult, ax_err_type};
-use axvcpu::AxVCpuHal;
 
+use super::Vcpu;
+use super::backend::{Anywhere, Backend, GuestField};
 use crate::ept::GuestPageWalkInfo;
 use crate::guest_memory::GuestMemory;
 use crate::rules::control_registers::{
     CR0_PE, CR0_PG, CR0_WP, CR4_LA57, CR4_PAE, CR4_PSE, CR4_SMAP, CR4_SMEP, EFER_LMA, EFER_NXE,
 };
-use crate::vmx::vcpu::VmxVcpu;
-use crate::vmx::vmcs::{VmcsGuest16, VmcsGuest32, VmcsGuest64, VmcsGuestNW};
 
 /// The mode that the guest's code runs in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +24,7 @@ pub enum VmCpuMode {
     Mode64,
 }
 
-impl<H: AxVCpuHal> VmxVcpu<H> {
+impl<B: Backend> Vcpu<B> {
     /// The guest's present mode, or [`VmCpuMode::Real`] if it cannot be read: on a vCPU that is not bound, where VMX is
     /// off.
     pub fn get_cpu_mode(&self) -> VmCpuMode {
@@ -33,10 +32,10 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     fn cpu_mode(&self) -> AxResult<VmCpuMode> {
-        if self.vmcs.read(VmcsGuest64::IA32_EFER)? & EFER_LMA != 0 {
-            return Ok(if self.in_64_bit_mode()? { VmCpuMode::Mode64 } else { VmCpuMode::Compatibility });
+        if self.backend.read(Anywhere, GuestField::EFER)? & EFER_LMA != 0 {
+            return Ok(if self.in_64_bit_mode(Anywhere)? { VmCpuMode::Mode64 } else { VmCpuMode::Compatibility });
         }
-        let protected = self.vmcs.read(VmcsGuestNW::CR0)? as u64 & CR0_PE != 0;
+        let protected = self.backend.cr0(Anywhere)? & CR0_PE != 0;
         Ok(if protected { VmCpuMode::Protected } else { VmCpuMode::Real })
     }
 
@@ -59,9 +58,9 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     pub(crate) fn ptw_info(&self) -> AxResult<GuestPageWalkInfo> {
-        let (cr0, cr4) = (self.guest_cr0()?, self.guest_cr4()?);
-        let cr3 = self.vmcs.read(VmcsGuestNW::CR3)? as u64;
-        let efer = self.vmcs.read(VmcsGuest64::IA32_EFER)?;
+        let (cr0, cr4) = (self.backend.cr0(Anywhere)?, self.backend.cr4(Anywhere)?);
+        let cr3 = self.backend.read(Anywhere, GuestField::CR3)?;
+        let efer = self.backend.read(Anywhere, GuestField::EFER)?;
         let set = |register: u64, bit: u64| register & bit != 0;
         let paging = set(cr0, CR0_PG);
         let (level, width, table) = match () {
@@ -70,12 +69,11 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             () if set(cr4, CR4_PAE) => (3, 9, cr3 & 0xFFFF_FFE0),
             () => (2, 10, cr3 & 0xFFFF_F000),
         };
-        let privilege = self.vmcs.read(VmcsGuest32::SS_ACCESS_RIGHTS)? >> 5 & 0b11;
         Ok(GuestPageWalkInfo {
             top_entry: table as usize,
             level,
             width,
-            is_user_mode_access: privilege == 3,
+            is_user_mode_access: self.privilege_level()? == 3,
             is_write_access: false,
             is_inst_fetch: false,
             pse: level != 2 || set(cr4, CR4_PSE),
@@ -92,54 +90,56 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         let rip = guest_rip.as_usize();
         let linear = match self.get_cpu_mode() {
             VmCpuMode::Mode64 => rip,
-            _ => self.vmcs.read(VmcsGuestNW::CS_BASE).unwrap_or(0).wrapping_add(rip) & 0xFFFF_FFFF,
+            _ => {
+                self.backend.read(Anywhere, GuestField::CS_BASE).unwrap_or(0).wrapping_add(rip as u64) as usize
+                    & 0xFFFF_FFFF
+            }
         };
         GuestVirtAddr::from(linear)
     }
 
     /// Guest RIP; 0 if it cannot be read.
     pub fn rip(&self) -> usize {
-        self.vmcs.read(VmcsGuestNW::RIP).unwrap_or(0)
+        self.backend.read(Anywhere, GuestField::RIP).unwrap_or(0) as usize
     }
 
     /// Sets guest RIP. An instruction that waited to be completed is not completed any more.
     pub fn set_rip(&mut self, rip: usize) {
-        self.completion = None;
-        self.vmcs.write(VmcsGuestNW::RIP, rip);
+        self.jump(rip as u64);
     }
 
     /// Guest RFLAGS.
     pub fn rflags(&self) -> AxResult<usize> {
-        self.vmcs.read(VmcsGuestNW::RFLAGS)
+        Ok(self.backend.read(Anywhere, GuestField::RFLAGS)? as usize)
     }
 
     /// Guest CS selector; 0 if it cannot be read.
     pub fn cs(&self) -> u16 {
-        self.vmcs.read(VmcsGuest16::CS_SELECTOR).unwrap_or(0)
+        self.backend.read(Anywhere, GuestField::CS_SELECTOR).unwrap_or(0) as u16
     }
 
     /// Guest RSP; 0 if it cannot be read.
     pub fn stack_pointer(&self) -> usize {
-        self.vmcs.read(VmcsGuestNW::RSP).unwrap_or(0)
+        self.backend.read(Anywhere, GuestField::RSP).unwrap_or(0) as usize
     }
 
     /// Sets guest RSP.
     pub fn set_stack_pointer(&mut self, rsp: usize) {
-        self.vmcs.write(VmcsGuestNW::RSP, rsp);
+        self.backend.write(GuestField::RSP, rsp as u64);
     }
 
     /// The general register with this number, RSP among them.
     pub(crate) fn general_register(&self, index: u8) -> AxResult<u64> {
         match index {
-            4 => Ok(self.vmcs.read(VmcsGuestNW::RSP)? as u64),
-            _ => Ok(self.context.guest.get_reg_of_index(index)),
+            4 => Ok(self.backend.read(Anywhere, GuestField::RSP)?),
+            _ => Ok(self.backend.regs().get_reg_of_index(index)),
         }
     }
 
     pub(crate) fn set_general_register(&mut self, index: u8, value: u64) {
         match index {
-            4 => self.vmcs.write(VmcsGuestNW::RSP, value as usize),
-            _ => self.context.guest.set_reg_of_index(index, value),
+            4 => self.backend.write(GuestField::RSP, value),
+            _ => self.backend.regs_mut().set_reg_of_index(index, value),
         }
     }
 

@@ -1,0 +1,129 @@
+//! The vCPU's EPT: its root, its format, and what is in it.
+
+use axaddrspace::{GuestPhysAddr, HostPhysAddr};
+use axerrno::AxResult;
+
+use super::Vcpu;
+use super::backend::Backend;
+use super::guest_memory::read_table_entry;
+use super::requests::{RemoteRequests, Request};
+use crate::ept::{EptFormat, EptWalk, InvalidEptRoot, walk};
+
+/// Where the EPT is, and how it is to be read.
+#[derive(Debug, Default)]
+pub(crate) struct EptRoot {
+    root: Option<HostPhysAddr>,
+    format: EptFormat,
+}
+
+impl EptRoot {
+    pub(crate) fn root(&self) -> Option<HostPhysAddr> {
+        self.root
+    }
+
+    pub(crate) fn format(&self) -> EptFormat {
+        self.format
+    }
+
+    /// Sets a root that `setup` is to check.
+    pub(crate) fn set_root(&mut self, root: HostPhysAddr) {
+        self.root = Some(root);
+    }
+}
+
+/// Tells a vCPU, from any processor, that its EPT has changed.
+///
+/// Whoever takes something away in an EPT (unmaps a page, maps it to other memory, removes a permission, changes the
+/// memory type, clears an accessed or dirty flag) keeps one of these for each vCPU that uses the EPT, and before the
+/// memory that was mapped there is used for anything else
+///
+/// 1. changes the EPT,
+/// 2. calls [`invalidate`](Self::invalidate) for each of the vCPUs,
+/// 3. sends an interrupt to each other processor that may be running one of them, and waits until it has been taken.
+///
+/// A processor may be running one while it executes any method of the vCPU, also one that only reads or writes the guest's
+/// memory: those do it a page at a time with interrupts off. Who holds an [`EptMemory`](crate::EptMemory) across such a
+/// change translates again after it, as each of its accesses does.
+///
+/// A vCPU that is in its guest at that time exits by the interrupt, and one that is about to enter exits at once. None of
+/// them enters again before its processor has dropped all that it had cached of the EPT. A vCPU that nobody runs needs no
+/// interrupt, wherever it ran last.
+#[derive(Clone, Debug)]
+pub struct EptInvalidator {
+    requests: RemoteRequests,
+}
+
+impl EptInvalidator {
+    /// From its next entry on the vCPU uses nothing that was cached of its EPT before this call.
+    pub fn invalidate(&self) {
+        self.requests.set(Request::FLUSH_EPT);
+    }
+}
+
+impl<B: Backend> Vcpu<B> {
+    /// Sets the EPT, also of a vCPU that is set up already, which then uses it from its next entry on. `root` is the
+    /// host-physical address of its top table.
+    ///
+    /// The guest runs in what it maps, and [`guest_memory`](Self::guest_memory) reads and writes there: it must be an EPT,
+    /// in memory that the host's HAL maps, which maps as write-back memory only what is memory and may be the guest's,
+    /// for as long as the vCPU has it: the vCPU does not keep it alive. That is the caller's promise also where the root comes
+    /// by [`setup`](Self::setup) or `set_ept_root`; axvcpu's traits have no `unsafe` to say so.
+    ///
+    /// # Errors
+    /// What the processor would refuse; nothing is changed then. Before VMX is enabled on this processor anything is
+    /// accepted, and checked by [`setup`](Self::setup).
+    pub fn change_ept_root(&mut self, root: HostPhysAddr) -> Result<(), InvalidEptRoot> {
+        self.change_ept(root, self.ept.format)
+    }
+
+    /// Sets how the EPT is to be read, also of a vCPU that is set up already: for tables of five levels, or to turn accessed
+    /// and dirty flags off. Before [`setup`](Self::setup) it counts for the root given there.
+    ///
+    /// # Errors
+    /// [`InvalidEptRoot::Levels`] for levels that the processor does not have; nothing is changed then.
+    pub fn set_ept_format(&mut self, format: EptFormat) -> Result<(), InvalidEptRoot> {
+        match self.ept.root {
+            Some(root) => self.change_ept(root, format),
+            None => {
+                self.ept.format = format;
+                Ok(())
+            }
+        }
+    }
+
+    fn change_ept(&mut self, root: HostPhysAddr, format: EptFormat) -> Result<(), InvalidEptRoot> {
+        self.backend.change_ept(root, format, self.start.is_set_up())?;
+        self.ept = EptRoot { root: Some(root), format };
+        Ok(())
+    }
+
+    /// Tells the vCPU that the caller has changed its EPT. Where other vCPUs use the EPT, [`EptInvalidator`] says what else is
+    /// to be done.
+    pub fn invalidate_ept(&mut self) {
+        self.requests().set(Request::FLUSH_EPT);
+    }
+
+    /// What tells this vCPU of changes of its EPT when it is not at hand, as while it runs on another processor. It may
+    /// outlive the vCPU, and then does nothing.
+    pub fn ept_invalidator(&self) -> EptInvalidator {
+        EptInvalidator { requests: self.requests().remote() }
+    }
+
+    /// Looks a guest-physical address up in the EPT, as the processor would without its caches, and says which entries are
+    /// on the way: what an EPT misconfiguration, or a violation, came from.
+    ///
+    /// # Errors
+    /// `BadState` for a vCPU that is not bound, or has no EPT.
+    pub fn ept_walk(&self, address: GuestPhysAddr) -> AxResult<EptWalk> {
+        let (root, rules) = self.ept_and_rules()?;
+        Ok(walk(root, rules, address, |entry| Some(read_table_entry::<B::Hal>(entry))))
+    }
+
+    /// Shows an EPT misconfiguration to whoever only learns that the vCPU cannot go on.
+    #[cold]
+    pub(crate) fn log_misconfiguration(&self, current: B::Current) -> AxResult {
+        let (address, _) = self.backend.nested_fault(current)?;
+        log::error!("vCPU {}: EPT misconfiguration at {}", self.id(), self.ept_walk(address)?);
+        Ok(())
+    }
+}
