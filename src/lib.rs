@@ -31,6 +31,7 @@ pub mod apic;
 mod emulator;
 mod ept;
 mod error;
+mod former_names;
 mod frame;
 mod guest_memory;
 mod msr;
@@ -43,6 +44,8 @@ pub use ept::{
     EptFault, EptFormat, EptLevels, EptStep, EptTarget, EptTranslation, EptViolation, EptWalk, GuestPageWalkInfo,
     GuestRights, InvalidEptRoot,
 };
+#[allow(deprecated, reason = "they are kept for callers that use them")]
+pub use former_names::{Pieces, TranslationDrops, Unreachable};
 pub use frame::{PhysFrame, PhysFrameHal, PhysFrameIf};
 pub use guest_memory::{
     Access, AccessError, AccessKind, AddressSize, GuestException, GuestMemory, GuestView, LinearMode, Paging,

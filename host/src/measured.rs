@@ -31,7 +31,7 @@ pub fn vcpu(ept_root: u64, entry: u64) -> AxResult<Vcpu> {
 
 /// From now on an unbind gives nothing back.
 pub fn stay(vcpu: &mut Vcpu) -> AxResult {
-    vcpu.set_unbind_policy(UnbindPolicy::Stay);
+    vcpu.set_unbind_policy(UnbindPolicy::KeepLoaded);
     Ok(())
 }
 
@@ -42,7 +42,7 @@ pub fn release(vcpu: &mut Vcpu) -> AxResult {
 /// What a caller can do without, for fewer VMREADs: the trap of a single step right behind the instruction, and the check that a
 /// hypercall is the kernel's.
 pub fn do_without(vcpu: &mut Vcpu) -> AxResult {
-    vcpu.set_step_policy(StepPolicy::Late);
+    vcpu.set_step_policy(StepPolicy::Deferred);
     vcpu.set_hypercall_policy(HypercallPolicy::Allow);
     Ok(())
 }

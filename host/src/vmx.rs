@@ -4,7 +4,7 @@ use alloc::boxed::Box;
 
 use axvcpu::AxArchPerCpu;
 use spin::Mutex;
-use x86_vcpu::{EnableError, PhysFrameHal, TranslationDrops, VmxArchPerCpuState};
+use x86_vcpu::{EnableError, PhysFrameHal, TlbFlushCounts, VmxArchPerCpuState};
 
 use crate::{arch::processor, hal::HostHal, output::verdict, smp};
 
@@ -91,10 +91,10 @@ impl State {
         }
     }
 
-    pub fn translation_drops(&mut self) -> axerrno::AxResult<TranslationDrops> {
+    pub fn tlb_flush_counts(&mut self) -> axerrno::AxResult<TlbFlushCounts> {
         match self {
-            Self::Own(state) => state.translation_drops(),
-            Self::Ready(state) => state.translation_drops(),
+            Self::Own(state) => state.tlb_flush_counts(),
+            Self::Ready(state) => state.tlb_flush_counts(),
         }
     }
 

@@ -145,7 +145,16 @@ impl<H: AxVCpuHal> VmxPerCpuState<H> {
     /// # Errors
     /// `BadState` if VMX is not enabled, or this is another processor.
     pub fn tlb_flush_counts(&self) -> AxResult<TlbFlushCounts> {
-        Ok(self.processor()?.translations.drops())
+        Ok(self.processor()?.translations.flush_counts())
+    }
+
+    /// The former name of [`tlb_flush_counts`](Self::tlb_flush_counts).
+    ///
+    /// # Errors
+    /// As there.
+    #[deprecated(note = "renamed to `tlb_flush_counts`")]
+    pub fn translation_drops(&self) -> AxResult<TlbFlushCounts> {
+        self.tlb_flush_counts()
     }
 
     fn processor(&self) -> AxResult<&'static Processor> {

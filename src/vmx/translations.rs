@@ -1,6 +1,6 @@
 //! What one processor has cached of its guests' memory, and the instructions that drop it.
 //!
-//! Why and when a vCPU calls for them is told in `vcpu/translations.rs`.
+//! Why and when a vCPU calls for them is told in `vcpu/tlb.rs`.
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -78,7 +78,7 @@ impl Translations {
         done("INVEPT", unsafe { invept(kind, eptp) })
     }
 
-    pub(crate) fn drops(&self) -> TlbFlushCounts {
+    pub(crate) fn flush_counts(&self) -> TlbFlushCounts {
         TlbFlushCounts { invept: self.invepts.load(Relaxed), invvpid: self.invvpids.load(Relaxed) }
     }
 

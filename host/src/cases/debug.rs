@@ -284,7 +284,7 @@ fn single_step_late() -> CaseResult {
         quick::start(&mut guest)?;
         Ok(log_with_calls(&mut guest, quick::next_exit)?.into_iter().map(|(rip, _)| rip).collect())
     };
-    let (exact, late) = (steps(StepPolicy::Exact)?, steps(StepPolicy::Late)?);
+    let (exact, late) = (steps(StepPolicy::Exact)?, steps(StepPolicy::Deferred)?);
     let mut rest = exact.iter();
     let in_order = late.iter().all(|step| rest.any(|other| other == step));
     is_true("the steps are among the exact ones", in_order && late.last() == exact.last())

@@ -6,7 +6,7 @@ use alloc::{format, vec::Vec};
 use axvcpu::AxArchVCpu;
 use spin::Mutex;
 use x86_vcpu::{
-    TranslationDrops,
+    TlbFlushCounts,
     vmx::{VmcsControl16, VmcsControl32, VmcsGuestNW},
 };
 
@@ -38,9 +38,9 @@ pub const CASES: &[Case] = &[
     Case::new("ept.vpids_turned_off_and_on", turned_off_and_on),
 ];
 
-const NONE: TranslationDrops = TranslationDrops { invept: 0, invvpid: 0 };
-const EPT: TranslationDrops = TranslationDrops { invept: 1, invvpid: 0 };
-const LINEAR: TranslationDrops = TranslationDrops { invept: 0, invvpid: 1 };
+const NONE: TlbFlushCounts = TlbFlushCounts { invept: 0, invvpid: 0 };
+const EPT: TlbFlushCounts = TlbFlushCounts { invept: 1, invvpid: 0 };
+const LINEAR: TlbFlushCounts = TlbFlushCounts { invept: 0, invvpid: 1 };
 
 guest_code!(
     /// Exits of all kinds, over and over, with what a guest does to its own translations in between.
@@ -210,7 +210,7 @@ fn control_registers() -> CaseResult {
 }
 
 /// The drops from one OUT of the guest to the next, in turns.
-fn expect_drops(guest: &mut Guest, what: &str, expected: [TranslationDrops; 2]) -> CaseResult {
+fn expect_drops(guest: &mut Guest, what: &str, expected: [TlbFlushCounts; 2]) -> CaseResult {
     guest.expect_out(0x99)?;
     for round in 0..4 {
         for (half, expected) in expected.into_iter().enumerate() {
@@ -322,7 +322,7 @@ fn vmx_off_and_on() -> CaseResult {
     })?;
     guest.vcpu.bind()?;
     let (_, drops) = drops_of(|| run(&mut guest, 5))?;
-    same("drops of VMX off and on", drops, TranslationDrops { invept: 1, invvpid: 1 })
+    same("drops of VMX off and on", drops, TlbFlushCounts { invept: 1, invvpid: 1 })
 }
 
 /// More guests than VPIDs: no two that hold the same, one INVVPID each time the count begins anew.
@@ -348,7 +348,7 @@ fn vpids_run_out() -> CaseResult {
     // Each guest's VPID is void when its turn comes again.
     let given = GUESTS * ROUNDS;
     let generations = given.div_ceil(VPIDS.into());
-    same("drops", drops, TranslationDrops { invept: GUESTS, invvpid: generations })
+    same("drops", drops, TlbFlushCounts { invept: GUESTS, invvpid: generations })
 }
 
 /// A vCPU that is bound takes the limit over when another one has run, or when it is bound again.

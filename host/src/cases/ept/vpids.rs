@@ -1,7 +1,7 @@
 //! VPIDs on and off, and how often the library dropped translations: in Bochs every entry and exit empties the TLB, so
 //! that a drop too few does not show in memory, and one too many never would.
 
-use x86_vcpu::TranslationDrops;
+use x86_vcpu::TlbFlushCounts;
 
 use super::super::check::CaseResult;
 use crate::vmx::{self, State};
@@ -35,9 +35,9 @@ pub fn with_and_without(case: impl Fn(bool) -> CaseResult) -> CaseResult {
 }
 
 /// INVEPTs and INVVPIDs that `f` makes on this processor.
-pub fn drops_of<T>(f: impl FnOnce() -> CaseResult<T>) -> CaseResult<(T, TranslationDrops)> {
-    let before = vmx::with_state(State::translation_drops)?;
+pub fn drops_of<T>(f: impl FnOnce() -> CaseResult<T>) -> CaseResult<(T, TlbFlushCounts)> {
+    let before = vmx::with_state(State::tlb_flush_counts)?;
     let result = f()?;
-    let after = vmx::with_state(State::translation_drops)?;
-    Ok((result, TranslationDrops { invept: after.invept - before.invept, invvpid: after.invvpid - before.invvpid }))
+    let after = vmx::with_state(State::tlb_flush_counts)?;
+    Ok((result, TlbFlushCounts { invept: after.invept - before.invept, invvpid: after.invvpid - before.invvpid }))
 }

@@ -12,7 +12,7 @@ use alloc::{format, vec::Vec};
 use core::cell::Cell;
 
 use axaddrspace::GuestPhysAddr;
-use x86_vcpu::{AccessError, GuestException, GuestMemory, PagingMode, Unreachable};
+use x86_vcpu::{AccessError, GuestException, GuestMemory, PagingMode, UnmappedGuestMemory};
 
 use super::{
     Case,
@@ -139,24 +139,24 @@ impl Path {
         Self { slots: tables::slots(mode), entries: combination.entries.map(Cell::new) }
     }
 
-    fn entry(&self, address: GuestPhysAddr, write: bool) -> Result<&Cell<u64>, Unreachable> {
+    fn entry(&self, address: GuestPhysAddr, write: bool) -> Result<&Cell<u64>, UnmappedGuestMemory> {
         let column = self.slots.iter().position(|&slot| slot == address.as_usize() as u64 && slot != 0);
-        column.map(|column| &self.entries[column]).ok_or(Unreachable { address, write })
+        column.map(|column| &self.entries[column]).ok_or(UnmappedGuestMemory { address, write })
     }
 }
 
 impl GuestMemory for Path {
-    fn read(&self, address: GuestPhysAddr, bytes: &mut [u8]) -> Result<(), Unreachable> {
+    fn read(&self, address: GuestPhysAddr, bytes: &mut [u8]) -> Result<(), UnmappedGuestMemory> {
         let entry = self.entry(address, false)?.get().to_le_bytes();
         bytes.copy_from_slice(&entry[..bytes.len().min(8)]);
         Ok(())
     }
 
-    fn write(&self, address: GuestPhysAddr, _: &[u8]) -> Result<(), Unreachable> {
-        Err(Unreachable { address, write: true })
+    fn write(&self, address: GuestPhysAddr, _: &[u8]) -> Result<(), UnmappedGuestMemory> {
+        Err(UnmappedGuestMemory { address, write: true })
     }
 
-    fn compare_exchange(&self, address: GuestPhysAddr, _: usize, current: u64, new: u64) -> Result<bool, Unreachable> {
+    fn compare_exchange(&self, address: GuestPhysAddr, _: usize, current: u64, new: u64) -> Result<bool, UnmappedGuestMemory> {
         let entry = self.entry(address, true)?;
         let same = entry.get() == current;
         if same {

@@ -161,7 +161,7 @@ guest_code!(
 /// What the host has at a bind it has after the exits that follow: each bind takes it anew. Every run compares. Whether the
 /// vCPU was away in between or stayed makes no difference.
 fn host_changes_between_binds() -> CaseResult {
-    for policy in [UnbindPolicy::Release, UnbindPolicy::Stay] {
+    for policy in [UnbindPolicy::Release, UnbindPolicy::KeepLoaded] {
         let mut guest = Guest::long(spin())?;
         guest.vcpu.set_unbind_policy(policy);
         let mut rounds = |changing: &[u32], tell: fn() -> CaseResult| {
@@ -194,7 +194,7 @@ fn host_changes_between_binds() -> CaseResult {
 
 /// The same of bits that no processor refuses: CR0.AM, CR3.PWT and CR4.PCE.
 fn host_changes_control_registers() -> CaseResult {
-    for policy in [UnbindPolicy::Release, UnbindPolicy::Stay] {
+    for policy in [UnbindPolicy::Release, UnbindPolicy::KeepLoaded] {
         let mut guest = Guest::long(spin())?;
         guest.vcpu.set_unbind_policy(policy);
         guest.expect_out(0x99)?;
@@ -242,7 +242,7 @@ fn set_control_register(number: u32, value: u64) {
 fn stays_through_vmx_off_and_on() -> CaseResult {
     let mut guest = Guest::long(spin())?;
     guest.vcpu.unbind()?;
-    guest.vcpu.set_unbind_policy(UnbindPolicy::Stay);
+    guest.vcpu.set_unbind_policy(UnbindPolicy::KeepLoaded);
     for _ in 0..3 {
         for _ in 0..3 {
             guest.vcpu.bind()?;
@@ -338,7 +338,7 @@ fn end_of_stay(guest: &mut Guest, round: u64) -> CaseResult {
     } else {
         vcpu.set_unbind_policy(UnbindPolicy::Release);
         vcpu.unbind()?;
-        vcpu.set_unbind_policy(UnbindPolicy::Stay);
+        vcpu.set_unbind_policy(UnbindPolicy::KeepLoaded);
     }
     Ok(())
 }
@@ -348,7 +348,7 @@ fn quick_stays() -> CaseResult {
     let staying = Mutex::new(Guest::long(spin())?);
     let mut other = Guest::long(spin())?;
     staying.lock().vcpu.unbind()?;
-    staying.lock().vcpu.set_unbind_policy(UnbindPolicy::Stay);
+    staying.lock().vcpu.set_unbind_policy(UnbindPolicy::KeepLoaded);
     for round in 0..4 {
         on(1, || {
             let guest = &mut *staying.lock();
@@ -453,7 +453,7 @@ guest_code!(
 
 /// SPEC_CTRL of a host is what it has at the bind, also for a vCPU that stays.
 fn spec_ctrl_staying() -> CaseResult {
-    for policy in [UnbindPolicy::Release, UnbindPolicy::Stay] {
+    for policy in [UnbindPolicy::Release, UnbindPolicy::KeepLoaded] {
         let mut guest = Guest::long(spec_ctrl_and_spin())?;
         guest.vcpu.set_unbind_policy(policy);
         (0..2).try_for_each(|_| guest.expect_out(0x99).map(drop))?;

@@ -51,7 +51,7 @@ impl Player {
     /// The same, and it gives nothing back when it is unbound.
     pub fn staying(pattern: u64) -> CaseResult<Self> {
         let mut player = Self::unbound(pattern, ALL)?;
-        player.guest.vcpu.set_unbind_policy(UnbindPolicy::Stay);
+        player.guest.vcpu.set_unbind_policy(UnbindPolicy::KeepLoaded);
         Ok(player)
     }
 
