@@ -20,6 +20,7 @@ mod paths;
 mod process;
 mod run;
 mod session;
+mod source;
 mod suite;
 
 use std::process::ExitCode;

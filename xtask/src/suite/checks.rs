@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use flate2::read::GzDecoder;
 
+use super::{layers, shape};
 use crate::{
     api,
     bench::guard,
@@ -34,6 +35,8 @@ pub const ALL: &[Check] = &[
     Check { name: "doc", run: documented },
     Check { name: "unit", run: unit_tests },
     Check { name: "fuzz", run: fuzzed },
+    Check { name: "layers", run: layers::check },
+    Check { name: "shape", run: shape::check },
     Check { name: "api", run: api::check },
     Check { name: "mutations", run: mutate::check_table },
     Check { name: "package", run: packaged_files },

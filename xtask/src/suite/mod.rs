@@ -7,9 +7,11 @@ mod boots;
 mod cases;
 mod checks;
 mod coverage;
+mod layers;
 mod names;
 mod plan;
 mod report;
+mod shape;
 
 use std::{
     collections::BTreeMap,
