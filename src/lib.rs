@@ -52,6 +52,7 @@ pub use guest_memory::{
     PagingMode, Privilege, Segment, SegmentRegister, SplitAccess, Translation, UnmappedGuestMemory,
 };
 pub use regs::GeneralRegisters;
+pub use vcpu::Vcpu;
 pub use vmx::{CpuidFeature, CpuidPolicy, CpuidRegister, CpuidTopology};
 pub use vmx::{
     EnableError, EntryFailure, EptInvalidator, EptMemory, ExitOn, FpuPolicy, HypercallPolicy, MmioAccess,

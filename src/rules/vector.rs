@@ -33,3 +33,7 @@ pub const MC: u8 = 18;
 pub const VE: u8 = 20;
 /// Control protection.
 pub const CP: u8 = 21;
+
+/// The exceptions that are faults whatever raised them, a bit for each: #DE, #BR, #UD, #NM, #TS, #NP, #SS, #GP, #PF, #MF, #AC,
+/// #XM, #VE, #CP.
+pub(crate) const FAULTS: u32 = 0x003B_7CE1;

@@ -3,21 +3,20 @@
 //! A [`Vcpu`](super::Vcpu) knows what any x86 processor does. How this kind of processor enters a guest, what it says of an
 //! exit and where it keeps the guest's state is its [`Backend`]'s.
 
-use axaddrspace::device::AccessWidth;
 use axaddrspace::{GuestPhysAddr, HostPhysAddr};
 use axerrno::AxResult;
 use axvcpu::AxVCpuHal;
 
-use super::debug::DebugRegisters;
-use super::event_slots::Event;
-use super::fpu::XStateSwitch;
-use super::intercepts::{ExitOn, Intercepts};
-use super::requests::{Request, Requests};
-use super::speculation::SpeculationPolicy;
-use super::time::Time;
-use super::xstate::XState;
+use super::parts::debug::DebugRegisters;
+use super::parts::event_slots::Event;
+use super::parts::exit_kind::{ControlAccess, DebugAccess, ExitKind, PortAccess, StringOperand};
+use super::parts::fpu::XStateSwitch;
+use super::parts::intercepts::{ExitOn, Intercepts};
+use super::parts::requests::{Request, Requests};
+use super::parts::speculation::SpeculationPolicy;
+use super::parts::time::Time;
+use super::parts::xstate::XState;
 use crate::ept::{EptFormat, EptRules, EptViolation, InvalidEptRoot};
-use crate::guest_memory::{AddressSize, SegmentRegister};
 use crate::regs::GeneralRegisters;
 use crate::rules::cpuid::{CpuidPolicy, Support};
 use crate::rules::interruption::VmxInterruptInfo;
@@ -101,80 +100,6 @@ pub(crate) mod rights {
     pub(crate) const LONG: u64 = 1 << 13;
     /// D/B: 32-bit code or stack.
     pub(crate) const BIG: u64 = 1 << 14;
-}
-
-/// What an exit is, whoever runs the guest. What only one kind of processor has is [`Other`](Self::Other).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ExitKind {
-    Exception,
-    ExternalInterrupt,
-    TripleFault,
-    InterruptWindow,
-    NmiWindow,
-    TaskSwitch,
-    Cpuid,
-    Hlt,
-    Invd,
-    Rdpmc,
-    Hypercall,
-    CrAccess,
-    DrAccess,
-    Io,
-    MsrRead,
-    MsrWrite,
-    Mwait,
-    Monitor,
-    Rdrand,
-    Rdseed,
-    Rdtsc,
-    Rdtscp,
-    Pause,
-    Wbinvd,
-    NestedPageFault,
-    NestedMisconfiguration,
-    TimeSlice,
-    Xsetbv,
-    /// An instruction that no guest has.
-    Undefined,
-    Other,
-    /// The processor did not reach the guest.
-    EntryFailed,
-    /// The processor refused the entry before it looked at the guest.
-    EntryRefused,
-}
-
-/// An access to a port.
-#[derive(Clone, Copy, Debug)]
-pub struct PortAccess {
-    pub(crate) port: u16,
-    pub(crate) width: AccessWidth,
-    pub(crate) is_in: bool,
-    pub(crate) is_string: bool,
-    pub(crate) is_repeat: bool,
-}
-
-/// The memory operand of an INS or OUTS.
-#[derive(Clone, Copy, Debug)]
-pub struct StringOperand {
-    pub(crate) segment: SegmentRegister,
-    pub(crate) address_size: AddressSize,
-}
-
-/// An access to a control register.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ControlAccess {
-    MovTo { cr: u8, gpr: u8 },
-    MovFrom { cr: u8, gpr: u8 },
-    Clts,
-    Lmsw(u16),
-}
-
-/// An access to a debug register.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DebugAccess {
-    pub(crate) dr: u8,
-    pub(crate) is_read: bool,
-    pub(crate) gpr: u8,
 }
 
 /// The parts of a vCPU that an entry loads into the processor beside what the backend keeps.

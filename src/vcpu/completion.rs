@@ -5,156 +5,25 @@
 //! RIP is the instruction's. Either way it happens once, and in one of two ways: the instruction is skipped, which is quick
 //! and may say that there is more to do, or it is completed with all that this means.
 
-use axaddrspace::device::AccessWidth;
 use axerrno::{AxResult, ax_err};
 
 use super::Vcpu;
 use super::backend::{Anywhere, Backend, GuestField, Proof, blocking, rights};
-use super::events::FAULTS;
-use super::requests::Request;
-use super::shadow::InterruptShadow;
-use super::string_io::StringEnd;
+use super::parts::completion::{Outcome, PendingCompletion, StepPolicy};
+use super::parts::requests::Request;
+use super::parts::string::StringEnd;
 use crate::guest_memory::GuestException;
 use crate::msr::Msr;
 use crate::regs::{GeneralRegisters, rflags};
-use crate::rules::control_registers::{EFER_LMA, GeneralProtection};
+use crate::rules::control_registers::EFER_LMA;
 use crate::rules::debug::{DEBUGCTL_BTF, DR6_BS};
-use crate::rules::vector;
-
-/// How an instruction that the crate emulates ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    /// It is done.
-    Done,
-    /// It faults: vector and error code.
-    Fault(u8, Option<u32>),
-}
-
-impl Outcome {
-    /// #UD.
-    pub(crate) const UNDEFINED: Self = Self::Fault(vector::UD, None);
-    /// #GP(0).
-    pub(crate) const PROTECTION: Self = Self::Fault(vector::GP, Some(0));
-}
-
-impl From<Result<(), GeneralProtection>> for Outcome {
-    fn from(result: Result<(), GeneralProtection>) -> Self {
-        match result {
-            Ok(()) => Self::Done,
-            Err(GeneralProtection) => Self::PROTECTION,
-        }
-    }
-}
-
-/// What the caller is to give for an instruction whose exit it got.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum PendingCompletion {
-    Nothing,
-    /// IN: the value for AL, AX or EAX.
-    Port(AccessWidth),
-    /// RDMSR, RDTSC: the value for EDX:EAX.
-    EdxEax,
-    /// RDTSCP: the value for EDX:EAX, and ECX gets TSC_AUX.
-    EdxEaxAndAux,
-    /// RDRAND, RDSEED: the value for a register.
-    Random {
-        gpr: u8,
-        size: u8,
-    },
-    /// INS: the value for its element.
-    StringInput,
-    /// Nothing, and the instruction is an INS or OUTS.
-    StringEnd,
-    /// An instruction that reads a device in memory: the value of that access.
-    Mmio,
-    /// Nothing: the instruction, of so many bytes, was executed for the guest.
-    Executed {
-        length: u8,
-    },
-}
-
-impl PendingCompletion {
-    /// Completing the instruction means nothing but to move RIP, by the length that the exit says.
-    const fn is_plain(self) -> bool {
-        matches!(self, Self::Nothing | Self::Port(_) | Self::EdxEax | Self::EdxEaxAndAux)
-    }
-}
-
-/// When a guest that steps through its own code (RFLAGS.TF) gets the trap of an instruction that was executed for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum StepPolicy {
-    /// After that instruction, as on a processor.
-    #[default]
-    Exact,
-    /// Perhaps only after the next one, so that a debugger in the guest sees the two as one step. Saves the VMREAD of RFLAGS
-    /// at each such instruction, which is the only way to know.
-    Deferred,
-}
-
-impl StepPolicy {
-    /// The former name of [`Deferred`](Self::Deferred).
-    #[deprecated(note = "renamed to `Deferred`")]
-    #[allow(non_upper_case_globals, reason = "it was a variant")]
-    pub const Late: Self = Self::Deferred;
-}
-
-/// The instruction of the last exit.
-#[derive(Debug, Default)]
-pub(crate) struct Completion {
-    /// What it is waiting for, if the next entry completes it.
-    pending: Option<PendingCompletion>,
-    step_policy: StepPolicy,
-    /// Whether STI and MOV SS blocking is over.
-    shadow: InterruptShadow,
-}
-
-impl Completion {
-    /// An instruction waits to be completed.
-    #[inline(always)]
-    pub(crate) fn is_pending(&self) -> bool {
-        self.pending.is_some()
-    }
-
-    #[inline(always)]
-    pub(crate) fn pending(&self) -> Option<PendingCompletion> {
-        self.pending
-    }
-
-    /// An entry follows.
-    #[inline(always)]
-    pub(crate) fn enter(&mut self) {
-        self.shadow.enter();
-    }
-
-    /// The entry has failed.
-    pub(crate) fn entry_failed(&mut self) {
-        self.shadow.entry_failed();
-    }
-
-    /// The guest's state shows all that there is of a shadow.
-    pub(crate) fn forget_shadow(&mut self) {
-        self.shadow.forget();
-    }
-
-    /// The last instruction was completed, and with it a shadow is over that the guest's state may still show.
-    #[inline(always)]
-    pub(crate) fn has_ended_shadow(&self) -> bool {
-        self.shadow.has_ended()
-    }
-
-    /// Nothing is known of an instruction or a shadow.
-    pub(crate) fn reset(&mut self, requests: &super::requests::Requests) {
-        self.pending = None;
-        self.shadow.forget();
-        requests.clear(Request::COMPLETION | Request::SHADOW);
-    }
-}
+use crate::rules::vector::FAULTS;
 
 /// How the caller completes an instruction.
 impl<B: Backend> Vcpu<B> {
     /// Says when a guest that steps through its own code gets the trap of an instruction that was executed for it.
     pub fn set_step_policy(&mut self, policy: StepPolicy) {
-        self.completion.step_policy = policy;
+        self.completion.set_step_policy(policy);
     }
 
     /// Moves RIP past an instruction of `instr_len` bytes, with all that completing one means: STI and MOV SS blocking
@@ -180,7 +49,7 @@ impl<B: Backend> Vcpu<B> {
     /// `BadState` if no read waits.
     #[inline]
     pub fn complete_read(&mut self, value: u64) -> AxResult {
-        match self.completion.pending {
+        match self.completion.pending() {
             Some(PendingCompletion::Port(width)) => {
                 let regs = self.backend.regs_mut();
                 regs.rax = GeneralRegisters::merge(regs.rax, width, value);
@@ -188,13 +57,13 @@ impl<B: Backend> Vcpu<B> {
             Some(PendingCompletion::EdxEax) => self.backend.regs_mut().set_edx_eax(value),
             _ => return self.complete_rare_read(value),
         }
-        self.completion.pending = Some(PendingCompletion::Nothing);
+        self.completion.given();
         Ok(())
     }
 
     #[inline(never)]
     fn complete_rare_read(&mut self, value: u64) -> AxResult {
-        match self.completion.pending {
+        match self.completion.pending() {
             Some(PendingCompletion::EdxEaxAndAux) => {
                 let aux = self.backend.switched_msr(Msr::IA32_TSC_AUX.number()).unwrap_or(0);
                 let regs = self.backend.regs_mut();
@@ -202,14 +71,14 @@ impl<B: Backend> Vcpu<B> {
                 regs.rcx = aux;
             }
             Some(PendingCompletion::Random { gpr, size }) => {
-                self.completion.pending = Some(PendingCompletion::Nothing);
+                self.completion.given();
                 return self.set_random(gpr, size, Some(value));
             }
             Some(PendingCompletion::StringInput) => return self.complete_string_input(value),
             Some(PendingCompletion::Mmio) => self.mmio.answer(value),
             _ => return ax_err!(BadState, "no read of the guest waits for a value"),
         }
-        self.completion.pending = Some(PendingCompletion::Nothing);
+        self.completion.given();
         Ok(())
     }
 
@@ -244,7 +113,7 @@ impl<B: Backend> Vcpu<B> {
     /// Whether a read waits for its value, and [`set_gpr`](axvcpu::AxArchVCpu::set_gpr) of this register is taken for
     /// that: the one that was reported.
     pub(crate) fn read_waits_for(&self, register: usize) -> bool {
-        match self.completion.pending {
+        match self.completion.pending() {
             None
             | Some(PendingCompletion::Nothing | PendingCompletion::StringEnd | PendingCompletion::Executed { .. }) => {
                 false
@@ -260,16 +129,12 @@ impl<B: Backend> Vcpu<B> {
     /// Leaves the instruction of this exit to be completed at the next entry.
     #[inline(always)]
     pub(crate) fn defer_completion(&mut self, pending: PendingCompletion) {
-        self.completion.pending = Some(pending);
-        if !pending.is_plain() {
-            self.requests().set(Request::COMPLETION);
-        }
+        self.completion.defer(pending, self.backend.requests());
     }
 
     /// The instruction of the last exit is not completed any more.
     pub(crate) fn cancel_completion(&mut self) {
-        self.completion.pending = None;
-        self.requests().clear(Request::COMPLETION);
+        self.completion.clear(self.backend.requests());
     }
 
     /// Completes what the last exit left, if that means nothing but to move RIP. An entry follows.
@@ -279,14 +144,14 @@ impl<B: Backend> Vcpu<B> {
             if !self.skip(current) {
                 return false;
             }
-            self.completion.pending = None;
+            self.completion.skipped();
         }
         true
     }
 
     /// Completes what the last exit left, in full. An entry follows.
     pub(crate) fn complete_pending(&mut self, current: B::Current) -> AxResult {
-        let Some(pending) = self.completion.pending else { return Ok(()) };
+        let Some(pending) = self.completion.pending() else { return Ok(()) };
         match pending {
             PendingCompletion::StringInput | PendingCompletion::StringEnd => {
                 // What can fail comes first: registers that have moved would be moved again.
@@ -339,12 +204,12 @@ impl<B: Backend> Vcpu<B> {
     /// Skips the instruction of the last exit, where that is all that its end means.
     #[inline(always)]
     fn skip(&mut self, current: B::Current) -> bool {
-        let skipped = match self.completion.step_policy {
+        let skipped = match self.completion.step_policy() {
             StepPolicy::Exact => self.backend.skip_instruction::<true>(current),
             StepPolicy::Deferred => self.backend.skip_instruction::<false>(current),
         };
         if skipped {
-            self.completion.shadow.end();
+            self.completion.end_shadow();
         }
         skipped
     }
@@ -356,8 +221,8 @@ impl<B: Backend> Vcpu<B> {
                 return false;
             }
             self.backend.forget_rip();
-            self.completion.pending = None;
-            self.completion.shadow.end();
+            self.completion.skipped();
+            self.completion.end_shadow();
         }
         true
     }
@@ -385,7 +250,7 @@ impl<B: Backend> Vcpu<B> {
     /// failed.
     #[inline(always)]
     fn end_instruction(&mut self, proof: impl Proof<B::Current>) -> AxResult {
-        self.completion.shadow.end();
+        self.completion.end_shadow();
         let single_step = self.backend.read(proof, GuestField::RFLAGS)? & rflags::TF != 0;
         if single_step || self.debug.has_breakpoints() {
             self.set_pending_debug_exceptions(single_step)?;
@@ -399,7 +264,7 @@ impl<B: Backend> Vcpu<B> {
     pub(crate) fn set_pending_debug_exceptions(&mut self, single_step: bool) -> AxResult {
         let state = self.backend.read(Anywhere, GuestField::INTERRUPTIBILITY)?;
         self.backend.write(GuestField::INTERRUPTIBILITY, state & !blocking::BY_SHADOW);
-        self.completion.shadow.forget();
+        self.completion.forget_shadow();
         let pending = self.backend.read(Anywhere, GuestField::PENDING_DEBUG)?;
         if single_step && self.backend.read(Anywhere, GuestField::DEBUGCTL)? & DEBUGCTL_BTF == 0 {
             self.backend.write(GuestField::PENDING_DEBUG, pending | DR6_BS);
@@ -419,8 +284,8 @@ impl<B: Backend> Vcpu<B> {
 
     /// Makes the end of an interrupt shadow known to the processor, where it matters.
     pub(crate) fn sync_interrupt_shadow(&mut self, current: B::Current) -> AxResult {
-        if self.completion.shadow.has_ended() {
-            self.completion.shadow.forget();
+        if self.completion.has_ended_shadow() {
+            self.completion.forget_shadow();
             let state = self.backend.read(current, GuestField::INTERRUPTIBILITY)?;
             self.backend.write(GuestField::INTERRUPTIBILITY, state & !blocking::BY_SHADOW);
         }

@@ -11,8 +11,9 @@ use axerrno::AxResult;
 use axvcpu::AxVCpuExitReason;
 
 use super::Vcpu;
-use super::backend::{Anywhere, Backend, ControlAccess, GuestField, rights};
-use super::requests::Request;
+use super::backend::{Anywhere, Backend, GuestField, rights};
+use super::parts::exit_kind::ControlAccess;
+use super::parts::requests::Request;
 use crate::rules::control_registers::{
     CR0_PG, CR0_TS, CR3_KEEP, CR4_LA57, CR4_PAE, CR4_PCIDE, CR4_PGE, CR4_PKE, CR4_PSE, CR4_SMAP, CR4_SMEP,
     ControlState, EFER_NXE, GeneralProtection, check_cr8, check_pdptes,

@@ -6,7 +6,7 @@ use axerrno::AxResult;
 use super::Vcpu;
 use super::backend::Backend;
 use super::guest_memory::read_table_entry;
-use super::requests::{RemoteRequests, Request};
+use super::parts::requests::{RemoteRequests, Request};
 use crate::ept::{EptFormat, EptWalk, InvalidEptRoot, walk};
 
 /// Where the EPT is, and how it is to be read.

@@ -1,22 +1,20 @@
 //! Events for the guest: the one place where they are injected, and what an exit interrupted.
 //!
-//! One event can be injected at an entry; the [`event_slots`](super::event_slots) have the order. An event that the guest
+//! One event can be injected at an entry; the [`event_slots`](parts::event_slots)(super::parts::event_slots) have the order. An event that the guest
 //! cannot take yet waits, and a window exit is asked for.
 
 use axerrno::{AxResult, ax_err};
 
 use super::Vcpu;
-use super::backend::{Anywhere, Backend, ExitKind, GuestField, blocking};
-use super::event_slots::{Class, Event};
-use super::requests::Request;
+use super::backend::{Anywhere, Backend, GuestField, blocking};
+use super::parts::event_slots::{Class, Event};
+use super::parts::exit_kind::ExitKind;
+use super::parts::requests::Request;
 use crate::guest_memory::GuestException;
 use crate::regs::rflags;
 use crate::rules::debug::DR6_BS;
 use crate::rules::interruption::{VmxInterruptInfo, VmxInterruptionType};
-use crate::rules::vector;
-
-/// The exceptions that are faults whatever raised them: #DE, #BR, #UD, #NM, #TS, #NP, #SS, #GP, #PF, #MF, #AC, #XM, #VE, #CP.
-pub(crate) const FAULTS: u32 = 0x003B_7CE1;
+use crate::rules::vector::{self, FAULTS};
 
 /// How the caller gives events to the guest.
 impl<B: Backend> Vcpu<B> {
@@ -138,7 +136,7 @@ impl<B: Backend> Vcpu<B> {
     /// Injects an external interrupt that waits with no other event, if the guest takes it now, and completes the instruction
     /// of the last exit, if that means nothing but to move RIP. `false` if it is for
     /// [`inject_pending_events`](Self::inject_pending_events), which goes on where this stopped. To be called where nothing
-    /// else is [requested](super::requests), so that no field was written since the exit.
+    /// else is [requested](super::parts::requests), so that no field was written since the exit.
     pub(crate) fn inject_interrupt_by_skip(&mut self, current: B::Current) -> bool {
         let Some(vector) = self.events.first_interrupt() else { return false };
         let flags = self.backend.read_now(current, GuestField::RFLAGS);

@@ -21,9 +21,10 @@ use axerrno::AxResult;
 use axvcpu::AxVCpuExitReason;
 
 use super::Vcpu;
-use super::backend::{Backend, ExitKind, GuestField, blocking};
-use super::completion::Outcome;
-use super::requests::Request;
+use super::backend::{Backend, GuestField, blocking};
+use super::parts::completion::Outcome;
+use super::parts::exit_kind::ExitKind;
+use super::parts::requests::Request;
 use crate::rules::double_fault::Combined;
 use crate::rules::interruption::VmxInterruptionType;
 use crate::rules::vector;

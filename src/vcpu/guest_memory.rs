@@ -49,7 +49,7 @@ impl<B: Backend> Vcpu<B> {
         }
         let cr4 = self.backend.cr4(Anywhere)?;
         if cr4 & CR4_PKE != 0 {
-            paging.pkru = Some(self.guest_pkru());
+            paging.pkru = Some(self.xstate.pkru());
         }
         Ok(GuestView { mode: self.linear_mode(rflags, cr4)?, paging, user: info.is_user_mode_access })
     }

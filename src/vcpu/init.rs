@@ -9,7 +9,7 @@ use axerrno::{AxResult, ax_err};
 use super::Vcpu;
 use super::backend::{Anywhere, Backend, GuestField};
 use super::control_registers::CR0_RESET;
-use super::requests::Request;
+use super::parts::requests::Request;
 
 /// What an INIT leaves as it was, beside extended state, XCR0 and other MSRs.
 const KEPT: [GuestField; 4] =

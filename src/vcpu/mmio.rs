@@ -14,10 +14,11 @@ use axerrno::{AxResult, ax_err};
 use axvcpu::AxVCpuExitReason;
 
 use super::Vcpu;
-use super::backend::{Anywhere, Backend, ExitKind, GuestField, rights};
-use super::completion::PendingCompletion;
-use super::requests::Request;
-use super::xstate::Vectors;
+use super::backend::{Anywhere, Backend, GuestField, rights};
+use super::parts::completion::PendingCompletion;
+use super::parts::exit_kind::ExitKind;
+use super::parts::requests::Request;
+use super::parts::xstate::Vectors;
 use crate::emulator::{Code, CodeSize, Decoded, Emulation, EmulatorContext, Progress, Refusal, Registers, Translated};
 use crate::ept::EptViolation;
 use crate::guest_memory::{GuestView, LinearMode, UnmappedGuestMemory};

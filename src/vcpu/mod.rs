@@ -1,7 +1,7 @@
 //! A virtual CPU, whoever runs it.
 //!
 //! A [`Vcpu`] is about fifteen things, each with its own file, state and interface. [`run`] is one entry and one exit,
-//! [`requests`] say why an entry is slow, [`exits`] is the one table of exits, [`events`] injects what the [`event_slots`]
+//! [`requests`](parts::requests) say why an entry is slow, [`exits`] is the one table of exits, [`events`] injects what the [`event_slots`](parts::event_slots)
 //! hold, [`completion`] is the one mover of RIP. What an exit may be about has a file of its name. [`backend`] is the seam to
 //! the processor's virtualization; no other file here knows which one it is.
 
@@ -11,10 +11,8 @@ pub(crate) mod control_registers;
 pub(crate) mod cpuid;
 pub(crate) mod debug;
 pub(crate) mod ept;
-pub(crate) mod event_slots;
 pub(crate) mod events;
 pub(crate) mod exits;
-pub(crate) mod fpu;
 pub(crate) mod guest_memory;
 pub(crate) mod init;
 pub(crate) mod intercepts;
@@ -23,12 +21,10 @@ pub(crate) mod mmio;
 pub(crate) mod mode;
 pub(crate) mod msr_policy;
 pub(crate) mod msrs;
-pub(crate) mod processor_key;
+pub(crate) mod parts;
 pub(crate) mod report;
-pub(crate) mod requests;
 pub(crate) mod run;
 pub(crate) mod segments;
-pub(crate) mod shadow;
 pub(crate) mod speculation;
 pub(crate) mod start;
 pub(crate) mod string_io;
@@ -39,21 +35,21 @@ pub(crate) mod xstate;
 use axerrno::AxResult;
 
 use self::backend::Backend;
-use self::completion::Completion;
 use self::control_registers::ControlRegisters;
 use self::cpuid::GuestCpuid;
-use self::debug::DebugRegisters;
 use self::ept::EptRoot;
-use self::event_slots::EventSlots;
-use self::intercepts::Intercepts;
 use self::mmio::Mmio;
-use self::msrs::Msrs;
-use self::requests::Requests;
-use self::speculation::SpeculationPolicy;
+use self::parts::completion::Completion;
+use self::parts::debug::DebugRegisters;
+use self::parts::event_slots::EventSlots;
+use self::parts::intercepts::Intercepts;
+use self::parts::msrs::Msrs;
+use self::parts::requests::Requests;
+use self::parts::speculation::SpeculationPolicy;
+use self::parts::string::StringInstruction;
+use self::parts::time::Time;
+use self::parts::xstate::XState;
 use self::start::Start;
-use self::string_io::StringInstruction;
-use self::time::Time;
-use self::xstate::XState;
 use crate::guest_memory::PagingSupport;
 use crate::regs::GeneralRegisters;
 

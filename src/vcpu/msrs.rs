@@ -1,14 +1,11 @@
 //! RDMSR and WRMSR exits: answered from what the vCPU keeps, or left to the caller. [`super::msr_policy`] has the table.
 
-use alloc::vec::Vec;
-
 use axerrno::{AxResult, ax_err};
 use axvcpu::AxVCpuExitReason;
 
 use super::Vcpu;
 use super::backend::{Backend, GuestField};
-use super::completion::Outcome;
-use super::msr_policy::EmulatedMsrs;
+use super::parts::completion::Outcome;
 use crate::msr::Msr;
 use crate::rules::control_registers::GeneralProtection;
 use crate::rules::debug::{DEBUGCTL_BTF, DEBUGCTL_LBR};
@@ -20,50 +17,6 @@ const PASSED_THROUGH: [Msr; 5] =
 /// MSRs that the processor switches with the guest's state, and whose writes are checked.
 const CHECKED: [(Msr, GuestField); 3] =
     [(Msr::IA32_EFER, GuestField::EFER), (Msr::IA32_PAT, GuestField::PAT), (Msr::IA32_DEBUGCTL, GuestField::DEBUGCTL)];
-
-/// What the vCPU keeps of MSRs itself.
-#[derive(Debug)]
-pub(crate) struct Msrs {
-    emulated: EmulatedMsrs,
-    caller_intercepts: CallerIntercepts,
-}
-
-impl Msrs {
-    /// `virtualized` are those that are kept elsewhere.
-    pub(crate) fn with_defaults(virtualized: impl Iterator<Item = u32>) -> Self {
-        Self { emulated: EmulatedMsrs::with_defaults(virtualized), caller_intercepts: CallerIntercepts::default() }
-    }
-
-    pub(crate) fn reset(&mut self) {
-        self.emulated.reset();
-    }
-
-    pub(crate) fn emulated_mut(&mut self) -> &mut EmulatedMsrs {
-        &mut self.emulated
-    }
-
-    /// The caller made an MSR exit that the crate passes through of itself.
-    pub(crate) fn caller_intercepts(&self, msr: u32) -> bool {
-        self.caller_intercepts.contains(msr)
-    }
-}
-
-/// Of the MSRs that the crate passes through of itself, those that the caller made exit.
-#[derive(Debug, Default)]
-struct CallerIntercepts(Vec<u32>);
-
-impl CallerIntercepts {
-    fn contains(&self, msr: u32) -> bool {
-        self.0.contains(&msr)
-    }
-
-    fn set(&mut self, msr: u32, exits: bool) {
-        self.0.retain(|other| *other != msr);
-        if exits {
-            self.0.push(msr);
-        }
-    }
-}
 
 /// The MSRs that exit though nobody has asked for it: all but those that are passed through.
 pub(crate) fn intercept_defaults(backend: &mut impl Backend) -> AxResult {
@@ -104,7 +57,7 @@ impl<B: Backend> Vcpu<B> {
             return ax_err!(InvalidInput, "the MSR is the guest's own and must exit");
         }
         if of_itself {
-            self.msrs.caller_intercepts.set(msr, intercept);
+            self.msrs.set_caller_intercept(msr, intercept);
         }
         if speculation {
             return self.pass_speculation_control();
@@ -121,7 +74,7 @@ impl<B: Backend> Vcpu<B> {
     /// Whether it may be one that the crate answers. Most that come to the caller are told by this.
     #[inline(always)]
     pub(crate) fn may_be_virtualized_msr(&self) -> bool {
-        self.msrs.emulated.may_be_virtualized(self.msr_number())
+        self.msrs.emulated().may_be_virtualized(self.msr_number())
     }
 
     /// A RDMSR of what may be an MSR that the crate answers.
@@ -181,7 +134,7 @@ impl<B: Backend> Vcpu<B> {
         }
         match checked_field(msr) {
             Some(field) => Some(self.backend.read_now(current, field)),
-            None => self.backend.switched_msr(msr).or_else(|| self.msrs.emulated.read(msr)),
+            None => self.backend.switched_msr(msr).or_else(|| self.msrs.emulated().read(msr)),
         }
     }
 
@@ -208,7 +161,7 @@ impl<B: Backend> Vcpu<B> {
     /// A write of an MSR that is no field of the guest's state.
     fn write_emulated_msr(&mut self, msr: u32, value: u64) -> AxResult<Option<Outcome>> {
         let switched = self.backend.write_switched_msr(msr, value);
-        let Some(accepted) = switched.or_else(|| self.msrs.emulated.write(msr, value)) else {
+        let Some(accepted) = switched.or_else(|| self.msrs.emulated_mut().write(msr, value)) else {
             return Ok(None);
         };
         if msr == Msr::IA32_SPEC_CTRL.number() {

@@ -8,10 +8,11 @@ use axerrno::AxResult;
 use axvcpu::AxVCpuExitReason;
 
 use super::Vcpu;
-use super::backend::{Backend, ExitKind, PortAccess};
-use super::completion::PendingCompletion;
+use super::backend::Backend;
 use super::io::{POWER_OFF_PORT, POWER_OFF_VALUE};
-use super::string_io::{Element, StringIo};
+use super::parts::completion::PendingCompletion;
+use super::parts::exit_kind::{ExitKind, PortAccess};
+use super::parts::string::{Element, StringIo};
 use crate::guest_memory::UnmappedGuestMemory;
 use crate::regs::GeneralRegisters;
 

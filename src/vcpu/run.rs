@@ -7,7 +7,7 @@
 //!     -> enter -> dispatch the exit
 //! ```
 //!
-//! Most runs take the fast path: no [request](super::requests) is pending, so the instruction that the last exit left is
+//! Most runs take the fast path: no [request](super::parts::requests) is pending, so the instruction that the last exit left is
 //! skipped, and the guest goes on.
 
 use axerrno::{AxResult, ax_err};
@@ -15,8 +15,9 @@ use axvcpu::AxVCpuExitReason;
 use x86_64::instructions::interrupts;
 
 use super::Vcpu;
-use super::backend::{Backend, ExitKind, ProcessorParts};
-use super::requests::Request;
+use super::backend::{Backend, ProcessorParts};
+use super::parts::exit_kind::ExitKind;
+use super::parts::requests::Request;
 
 /// How an entry ended.
 enum Entry {

@@ -12,84 +12,22 @@
 //! SDM Vol. 2, "INS/INSB/INSW/INSD", "OUTS/OUTSB/OUTSW/OUTSD", "REP"; Vol. 3C, 28.2.5 "Information for VM Exits Due to
 //! Instruction Execution".
 
-use axaddrspace::device::{AccessWidth, Port};
+use axaddrspace::device::Port;
 use axerrno::{AxResult, ax_err};
 
 use super::Vcpu;
-use super::backend::{Anywhere, Backend, GuestField, PortAccess};
-use super::completion::{Outcome, PendingCompletion};
+use super::backend::{Anywhere, Backend, GuestField};
+use super::parts::completion::{Outcome, PendingCompletion};
+use super::parts::exit_kind::PortAccess;
+use super::parts::string::{Element, StringEnd, StringIo};
 use crate::guest_memory::{
-    AccessError, AccessKind, AddressSize, GuestException, GuestView, PAGE_SIZE, SegmentRegister, UnmappedGuestMemory,
+    AccessError, AccessKind, AddressSize, GuestException, GuestView, PAGE_SIZE, SegmentRegister,
 };
 use crate::regs::rflags;
 use crate::rules::control_registers::CR0_AM;
 use crate::rules::vector;
 
 const RCX: u8 = 1;
-const RSI: u8 = 6;
-const RDI: u8 = 7;
-
-/// An INS or OUTS that waits for the caller.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StringIo {
-    /// Port number.
-    pub port: Port,
-    /// Width of an element.
-    pub width: AccessWidth,
-    /// INS, not OUTS.
-    pub is_in: bool,
-    /// How many elements may be moved before the guest goes on, the present one among them: 1 without REP, and for a guest
-    /// that single-steps.
-    pub remaining: u64,
-    /// Addresses go down: RFLAGS.DF.
-    pub is_backward: bool,
-}
-
-/// Where an INS or OUTS is when the guest goes on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum StringEnd {
-    /// At its end.
-    Over,
-    /// Behind an element, with others to come.
-    Element,
-    /// Nothing was moved: it is executed again.
-    NotYet,
-}
-
-/// What the crate keeps of it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Element {
-    pub(crate) io: StringIo,
-    is_repeat: bool,
-    segment: SegmentRegister,
-    address_size: AddressSize,
-    /// Elements that the caller has moved.
-    moved: u64,
-    /// RFLAGS.TF or a breakpoint: the guest traps behind each element, so that only one may be moved at a time.
-    is_stepped: bool,
-    /// Elements have to be aligned: CPL 3 with CR0.AM and RFLAGS.AC.
-    is_aligned: bool,
-    /// Guest-physical memory of the element that the caller has to provide first.
-    missing: Option<UnmappedGuestMemory>,
-    /// The element, of OUTS.
-    pub(crate) data: u64,
-}
-
-/// The INS or OUTS of the last exit.
-#[derive(Debug, Default)]
-pub(crate) struct StringInstruction(Option<Element>);
-
-impl StringInstruction {
-    /// It, for the report of the exit: the element, or the memory that is missing. `None` for a processor that does not say
-    /// which memory it is.
-    pub(crate) fn reported(&self) -> Option<Result<&Element, UnmappedGuestMemory>> {
-        let pending = self.0.as_ref()?;
-        Some(match pending.missing {
-            Some(missing) => Err(missing),
-            None => Ok(pending),
-        })
-    }
-}
 
 impl<B: Backend> Vcpu<B> {
     /// The INS or OUTS whose element the last exit reported as `IoRead` or `IoWrite`; `None` if it was no such
@@ -141,7 +79,7 @@ impl<B: Backend> Vcpu<B> {
     /// Moves the registers of an INS or OUTS past what was moved.
     #[cold]
     pub(crate) fn end_of_string(&mut self) -> AxResult<StringEnd> {
-        let Some(pending) = self.string.0.take() else {
+        let Some(pending) = self.string.take() else {
             return Ok(StringEnd::Over);
         };
         // The element of OUTS that was reported is out, asked for or not; that of INS is in when the caller has given it.
@@ -168,13 +106,13 @@ impl<B: Backend> Vcpu<B> {
 
     fn string_pending(&self) -> Option<&Element> {
         let waits = matches!(self.completion.pending()?, PendingCompletion::StringInput | PendingCompletion::StringEnd);
-        self.string.0.as_ref().filter(|_| waits)
+        self.string.get().filter(|_| waits)
     }
 
     /// Looks at the element of an INS or OUTS that exited. `false` for what the caller has to do.
     #[cold]
     pub(crate) fn handle_string_io(&mut self, current: B::Current, io: PortAccess) -> AxResult<bool> {
-        self.string.0 = None;
+        self.string.take();
         let Some(mut pending) = self.decode_string(current, io)? else {
             return Ok(false);
         };
@@ -191,7 +129,7 @@ impl<B: Backend> Vcpu<B> {
             }
             Err(AccessError::Memory(missing)) => pending.missing = Some(missing),
         }
-        self.string.0 = Some(pending);
+        self.string.set(pending);
         Ok(false)
     }
 
@@ -322,9 +260,7 @@ impl<B: Backend> Vcpu<B> {
             moved += count;
         }
         if moved > before {
-            if let Some(pending) = &mut self.string.0 {
-                pending.moved = moved;
-            }
+            self.string.set_moved(moved);
             self.defer_completion(PendingCompletion::StringEnd);
         }
         Ok((moved - before) as usize * size)
@@ -348,16 +284,5 @@ impl<B: Backend> Vcpu<B> {
             AddressSize::Bits64 => sum,
         };
         self.backend.regs_mut().set_reg_of_index(index, new);
-    }
-}
-
-impl Element {
-    /// How many elements the caller may move before the guest goes on.
-    fn may_move(&self) -> u64 {
-        if self.is_stepped { self.io.remaining.min(1) } else { self.io.remaining }
-    }
-
-    fn index_register(&self) -> u8 {
-        if self.io.is_in { RDI } else { RSI }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::Vcpu;
 use super::backend::{Backend, GuestField};
-use super::requests::Request;
+use super::parts::requests::Request;
 use crate::rules::debug::DEBUGCTL_BTF;
 
 impl<B: Backend> Vcpu<B> {

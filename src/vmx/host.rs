@@ -16,10 +16,8 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use x86::segmentation as segment;
 use x86_64::registers::control::{Cr0, Cr4, Cr4Flags};
 
-use super::vmcs::{Vmcs, VmcsHost16, VmcsHost32, VmcsHost64, VmcsHostNW};
 use crate::msr::Msr;
 use crate::rules::cpuid::{accepted_spec_ctrl, native_cpuid};
-use axvcpu::AxVCpuHal;
 
 /// The limit that a VM exit gives TR.
 const TR_LIMIT_AFTER_EXIT: u64 = 0x67;
@@ -29,7 +27,7 @@ macro_rules! per_cpu_host_state {
         /// The part of the host's state that is constant for a processor. Atomics, because a host may refresh them
         /// while it holds the record by shared reference; a relaxed load is an ordinary one.
         pub(crate) struct PerCpuHostState {
-            $($(#[$doc])* $name: AtomicU64,)*
+            $($(#[$doc])* pub(super) $name: AtomicU64,)*
             debugctl: AtomicU64,
             /// How often the rest was read: a vCPU with an older number takes it over again.
             generation: AtomicU64,
@@ -145,32 +143,6 @@ impl PerCpuHostState {
             }
         }
     }
-
-    /// Puts the constants into the host-state area of `vmcs`.
-    pub(crate) fn write_to<H: AxVCpuHal>(&self, vmcs: &Vmcs<H>) {
-        // The selectors of a 64-bit host may not have RPL or TI set in the VMCS (SDM 27.2.3, "Checks on Host Segment and
-        // Descriptor-Table Registers"); a host that runs at CPL 0 uses none with RPL, and one with an LDT selector in a
-        // data segment gets the null selector there, which 64-bit code does not notice.
-        let selector = |value: &AtomicU64| match value.load(Relaxed) as u16 {
-            table if table & 0b111 != 0 => 0,
-            usable => usable,
-        };
-        vmcs.write(VmcsHost16::ES_SELECTOR, selector(&self.es));
-        vmcs.write(VmcsHost16::CS_SELECTOR, selector(&self.cs));
-        vmcs.write(VmcsHost16::SS_SELECTOR, selector(&self.ss));
-        vmcs.write(VmcsHost16::DS_SELECTOR, selector(&self.ds));
-        vmcs.write(VmcsHost16::FS_SELECTOR, selector(&self.fs));
-        vmcs.write(VmcsHost16::GS_SELECTOR, selector(&self.gs));
-        vmcs.write(VmcsHost16::TR_SELECTOR, selector(&self.tr));
-        vmcs.write(VmcsHostNW::TR_BASE, self.tr_base.load(Relaxed) as usize);
-        vmcs.write(VmcsHostNW::GDTR_BASE, self.gdtr_base.load(Relaxed) as usize);
-        vmcs.write(VmcsHostNW::IDTR_BASE, self.idtr_base.load(Relaxed) as usize);
-        vmcs.write(VmcsHost64::IA32_PAT, self.pat.load(Relaxed));
-        vmcs.write(VmcsHost64::IA32_EFER, self.efer.load(Relaxed));
-        vmcs.write(VmcsHost32::IA32_SYSENTER_CS, self.sysenter_cs.load(Relaxed) as u32);
-        vmcs.write(VmcsHostNW::IA32_SYSENTER_ESP, self.sysenter_esp.load(Relaxed) as usize);
-        vmcs.write(VmcsHostNW::IA32_SYSENTER_EIP, self.sysenter_eip.load(Relaxed) as usize);
-    }
 }
 
 impl Values {
@@ -236,11 +208,11 @@ fn tss_of(gdt: u64, tr: u16) -> (u64, u64) {
 /// The part of the host's state that may change between two binds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct PerThreadHostState {
-    cr0: u64,
-    cr3: u64,
-    cr4: u64,
-    fs_base: u64,
-    gs_base: u64,
+    pub(super) cr0: u64,
+    pub(super) cr3: u64,
+    pub(super) cr4: u64,
+    pub(super) fs_base: u64,
+    pub(super) gs_base: u64,
 }
 
 impl PerThreadHostState {
@@ -286,15 +258,6 @@ impl PerThreadHostState {
     /// CR4 of a host that has FSGSBASE set.
     pub(crate) fn cr4_with_fsgsbase(&self) -> Option<u64> {
         (self.cr4 & Cr4Flags::FSGSBASE.bits() != 0).then_some(self.cr4)
-    }
-
-    /// Puts them into the host-state area of `vmcs`.
-    pub(crate) fn write_to<H: AxVCpuHal>(&self, vmcs: &Vmcs<H>) {
-        vmcs.write(VmcsHostNW::CR0, self.cr0 as usize);
-        vmcs.write(VmcsHostNW::CR3, self.cr3 as usize);
-        vmcs.write(VmcsHostNW::CR4, self.cr4 as usize);
-        vmcs.write(VmcsHostNW::FS_BASE, self.fs_base as usize);
-        vmcs.write(VmcsHostNW::GS_BASE, self.gs_base as usize);
     }
 
     /// CR4.MCE.

@@ -12,7 +12,7 @@ use core::arch::asm;
 use core::fmt;
 
 use super::definitions::VmxInstructionError;
-use super::vmcs::{VmcsGuestNW, VmcsReadOnly32};
+use super::fields::{VmcsGuestNW, VmcsReadOnly32};
 
 /// How a VMX instruction failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

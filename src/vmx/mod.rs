@@ -9,6 +9,7 @@ pub(crate) mod definitions;
 mod enable;
 pub(crate) mod exit;
 pub(crate) mod exit_info;
+pub(crate) mod fields;
 pub(crate) mod host;
 pub(crate) mod instructions;
 mod percpu;
@@ -32,8 +33,8 @@ pub use self::percpu::VmxPerCpuState;
 pub use self::structs::{IOBitmap, MsrBitmap, VmxRegion};
 pub use self::translations::TlbFlushCounts;
 pub use self::vcpu::VmxVcpu as VmxArchVCpu;
-pub use self::vcpu::VmxVcpu;
 pub use self::vcpu::bind::UnbindPolicy;
+pub use self::vcpu::{Vmx, VmxVcpu};
 pub use self::vmcs::{
     FIELDS, FieldInfo, FieldKind, FieldValue, GuestStateField, VmcsControl16, VmcsControl32, VmcsControl64,
     VmcsControlNW, VmcsField, VmcsGuest16, VmcsGuest32, VmcsGuest64, VmcsGuestNW, VmcsHost16, VmcsHost32, VmcsHost64,
@@ -42,17 +43,17 @@ pub use self::vmcs::{
 pub use crate::ept::EptVpidCaps;
 pub use crate::rules::cpuid::{CpuidFeature, CpuidPolicy, CpuidRegister, CpuidTopology};
 pub use crate::rules::interruption::{VmxInterruptInfo, VmxInterruptionType};
-pub use crate::vcpu::completion::StepPolicy;
 pub use crate::vcpu::ept::EptInvalidator;
 pub use crate::vcpu::guest_memory::EptMemory;
-pub use crate::vcpu::intercepts::{ExitOn, HypercallPolicy, MwaitPolicy, Reflected};
 pub use crate::vcpu::mmio::{MmioAccess, MmioUndecoded};
 pub use crate::vcpu::mode::VmCpuMode;
-pub use crate::vcpu::msr_policy::MsrPolicy;
-pub use crate::vcpu::speculation::SpeculationPolicy;
+pub use crate::vcpu::parts::completion::StepPolicy;
+pub use crate::vcpu::parts::intercepts::{ExitOn, HypercallPolicy, MwaitPolicy, Reflected};
+pub use crate::vcpu::parts::msrs::MsrPolicy;
+pub use crate::vcpu::parts::speculation::SpeculationPolicy;
+pub use crate::vcpu::parts::string::StringIo;
+pub use crate::vcpu::parts::xstate::FpuPolicy;
 pub use crate::vcpu::start::StartState;
-pub use crate::vcpu::string_io::StringIo;
-pub use crate::vcpu::xstate::FpuPolicy;
 
 use self::structs::VmxBasic;
 use crate::msr::Msr;

@@ -26,8 +26,8 @@ use super::instructions::{VmFail, vmclear, vmptrld};
 use super::translations::Translations;
 use crate::error::bad_state;
 use crate::rules::cpuid::{accepted_spec_ctrl, native_cpuid};
-use crate::vcpu::fpu::FpuOwner;
-use crate::vcpu::processor_key::processor_key;
+use crate::vcpu::parts::fpu::FpuOwner;
+use crate::vcpu::parts::processor_key::processor_key;
 
 /// How many VMCSs may be active on one processor at a time. Binding makes one active and unbinding inactive, so this
 /// is how many vCPUs a processor may have bound without having unbound them.

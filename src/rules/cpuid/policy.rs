@@ -4,11 +4,9 @@ use axerrno::{AxResult, ax_err, ax_err_type};
 
 use super::features::{self, By, CpuidFeature, Row, TABLE};
 use super::leaves::{self, EXTENDED, HYPERVISOR, LAST_BASIC, LAST_EXTENDED, LAST_HYPERVISOR, Leaves};
-use super::table::{CpuidTable, Dynamic};
 use super::topology::CpuidTopology;
 use super::xsave::{self, Layout};
 use super::{EAX, EBX, ECX, EDX, Registers, Support};
-use crate::rules::control_registers::xcr0;
 
 const SIGNATURE: [u8; 12] = *b"RVMRVMRVMRVM";
 /// The sizes of what MONITOR watches.
@@ -61,13 +59,6 @@ impl CpuidPolicy {
         this.write(CpuidFeature::HYPERVISOR, true);
         CpuidTopology::alone(apic_id).write(&mut this.leaves);
         this
-    }
-
-    /// EAX, EBX, ECX and EDX that the guest is told for `leaf` and `subleaf` (EAX and ECX of the instruction). A leaf out
-    /// of range has the answer of the highest basic one, as on Intel's processors.
-    pub fn get(&self, leaf: u32, subleaf: u32) -> [u32; 4] {
-        let settled = Dynamic { mode_64: true, xcr0: xcr0::X87, ..Dynamic::default() };
-        CpuidTable::new(self).answer(leaf, subleaf, settled)
     }
 
     /// Says what the guest shall be told for a leaf. Features whose flags this clears take those that depend on them with

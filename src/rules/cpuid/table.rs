@@ -8,6 +8,7 @@ use super::policy::CpuidPolicy;
 use super::xsave::{self, COMPACTED, Layout};
 use super::{EAX, EBX, ECX, EDX, Registers};
 use crate::msr::Msr;
+use crate::rules::control_registers::xcr0;
 
 const LEAF1_OSXSAVE: u32 = 1 << 27;
 const LEAF1_APIC: u32 = 1 << 9;
@@ -158,6 +159,15 @@ impl CpuidTable {
             }
             None => [0; 4],
         }
+    }
+}
+
+impl CpuidPolicy {
+    /// EAX, EBX, ECX and EDX that the guest is told for `leaf` and `subleaf` (EAX and ECX of the instruction). A leaf out
+    /// of range has the answer of the highest basic one, as on Intel's processors.
+    pub fn get(&self, leaf: u32, subleaf: u32) -> [u32; 4] {
+        let settled = Dynamic { mode_64: true, xcr0: xcr0::X87, ..Dynamic::default() };
+        CpuidTable::new(self).answer(leaf, subleaf, settled)
     }
 }
 

@@ -50,34 +50,69 @@ pub(crate) trait ExitFields {
 impl VmExit {
     /// Decodes an exit with this reason.
     pub(crate) fn decode(reason: VmxExitReason, fields: &impl ExitFields) -> AxResult<Self> {
-        let regs = fields.registers();
+        if let Some(exit) = Self::decode_by_reason(reason, fields.registers()) {
+            return Ok(exit);
+        }
+        match Self::decode_instruction(reason, fields)? {
+            Some(exit) => Ok(exit),
+            None => Self::decode_event(reason, fields),
+        }
+    }
+
+    /// An exit that says nothing beside its reason and what the general registers hold.
+    fn decode_by_reason(reason: VmxExitReason, regs: &GeneralRegisters) -> Option<Self> {
         let (eax, ecx) = (regs.rax as u32, regs.rcx as u32);
-        Ok(match reason {
-            VmxExitReason::EXCEPTION_NMI => Self::ExceptionOrNmi(ExceptionExit::decode(fields)?),
-            VmxExitReason::EXTERNAL_INTERRUPT => {
-                Self::ExternalInterrupt { vector: fields.field_32(VmcsReadOnly32::VMEXIT_INTERRUPTION_INFO)? as u8 }
-            }
+        Some(match reason {
             VmxExitReason::TRIPLE_FAULT => Self::TripleFault,
             VmxExitReason::INIT => Self::Init,
-            VmxExitReason::SIPI => Self::StartupIpi { vector: fields.qualification()? as u8 },
             VmxExitReason::SMI => Self::IoSmi,
             VmxExitReason::OTHER_SMI => Self::OtherSmi,
             VmxExitReason::INTERRUPT_WINDOW => Self::InterruptWindow,
             VmxExitReason::NMI_WINDOW => Self::NmiWindow,
-            VmxExitReason::TASK_SWITCH => Self::TaskSwitch(TaskSwitch::decode(fields)?),
             VmxExitReason::CPUID => Self::Cpuid { leaf: eax, subleaf: ecx },
             VmxExitReason::GETSEC => Self::Getsec { leaf: eax },
             VmxExitReason::HLT => Self::Hlt,
             VmxExitReason::INVD => Self::Invd,
-            VmxExitReason::INVLPG => Self::Invlpg { address: (fields.qualification()? as usize).into() },
             VmxExitReason::RDPMC => Self::Rdpmc { counter: ecx },
             VmxExitReason::RDTSC => Self::Rdtsc,
             VmxExitReason::RSM => Self::Rsm,
             VmxExitReason::VMCALL => Self::Vmcall,
+            VmxExitReason::VMLAUNCH => Self::Vmlaunch,
+            VmxExitReason::VMRESUME => Self::Vmresume,
+            VmxExitReason::VMOFF => Self::Vmxoff,
+            VmxExitReason::MSR_READ => Self::Rdmsr { msr: ecx },
+            VmxExitReason::MSR_WRITE => Self::Wrmsr { msr: ecx, value: regs.get_edx_eax() },
+            VmxExitReason::MONITOR_TRAP_FLAG => Self::MonitorTrapFlag,
+            VmxExitReason::MONITOR_INSTRUCTION => Self::Monitor,
+            VmxExitReason::PAUSE_INSTRUCTION => Self::Pause,
+            VmxExitReason::MCE_DURING_VMENTRY => Self::MachineCheckDuringEntry,
+            VmxExitReason::TPR_BELOW_THRESHOLD => Self::TprBelowThreshold,
+            VmxExitReason::RDTSCP => Self::Rdtscp,
+            VmxExitReason::PREEMPTION_TIMER => Self::PreemptionTimer,
+            VmxExitReason::WBINVD => Self::Wbinvd,
+            VmxExitReason::XSETBV => Self::Xsetbv { register: ecx, value: regs.get_edx_eax() },
+            VmxExitReason::VMFUNC => Self::Vmfunc { function: eax },
+            VmxExitReason::ENCLS => Self::Encls { leaf: eax },
+            VmxExitReason::PML_FULL => Self::PmlFull,
+            VmxExitReason::PCONFIG => Self::Pconfig { leaf: eax },
+            VmxExitReason::LOADIWKEY => Self::Loadiwkey,
+            VmxExitReason::ENCLV => Self::Enclv { leaf: eax },
+            VmxExitReason::ENQCMD_PASID_FAILURE => Self::EnqcmdPasid,
+            VmxExitReason::ENQCMDS_PASID_FAILURE => Self::EnqcmdsPasid,
+            VmxExitReason::BUS_LOCK => Self::BusLock,
+            VmxExitReason::SEAMCALL => Self::Seamcall,
+            VmxExitReason::TDCALL => Self::Tdcall,
+            _ => return None,
+        })
+    }
+
+    /// An instruction, whose operands the exit describes.
+    fn decode_instruction(reason: VmxExitReason, fields: &impl ExitFields) -> AxResult<Option<Self>> {
+        Ok(Some(match reason {
+            VmxExitReason::INVLPG => Self::Invlpg { address: (fields.qualification()? as usize).into() },
             VmxExitReason::VMCLEAR | VmxExitReason::VMPTRLD | VmxExitReason::VMPTRST | VmxExitReason::VMON => {
                 Self::VmxRegion { instruction: reason, operand: fields.memory_operand()? }
             }
-            VmxExitReason::VMLAUNCH => Self::Vmlaunch,
             VmxExitReason::VMREAD | VmxExitReason::VMWRITE => {
                 let info = fields.instruction_info()?;
                 let (field, operand) = (info.register_2(), info.operand(fields.qualification()?));
@@ -86,28 +121,13 @@ impl VmExit {
                     _ => Self::Vmwrite { field, operand },
                 }
             }
-            VmxExitReason::VMRESUME => Self::Vmresume,
-            VmxExitReason::VMOFF => Self::Vmxoff,
             VmxExitReason::CR_ACCESS => Self::CrAccess(CrAccess::from_qualification(fields.qualification()?)),
             VmxExitReason::DR_ACCESS => {
                 let access = DrAccess::from_qualification(fields.qualification()?);
                 Self::DrAccess { dr: access.dr, gpr: access.gpr, is_read: access.is_read }
             }
             VmxExitReason::IO_INSTRUCTION => Self::Io(VmxIoExitInfo::from_qualification(fields.qualification()?)),
-            VmxExitReason::MSR_READ => Self::Rdmsr { msr: ecx },
-            VmxExitReason::MSR_WRITE => Self::Wrmsr { msr: ecx, value: regs.get_edx_eax() },
-            VmxExitReason::INVALID_GUEST_STATE => Self::InvalidGuestState { qualification: fields.qualification()? },
-            VmxExitReason::MSR_LOAD_FAIL => Self::MsrLoadFailure { entry: fields.qualification()? },
             VmxExitReason::MWAIT_INSTRUCTION => Self::Mwait { armed: fields.qualification()? & 1 != 0 },
-            VmxExitReason::MONITOR_TRAP_FLAG => Self::MonitorTrapFlag,
-            VmxExitReason::MONITOR_INSTRUCTION => Self::Monitor,
-            VmxExitReason::PAUSE_INSTRUCTION => Self::Pause,
-            VmxExitReason::MCE_DURING_VMENTRY => Self::MachineCheckDuringEntry,
-            VmxExitReason::TPR_BELOW_THRESHOLD => Self::TprBelowThreshold,
-            VmxExitReason::APIC_ACCESS => {
-                Self::ApicAccess(ApicAccessExitInfo::from_qualification(fields.qualification()?))
-            }
-            VmxExitReason::VIRTUALIZED_EOI => Self::VirtualizedEoi { vector: fields.qualification()? as u8 },
             VmxExitReason::GDTR_IDTR => {
                 let info = fields.instruction_info()?;
                 Self::GdtrIdtr(DescriptorTableAccess {
@@ -124,6 +144,53 @@ impl VmExit {
                     operand: info.operand(fields.qualification()?),
                 })
             }
+            VmxExitReason::INVEPT | VmxExitReason::INVVPID | VmxExitReason::INVPCID => {
+                let info = fields.instruction_info()?;
+                Self::Invalidate {
+                    instruction: reason,
+                    kind: info.register_2(),
+                    descriptor: info.memory(fields.qualification()?),
+                }
+            }
+            VmxExitReason::RDRAND | VmxExitReason::RDSEED => {
+                let info = fields.instruction_info()?;
+                Self::Random { instruction: reason, gpr: info.register_1(), size: info.operand_size() }
+            }
+            VmxExitReason::XSAVES | VmxExitReason::XRSTORS => {
+                Self::SupervisorState { instruction: reason, area: fields.memory_operand()? }
+            }
+            VmxExitReason::UMWAIT | VmxExitReason::TPAUSE => Self::UserWait {
+                instruction: reason,
+                gpr: fields.instruction_info()?.register_1(),
+                until: fields.registers().get_edx_eax(),
+            },
+            VmxExitReason::RDMSRLIST
+            | VmxExitReason::WRMSRLIST
+            | VmxExitReason::URDMSR
+            | VmxExitReason::UWRMSR
+            | VmxExitReason::MSR_READ_IMM
+            | VmxExitReason::MSR_WRITE_IMM => {
+                Self::MsrAccess { instruction: reason, msr: fields.qualification()? as u32 }
+            }
+            _ => return Ok(None),
+        }))
+    }
+
+    /// An event, an access to memory, or an entry that failed.
+    fn decode_event(reason: VmxExitReason, fields: &impl ExitFields) -> AxResult<Self> {
+        Ok(match reason {
+            VmxExitReason::EXCEPTION_NMI => Self::ExceptionOrNmi(ExceptionExit::decode(fields)?),
+            VmxExitReason::EXTERNAL_INTERRUPT => {
+                Self::ExternalInterrupt { vector: fields.field_32(VmcsReadOnly32::VMEXIT_INTERRUPTION_INFO)? as u8 }
+            }
+            VmxExitReason::SIPI => Self::StartupIpi { vector: fields.qualification()? as u8 },
+            VmxExitReason::TASK_SWITCH => Self::TaskSwitch(TaskSwitch::decode(fields)?),
+            VmxExitReason::INVALID_GUEST_STATE => Self::InvalidGuestState { qualification: fields.qualification()? },
+            VmxExitReason::MSR_LOAD_FAIL => Self::MsrLoadFailure { entry: fields.qualification()? },
+            VmxExitReason::APIC_ACCESS => {
+                Self::ApicAccess(ApicAccessExitInfo::from_qualification(fields.qualification()?))
+            }
+            VmxExitReason::VIRTUALIZED_EOI => Self::VirtualizedEoi { vector: fields.qualification()? as u8 },
             VmxExitReason::EPT_VIOLATION => {
                 let violation = EptViolation::from_qualification(fields.qualification()?);
                 let linear = violation.contains(EptViolation::LINEAR_ADDRESS_VALID);
@@ -134,30 +201,7 @@ impl VmExit {
                 }
             }
             VmxExitReason::EPT_MISCONFIG => Self::EptMisconfiguration { address: fields.guest_physical()? },
-            VmxExitReason::INVEPT | VmxExitReason::INVVPID | VmxExitReason::INVPCID => {
-                let info = fields.instruction_info()?;
-                Self::Invalidate {
-                    instruction: reason,
-                    kind: info.register_2(),
-                    descriptor: info.memory(fields.qualification()?),
-                }
-            }
-            VmxExitReason::RDTSCP => Self::Rdtscp,
-            VmxExitReason::PREEMPTION_TIMER => Self::PreemptionTimer,
-            VmxExitReason::WBINVD => Self::Wbinvd,
-            VmxExitReason::XSETBV => Self::Xsetbv { register: ecx, value: regs.get_edx_eax() },
             VmxExitReason::APIC_WRITE => Self::ApicWrite { offset: (fields.qualification()? & 0xFFF) as u16 },
-            VmxExitReason::RDRAND | VmxExitReason::RDSEED => {
-                let info = fields.instruction_info()?;
-                Self::Random { instruction: reason, gpr: info.register_1(), size: info.operand_size() }
-            }
-            VmxExitReason::VMFUNC => Self::Vmfunc { function: eax },
-            VmxExitReason::ENCLS => Self::Encls { leaf: eax },
-            VmxExitReason::PML_FULL => Self::PmlFull,
-            VmxExitReason::XSAVES | VmxExitReason::XRSTORS => {
-                Self::SupervisorState { instruction: reason, area: fields.memory_operand()? }
-            }
-            VmxExitReason::PCONFIG => Self::Pconfig { leaf: eax },
             VmxExitReason::SPP_EVENT => {
                 // Bit 11 tells a miss, bit 7 that the linear address is valid as with EPT violations.
                 let qualification = fields.qualification()?;
@@ -168,27 +212,7 @@ impl VmExit {
                     is_miss: qualification & (1 << 11) != 0,
                 }
             }
-            VmxExitReason::UMWAIT | VmxExitReason::TPAUSE => Self::UserWait {
-                instruction: reason,
-                gpr: fields.instruction_info()?.register_1(),
-                until: regs.get_edx_eax(),
-            },
-            VmxExitReason::LOADIWKEY => Self::Loadiwkey,
-            VmxExitReason::ENCLV => Self::Enclv { leaf: eax },
-            VmxExitReason::ENQCMD_PASID_FAILURE => Self::EnqcmdPasid,
-            VmxExitReason::ENQCMDS_PASID_FAILURE => Self::EnqcmdsPasid,
-            VmxExitReason::BUS_LOCK => Self::BusLock,
             VmxExitReason::NOTIFY => Self::InstructionTimeout { context_invalid: fields.qualification()? & 1 != 0 },
-            VmxExitReason::SEAMCALL => Self::Seamcall,
-            VmxExitReason::TDCALL => Self::Tdcall,
-            VmxExitReason::RDMSRLIST
-            | VmxExitReason::WRMSRLIST
-            | VmxExitReason::URDMSR
-            | VmxExitReason::UWRMSR
-            | VmxExitReason::MSR_READ_IMM
-            | VmxExitReason::MSR_WRITE_IMM => {
-                Self::MsrAccess { instruction: reason, msr: fields.qualification()? as u32 }
-            }
             _ => Self::Unknown { reason, qualification: fields.qualification()? },
         })
     }

@@ -12,14 +12,13 @@ use crate::error::bad_state;
 use crate::regs::GeneralRegisters;
 use crate::rules::cpuid::{CpuidPolicy, Support};
 use crate::rules::interruption::VmxInterruptInfo;
-use crate::vcpu::backend::{
-    Backend, ControlAccess, DebugAccess, ExitKind, GuestField, PortAccess, ProcessorParts, Proof, StringOperand,
-};
-use crate::vcpu::event_slots::Event;
-use crate::vcpu::fpu::XStateSwitch;
-use crate::vcpu::intercepts::{ExitOn, Intercepts};
-use crate::vcpu::requests::{Request, Requests};
-use crate::vcpu::time::Time;
+use crate::vcpu::backend::{Backend, GuestField, ProcessorParts, Proof};
+use crate::vcpu::parts::event_slots::Event;
+use crate::vcpu::parts::exit_kind::{ControlAccess, DebugAccess, ExitKind, PortAccess, StringOperand};
+use crate::vcpu::parts::fpu::XStateSwitch;
+use crate::vcpu::parts::intercepts::{ExitOn, Intercepts};
+use crate::vcpu::parts::requests::{Request, Requests};
+use crate::vcpu::parts::time::Time;
 use crate::vmx::capability::{PrimaryControls, SecondaryControls};
 use crate::vmx::definitions::VmxExitReason;
 use crate::vmx::exit::{ExitFields, VmExit};

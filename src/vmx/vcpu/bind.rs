@@ -1,6 +1,6 @@
 //! Binding: which processor the vCPU is on, what it takes of the host there, and what it gives back.
 //!
-//! A bind makes the VMCS active and current, and leaves the rest to the next entry as work that is a [request](crate::vcpu::requests), because a vCPU may be
+//! A bind makes the VMCS active and current, and leaves the rest to the next entry as work that is a [request](crate::vcpu::parts::requests), because a vCPU may be
 //! bound and unbound without a run. What the host has as constants of its processor is taken when the vCPU comes there, and
 //! when the host says that it changed them; what differs from thread to thread is read after each bind and compared with
 //! what the VMCS has; extended state comes into the registers where it is not there.
@@ -15,8 +15,8 @@ use x86_64::registers::control::Cr4;
 use super::{Vmx, VmxVcpu};
 use crate::msr::Msr;
 use crate::vcpu::backend::ProcessorParts;
-use crate::vcpu::requests::Request;
-use crate::vcpu::speculation::{IBPB, SpeculationPolicy};
+use crate::vcpu::parts::requests::Request;
+use crate::vcpu::parts::speculation::{IBPB, SpeculationPolicy};
 use crate::vmx::host::PerThreadHostState;
 use crate::vmx::processor::{Processor, VmxSession};
 use crate::vmx::vmcs::{Current, VmcsHostNW};
@@ -310,7 +310,7 @@ impl<H: AxVCpuHal> Vmx<H> {
         let host = PerThreadHostState::read_here();
         // Should something fail, nothing of it was loaded.
         self.binding.per_thread = PerThreadHostState::default();
-        host.write_to(&self.vmcs);
+        self.write_per_thread_state(&host);
         self.bind_cr4(host.mce())?;
         self.binding.per_thread = host;
         Ok(())

@@ -6,7 +6,7 @@ use axvcpu::AxVCpuHal;
 use super::Vmx;
 use crate::rules::control_registers::CR0_PE;
 use crate::rules::interruption::{ErrorCode, VmxInterruptInfo, VmxInterruptionType};
-use crate::vcpu::event_slots::Event;
+use crate::vcpu::parts::event_slots::Event;
 use crate::vmx::capability::PrimaryControls;
 use crate::vmx::vmcs::{Current, VmcsControl32, VmcsGuestNW};
 

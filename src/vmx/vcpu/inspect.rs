@@ -10,7 +10,7 @@ use super::VmxVcpu;
 use super::fields::guest_field_at;
 use crate::regs::GeneralRegisters;
 use crate::vcpu::backend::Anywhere;
-use crate::vcpu::requests::Request;
+use crate::vcpu::parts::requests::Request;
 use crate::vmx::vmcs::{
     FieldInfo, FieldValue, GuestStateField, VmcsField, VmcsGuest16, VmcsGuest32, VmcsGuest64, VmcsGuestNW,
 };

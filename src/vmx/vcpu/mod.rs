@@ -13,6 +13,7 @@ pub(crate) mod control_registers;
 pub(crate) mod entry;
 pub(crate) mod exit_data;
 pub(crate) mod fields;
+pub(crate) mod host_state;
 pub(crate) mod injection;
 pub(crate) mod inspect;
 pub(crate) mod msr_areas;

@@ -20,7 +20,7 @@ use super::Vmx;
 use crate::frame::PhysFrame;
 use crate::msr::Msr;
 use crate::rules::control_registers::{EFER_LMA, EFER_SCE};
-use crate::vcpu::requests::Request;
+use crate::vcpu::parts::requests::Request;
 use crate::vmx::host::PerCpuHostState;
 use crate::vmx::vmcs::{Vmcs, VmcsControl32, VmcsControl64};
 

@@ -10,10 +10,10 @@ use crate::ept::{EPTPointer, EptFormat, InvalidEptRoot};
 use crate::error::bad_state;
 use crate::rules::cpuid::{CpuidFeature, CpuidPolicy, Support};
 use crate::rules::vector;
-use crate::vcpu::intercepts::{ExitOn, Intercepts, MwaitPolicy};
-use crate::vcpu::requests::Request;
-use crate::vcpu::speculation::SpeculationPolicy;
-use crate::vcpu::time::Time;
+use crate::vcpu::parts::intercepts::{ExitOn, Intercepts, MwaitPolicy};
+use crate::vcpu::parts::requests::Request;
+use crate::vcpu::parts::speculation::SpeculationPolicy;
+use crate::vcpu::parts::time::Time;
 use crate::vmx::capability::{
     Capabilities, EntryControls, ExitControls, MissingControl, PinControls, PrimaryControls, SecondaryControls,
     VmxMisc, required,
@@ -148,7 +148,7 @@ impl<H: AxVCpuHal> Vmx<H> {
     /// Writes the host-state area as far as it is constant for the processor, with the barriers that the policy wants and this
     /// processor has, and makes sure that the guest's SPEC_CTRL can be loaded here.
     pub(super) fn setup_vmcs_host(&mut self, cpu: &Processor, policy: &SpeculationPolicy) -> AxResult {
-        cpu.host.write_to(&self.vmcs);
+        self.write_per_cpu_state(&cpu.host);
         self.context.set_host_tables(&cpu.host);
         if self.msrs.allowed_spec_ctrl() & !cpu.spec_ctrl != 0 {
             return ax_err!(Unsupported, "the guest was shown bits of IA32_SPEC_CTRL that this processor lacks");

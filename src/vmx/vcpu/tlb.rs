@@ -25,14 +25,14 @@
 //! | a page is mapped where none was, or gets a permission | nothing: what is not present is not cached, and the violation itself drops what its address used (29.4.3.1) | nobody |
 //! | a page is unmapped, mapped to other memory, or loses a permission; its memory type changes; an accessed or dirty flag is cleared | guest-physical and combined mappings, on every processor where a vCPU with this EPT is | the caller, by [`EptInvalidator`](crate::EptInvalidator): the crate does not see the EPT change (29.4.3.4, "Guidelines for Use of the INVEPT Instruction") |
 //!
-//! Everything here is [requested](crate::vcpu::requests) of an entry. So an exit that changes nothing of this costs nothing,
+//! Everything here is [requested](crate::vcpu::parts::requests) of an entry. So an exit that changes nothing of this costs nothing,
 //! and what is requested twice is done once.
 
 use axerrno::AxResult;
 use axvcpu::AxVCpuHal;
 
 use super::Vmx;
-use crate::vcpu::requests::Request;
+use crate::vcpu::parts::requests::Request;
 use crate::vmx::capability::SecondaryControls;
 use crate::vmx::processor::Processor;
 use crate::vmx::vmcs::{VmcsControl16, VmcsControl32};

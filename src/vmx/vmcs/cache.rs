@@ -5,7 +5,7 @@
 
 use core::cell::Cell;
 
-use super::fields::{FIELD_COUNT, FIELDS, FieldKind, VmcsControl32};
+use crate::vmx::fields::{FIELD_COUNT, FIELDS, FieldKind, VmcsControl32};
 
 /// Each field has its bit in a [`SlotSet`]: in the first words those that an exit changes, so that all of them are forgotten
 /// at once, and in the others those that only software changes.

@@ -15,7 +15,6 @@
 //! that read takes. [`residency`] knows whether the VMCS is clear, active or current.
 
 mod cache;
-mod fields;
 mod residency;
 
 use core::cell::Cell;
@@ -25,7 +24,7 @@ use axerrno::{AxResult, ax_err};
 use axvcpu::AxVCpuHal;
 
 use self::cache::FieldCache;
-pub use fields::{
+pub use super::fields::{
     FIELD_COUNT, FIELDS, FieldInfo, FieldKind, FieldValue, GuestStateField, VmcsControl16, VmcsControl32,
     VmcsControl64, VmcsControlNW, VmcsField, VmcsGuest16, VmcsGuest32, VmcsGuest64, VmcsGuestNW, VmcsHost16,
     VmcsHost32, VmcsHost64, VmcsHostNW, VmcsReadOnly32, VmcsReadOnly64, VmcsReadOnlyNW, WritableVmcsField,
@@ -36,7 +35,7 @@ use super::instructions::{VmFail, advance_rip, vmread, vmread_existing, vmwrite}
 use super::processor::{CurrentVmcs, NO_SLOT, Processor, UNBOUND};
 use super::structs::VmxRegion;
 use crate::vcpu::backend::Proof;
-use crate::vcpu::requests::{Request, Requests};
+use crate::vcpu::parts::requests::{Request, Requests};
 
 /// A VMCS and what is known of its fields.
 pub(crate) struct Vmcs<H: AxVCpuHal> {

@@ -13,7 +13,7 @@ use x86_64::instructions::interrupts::without_interrupts;
 use super::Vmcs;
 use crate::error::bad_state;
 use crate::vcpu::backend::Proof;
-use crate::vcpu::requests::Request;
+use crate::vcpu::parts::requests::Request;
 use crate::vmx::definitions::VmxInstructionError;
 use crate::vmx::instructions::VmFail;
 use crate::vmx::processor::{NO_SLOT, Processor};

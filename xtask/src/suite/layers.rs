@@ -18,14 +18,14 @@ use crate::{
 ///
 /// A file uses its own layer and those below.
 const LAYERS: &[(&str, &[&str])] = &[
-    ("rules of the processor", &["src/rules", "src/msr", "src/regs"]),
+    ("rules of the processor", &["src/rules", "src/msr", "src/regs", "src/error"]),
     ("frames", &["src/frame"]),
     ("guest memory", &["src/guest_memory", "src/ept"]),
     ("emulator", &["src/emulator"]),
     ("interrupt controllers", &["src/apic"]),
     ("virtual CPU", &["src/vcpu"]),
     ("VMX", &["src/vmx"]),
-    ("adapter", &["src/adapter", "src/lib.rs"]),
+    ("adapter", &["src/adapter", "src/former_names", "src/lib.rs"]),
 ];
 
 /// Of the files that make up one arrow of a circle, and of the names that one file uses of another, so many are printed.

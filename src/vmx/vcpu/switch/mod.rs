@@ -31,12 +31,15 @@
 //! The caller turns them off before the entry too, so that nothing comes between the check that the VMCS is current
 //! and its use.
 
+mod pieces;
+
 use core::arch::naked_asm;
 use core::mem::offset_of;
 
+use self::pieces::{raise_entry_barriers, raise_exit_barriers, reload_tables, switch_xstate};
 use crate::msr::Msr;
 use crate::regs::GeneralRegisters;
-use crate::vcpu::fpu::{XStateSwitch, method};
+use crate::vcpu::parts::fpu::{XStateSwitch, method};
 use crate::vmx::host::{PerCpuHostState, TableRegister};
 use crate::vmx::vmcs::{VmcsHostNW, VmcsReadOnly32};
 
@@ -366,141 +369,6 @@ macro_rules! enter {
     };
 }
 use enter;
-
-/// Loads GDTR and IDTR again. RDI is the context.
-macro_rules! reload_tables {
-    () => {
-        concat!(
-            // Their limits are FFFFH behind an exit.
-            "lgdt [rdi + {gdtr}]\n",
-            "lidt [rdi + {idtr}]\n",
-        )
-    };
-}
-use reload_tables;
-
-/// Saves the extended state that `$from` has in the registers and loads that of `$to`. RDI is the context; RAX, RCX,
-/// RDX and R8 to R10 are lost. Both states are moved with XCR0 at the union of what the two may have, because a guest's
-/// XCR0 says what XSAVE covers, not what the guest can reach: SSE instructions work without XCR0.SSE.
-macro_rules! switch_xstate {
-    ($from:literal, $to:literal) => {
-        concat!(
-            "cmp qword ptr [rdi + {method}], {fxsave}\n",
-            "jb 4f\n",
-            "je 3f\n",
-            "mov r8, [rdi + {all_xcr0}]\n",
-            "xor ecx, ecx\n",
-            "mov eax, r8d\n",
-            "mov rdx, r8\n",
-            "shr rdx, 32\n",
-            "cmp r8, [rdi + {",
-            $from,
-            "_xcr0}]\n",
-            "je 2f\n",
-            "xsetbv\n",
-            "2:\n",
-            "mov r9, [rdi + {",
-            $from,
-            "_area}]\n",
-            "mov r10, [rdi + {",
-            $to,
-            "_area}]\n",
-            "cmp qword ptr [rdi + {method}], {xsaveopt}\n",
-            "je 5f\n",
-            "xsave64 [r9]\n",
-            "jmp 6f\n",
-            "5:\n",
-            "xsaveopt64 [r9]\n",
-            "6:\n",
-            "xrstor64 [r10]\n",
-            "mov r9, [rdi + {",
-            $to,
-            "_xcr0}]\n",
-            "cmp r8, r9\n",
-            "je 4f\n",
-            "mov eax, r9d\n",
-            "mov rdx, r9\n",
-            "shr rdx, 32\n",
-            "xsetbv\n",
-            "jmp 4f\n",
-            "3:\n",
-            "mov r9, [rdi + {",
-            $from,
-            "_area}]\n",
-            "mov r10, [rdi + {",
-            $to,
-            "_area}]\n",
-            "fxsave64 [r9]\n",
-            "fxrstor64 [r10]\n",
-            "4:",
-        )
-    };
-}
-use switch_xstate;
-
-/// The barriers before an entry. RDI is the context; RAX, RCX and RDX are lost.
-macro_rules! raise_entry_barriers {
-    () => {
-        concat!(
-            "test byte ptr [rdi + {entry_work}], {flush_l1d}\n",
-            "jz 3f\n",
-            "mov ecx, {flush_cmd}\n",
-            "mov eax, 1\n",
-            "xor edx, edx\n",
-            "wrmsr\n",
-            "3:\n",
-            "test byte ptr [rdi + {entry_work}], {clear_buffers}\n",
-            "jz 3f\n",
-            "verw [rdi + {verw_selector}]\n",
-            "3:",
-        )
-    };
-}
-use raise_entry_barriers;
-
-/// The barriers after an exit, with no return and no indirect branch before the last of them. RDI is the context; RAX, RCX
-/// and RDX are lost.
-///
-/// Under a host's shadow stack the calls that fill the return-stack buffer go there too, and are taken off again; without
-/// one RDSSP does nothing. The history of branches is over once the processor has seen as many taken ones as it keeps: 194
-/// on those that keep most (Golden Cove), which have BHI_DIS_S, fewer on all others.
-macro_rules! raise_exit_barriers {
-    () => {
-        concat!(
-            "test byte ptr [rdi + {exit_work}], {write_spec_ctrl}\n",
-            "jz 3f\n",
-            "mov ecx, {spec_ctrl}\n",
-            "mov eax, [rdi + {host_spec_ctrl}]\n",
-            "mov edx, [rdi + {host_spec_ctrl} + 4]\n",
-            "wrmsr\n",
-            "3:\n",
-            "test byte ptr [rdi + {exit_work}], {fill_return_stack}\n",
-            "jz 3f\n",
-            ".rept 32\n",
-            "call 22f\n",
-            "int3\n",
-            "22:\n",
-            ".endr\n",
-            "add rsp, 256\n",
-            "xor eax, eax\n",
-            "rdsspq rax\n",
-            "test rax, rax\n",
-            "jz 3f\n",
-            "mov eax, 32\n",
-            "incsspq rax\n",
-            "3:\n",
-            "test byte ptr [rdi + {exit_work}], {clear_history}\n",
-            "jz 3f\n",
-            "mov ecx, 100\n",
-            "4: jmp 5f\n",
-            "5: dec ecx\n",
-            "jnz 4b\n",
-            "3:\n",
-            "lfence",
-        )
-    };
-}
-use raise_exit_barriers;
 
 /// Offset of a general register, by its number, in the context.
 const fn register(index: usize) -> usize {

@@ -1,0 +1,189 @@
+//! What the caller selects to exit, beyond what the crate needs itself.
+
+use bitflags::bitflags;
+
+use super::exit_kind::ExitKind;
+use crate::rules::cpuid::{CpuidFeature, CpuidPolicy};
+
+bitflags! {
+    /// Instructions whose exits the caller may turn on and off.
+    ///
+    /// Such an exit comes back from `run` as its number in `FailEntry` (HLT as `Halt`), with [`VmExit`](crate::VmExit) by
+    /// [`VmxVcpu::exit`]; the next entry continues after the instruction. For RDTSC, RDTSCP, RDRAND and RDSEED
+    /// [`VmxVcpu::complete_read`] gives the value.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct ExitOn: u32 {
+        /// HLT. On at first. Without it the processor itself waits in the guest until an interrupt of the host or the end
+        /// of the time slice.
+        const HLT = 1 << 0;
+        /// PAUSE.
+        const PAUSE = 1 << 1;
+        /// RDTSC and RDTSCP.
+        const RDTSC = 1 << 2;
+        /// WBINVD and WBNOINVD.
+        const WBINVD = 1 << 3;
+        /// RDRAND.
+        const RDRAND = 1 << 4;
+        /// RDSEED.
+        const RDSEED = 1 << 5;
+    }
+}
+
+/// What becomes of the guest's MONITOR and MWAIT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum MwaitPolicy {
+    /// #UD: the guest's CPUID does not show them.
+    #[default]
+    Undefined,
+    /// They exit to the caller, and do nothing if the caller does nothing. Nor is MONITOR with ECX other than 0 checked, which
+    /// is #GP on a processor: [`complete_fault`](crate::VmxVcpu::complete_fault) gives it.
+    Exit,
+    /// The guest executes them. The processor itself waits then, until an interrupt of the host or the end of the time
+    /// slice.
+    PassThrough,
+}
+
+/// What becomes of a VMCALL at CPL 1 to 3.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum HypercallPolicy {
+    /// #GP: hypercalls are the kernel's.
+    #[default]
+    Fault,
+    /// RAX gets this value, and the guest goes on.
+    Return(u64),
+    /// It is a hypercall like any other; the caller asks for the [privilege](crate::VmxVcpu::privilege_level) if it cares. Costs
+    /// a VMREAD less.
+    Allow,
+}
+
+/// What became of an exception that was given to the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reflected {
+    /// The guest gets it.
+    Exception,
+    /// It was raised while another exception was being delivered, and the guest gets a double fault.
+    DoubleFault,
+    /// It was raised while a double fault was being delivered: a triple fault. The guest gets nothing; its processor is
+    /// shut down.
+    TripleFault,
+}
+
+/// The selections.
+#[derive(Clone, Copy, Debug)]
+pub struct Intercepts {
+    exit_on: ExitOn,
+    mwait: MwaitPolicy,
+    hypercall: HypercallPolicy,
+    exceptions: u32,
+    page_fault_mask: u32,
+    page_fault_match: u32,
+    /// Gap and window of PAUSE-loop exiting.
+    pause_loop: Option<(u32, u32)>,
+    /// Instructions that the guest's CPUID hides, for #UD.
+    hides_rdrand: bool,
+    hides_rdseed: bool,
+}
+
+impl Default for Intercepts {
+    fn default() -> Self {
+        Self {
+            exit_on: ExitOn::HLT,
+            mwait: MwaitPolicy::default(),
+            hypercall: HypercallPolicy::default(),
+            exceptions: 0,
+            page_fault_mask: 0,
+            page_fault_match: 0,
+            pause_loop: None,
+            hides_rdrand: false,
+            hides_rdseed: false,
+        }
+    }
+}
+
+impl Intercepts {
+    pub(crate) fn set_exit_on(&mut self, instructions: ExitOn, exit: bool) {
+        self.exit_on.set(instructions, exit);
+    }
+
+    pub(crate) fn set_mwait(&mut self, policy: MwaitPolicy) {
+        self.mwait = policy;
+    }
+
+    pub(crate) fn set_hypercall(&mut self, policy: HypercallPolicy) {
+        self.hypercall = policy;
+    }
+
+    pub(crate) fn set_pause_loop(&mut self, gap_and_window: Option<(u32, u32)>) {
+        self.pause_loop = gap_and_window;
+    }
+
+    /// `vector` is below 32.
+    pub(crate) fn set_exception(&mut self, vector: u8, exits: bool) {
+        let bit = 1 << (vector & 31);
+        self.exceptions = if exits { self.exceptions | bit } else { self.exceptions & !bit };
+    }
+
+    pub(crate) fn set_page_fault_filter(&mut self, mask: u32, value: u32) {
+        (self.page_fault_mask, self.page_fault_match) = (mask, value);
+    }
+
+    /// Whether the caller wants exceptions with this vector.
+    pub(crate) fn exception(&self, vector: u8) -> bool {
+        vector < 32 && self.exceptions & 1 << vector != 0
+    }
+
+    /// The exceptions that the caller wants, a bit for each vector.
+    pub(crate) fn exceptions(&self) -> u32 {
+        self.exceptions
+    }
+
+    /// Mask and match of the error codes of those page faults that exit.
+    pub(crate) fn page_fault_filter(&self) -> (u32, u32) {
+        (self.page_fault_mask, self.page_fault_match)
+    }
+
+    /// Instructions that exit: those that the caller selected, and those that the guest's CPUID hides.
+    pub(crate) fn instructions(&self) -> ExitOn {
+        let mut instructions = self.exit_on;
+        instructions.set(ExitOn::RDRAND, self.exit_on.contains(ExitOn::RDRAND) || self.hides_rdrand);
+        instructions.set(ExitOn::RDSEED, self.exit_on.contains(ExitOn::RDSEED) || self.hides_rdseed);
+        instructions
+    }
+
+    pub(crate) fn mwait(&self) -> MwaitPolicy {
+        self.mwait
+    }
+
+    #[inline(always)]
+    pub(crate) fn hypercall(&self) -> HypercallPolicy {
+        self.hypercall
+    }
+
+    pub(crate) fn pause_loop(&self) -> Option<(u32, u32)> {
+        self.pause_loop
+    }
+
+    pub(crate) fn shows_mwait(&self) -> bool {
+        self.mwait != MwaitPolicy::Undefined
+    }
+
+    /// A guest can wait in HLT without an exit.
+    pub(crate) fn lets_guest_halt(&self) -> bool {
+        !self.exit_on.contains(ExitOn::HLT)
+    }
+
+    /// Whether an instruction that exited is one that the guest does not have.
+    pub(crate) fn hides(&self, kind: ExitKind) -> bool {
+        match kind {
+            ExitKind::Rdrand => self.hides_rdrand,
+            ExitKind::Rdseed => self.hides_rdseed,
+            _ => false,
+        }
+    }
+
+    /// Makes RDRAND and RDSEED undefined where the guest's CPUID hides them and the processor can make them exit.
+    pub(crate) fn hide_instructions(&mut self, policy: &CpuidPolicy, can_exit: ExitOn) {
+        self.hides_rdrand = !policy.has(CpuidFeature::RDRAND) && can_exit.contains(ExitOn::RDRAND);
+        self.hides_rdseed = !policy.has(CpuidFeature::RDSEED) && can_exit.contains(ExitOn::RDSEED);
+    }
+}
