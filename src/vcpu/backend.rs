@@ -198,6 +198,8 @@ pub trait Backend: Sized {
     /// The last entry reached the guest.
     fn clear_entry_failure(&mut self);
     fn exit_kind(bits: u32) -> ExitKind;
+    /// Whether an exit reason says that the guest was not reached.
+    fn is_entry_failure(bits: u32) -> bool;
     fn reason(bits: u32) -> Self::Reason;
 
     // What an exit says.

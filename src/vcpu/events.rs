@@ -110,6 +110,7 @@ impl<B: Backend> Vcpu<B> {
         let nmis_blocked = self.events.has_second_nmi()
             && self.backend.read(current, GuestField::INTERRUPTIBILITY)? & blocking::BY_NMI != 0;
         self.events.begin_entry(nmis_blocked);
+        self.events.update(self.backend.requests());
         if self.events.is_empty() {
             if self.backend.has_open_window() {
                 self.sync_interrupt_shadow(current)?;
@@ -130,6 +131,7 @@ impl<B: Backend> Vcpu<B> {
                 break;
             }
         }
+        self.events.update(self.backend.requests());
         self.open_windows(current)
     }
 
@@ -155,7 +157,7 @@ impl<B: Backend> Vcpu<B> {
             !blocked || self.backend.write_now(current, GuestField::INTERRUPTIBILITY, state & !blocking::BY_SHADOW);
         let injected = unblocked && self.backend.inject_interrupt_now(current, vector);
         if injected {
-            self.events.inject_first_interrupt();
+            self.events.inject_first_interrupt(self.backend.requests());
         }
         injected
     }
@@ -177,7 +179,7 @@ impl<B: Backend> Vcpu<B> {
 
     /// What still waits gets its window. An exception needs none: it is injected at the next entry.
     fn open_windows(&mut self, current: B::Current) -> AxResult {
-        if self.events.waits_after_injection(Class::Nmi) {
+        if self.events.has(Class::Nmi) {
             // STI can hold off an NMI, but not the exit of its window, which would come again and again; the window for
             // interrupts opens when STI's effect ends, and STI has set IF.
             match self.backend.read(current, GuestField::INTERRUPTIBILITY)? & blocking::BY_STI {
@@ -185,7 +187,7 @@ impl<B: Backend> Vcpu<B> {
                 _ => self.backend.set_interrupt_window(true),
             }
         }
-        if self.events.waits_after_injection(Class::Interrupt) {
+        if self.events.has(Class::Interrupt) {
             self.backend.set_interrupt_window(true);
         }
         self.update_window_request();

@@ -6,6 +6,7 @@ use axvcpu::AxVCpuExitReason;
 use super::Vcpu;
 use super::backend::Backend;
 use super::exits::HANDLED;
+use super::parts::exit_kind::PortAccess;
 
 /// The port and value by which a guest of QEMU's microvm or q35 machine asks for power-off; `run` reports it as
 /// `SystemDown`.
@@ -41,9 +42,18 @@ impl<B: Backend> Vcpu<B> {
     #[inline(always)]
     pub(crate) fn handle_io<const REPORT: bool>(&mut self, current: B::Current) -> AxResult<AxVCpuExitReason> {
         let access = self.backend.port_access(current);
-        if !access.is_string {
-            return self.report::<REPORT>(|vcpu| vcpu.report_in_or_out(access));
+        if access.is_string() {
+            return self.handle_ins_or_outs::<REPORT>(current, access);
         }
+        if REPORT { Ok(self.report_in_or_out(access)) } else { self.report_other::<REPORT>(current) }
+    }
+
+    #[cold]
+    fn handle_ins_or_outs<const REPORT: bool>(
+        &mut self,
+        current: B::Current,
+        access: PortAccess,
+    ) -> AxResult<AxVCpuExitReason> {
         if self.handle_string_io(current, access)? {
             return Ok(HANDLED);
         }

@@ -52,14 +52,18 @@ impl<B: Backend> Vcpu<B> {
     /// An IN or OUT. Each width is told to its end, because this is among the most frequent exits that there are.
     #[inline(always)]
     pub(crate) fn report_in_or_out(&mut self, access: PortAccess) -> AxVCpuExitReason {
-        let port = access.port;
-        match (access.is_in, access.width) {
-            (true, AccessWidth::Byte) => self.report_in(port, AccessWidth::Byte),
-            (true, AccessWidth::Word) => self.report_in(port, AccessWidth::Word),
-            (true, _) => self.report_in(port, AccessWidth::Dword),
-            (false, AccessWidth::Byte) => self.report_out(port, AccessWidth::Byte),
-            (false, AccessWidth::Word) => self.report_out(port, AccessWidth::Word),
-            (false, _) => self.report_out(port, AccessWidth::Dword),
+        let port = access.port();
+        if access.is_in() {
+            return match access.width() {
+                AccessWidth::Byte => self.report_in(port, AccessWidth::Byte),
+                AccessWidth::Word => self.report_in(port, AccessWidth::Word),
+                _ => self.report_in(port, AccessWidth::Dword),
+            };
+        }
+        match access.width() {
+            AccessWidth::Byte => self.report_out(port, AccessWidth::Byte),
+            AccessWidth::Word => self.report_out(port, AccessWidth::Word),
+            _ => self.report_out(port, AccessWidth::Dword),
         }
     }
 

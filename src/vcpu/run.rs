@@ -16,7 +16,6 @@ use x86_64::instructions::interrupts;
 
 use super::Vcpu;
 use super::backend::{Backend, ProcessorParts};
-use super::parts::exit_kind::ExitKind;
 use super::parts::requests::Request;
 
 /// How an entry ended.
@@ -30,7 +29,7 @@ enum Entry {
 impl<B: Backend> Vcpu<B> {
     /// Enters the guest once and comes back at its next exit. `None` if the crate has handled it.
     pub(crate) fn step(&mut self) -> AxResult<Option<B::Reason>> {
-        without_interrupts(|| {
+        interrupts::without_interrupts(|| {
             let current = self.backend.current()?;
             match self.enter(current)? {
                 Entry::Exited(bits) => {
@@ -51,51 +50,83 @@ impl<B: Backend> Vcpu<B> {
     #[inline(always)]
     pub(crate) fn run_and_report(&mut self) -> AxResult<AxVCpuExitReason> {
         // From the check that the control structure is current until the exit is reported, nothing may load another one here.
-        without_interrupts(|| {
-            let current = self.backend.current()?;
-            match self.enter(current)? {
-                Entry::Exited(bits) => self.dispatch_exit::<true>(current, bits),
-                Entry::ExitBeforeEntry(exit) => Ok(exit),
-            }
-        })
+        let interrupts_were_on = interrupts::are_enabled();
+        interrupts::disable();
+        let exit = self.run_with_interrupts_off();
+        if interrupts_were_on {
+            interrupts::enable();
+        }
+        exit
     }
 
     #[inline(always)]
-    fn enter(&mut self, current: B::Current) -> AxResult<Entry> {
-        if self.requests().is_empty() && self.complete_by_skip(current) {
-            self.completion.enter();
-            return Ok(Entry::Exited(self.backend.resume(current)));
+    fn run_with_interrupts_off(&mut self) -> AxResult<AxVCpuExitReason> {
+        let current = self.backend.current()?;
+        if !self.is_ready(current) {
+            return self.run_slow(current);
         }
-        self.enter_slow(current)
+        let bits = self.backend.resume(current);
+        self.dispatch_exit::<true>(current, bits)
+    }
+
+    /// Whether the fast path may be taken: nothing is requested, and the instruction of the last exit is skipped.
+    #[inline(always)]
+    fn is_ready(&mut self, current: B::Current) -> bool {
+        let is_ready = self.requests().is_empty() && self.complete_by_skip(current);
+        if is_ready {
+            self.completion.enter();
+        }
+        is_ready
     }
 
     #[inline(never)]
-    fn enter_slow(&mut self, current: B::Current) -> AxResult<Entry> {
+    fn run_slow(&mut self, current: B::Current) -> AxResult<AxVCpuExitReason> {
         if let Some(exit) = self.prepare_entry(current)? {
-            return Ok(Entry::ExitBeforeEntry(exit));
+            return Ok(exit);
         }
-        let uses_debug_registers = self.requests().has(Request::DEBUG);
-        if uses_debug_registers {
+        let bits = self.enter_prepared(current);
+        self.dispatch_exit::<true>(current, bits)
+    }
+
+    /// One entry and one exit; the backend's exit reason.
+    fn enter(&mut self, current: B::Current) -> AxResult<Entry> {
+        if self.is_ready(current) {
+            return Ok(Entry::Exited(self.backend.resume(current)));
+        }
+        Ok(match self.prepare_entry(current)? {
+            Some(exit) => Entry::ExitBeforeEntry(exit),
+            None => Entry::Exited(self.enter_prepared(current)),
+        })
+    }
+
+    /// An entry of the slow path, with what it needs around it.
+    #[inline(always)]
+    fn enter_prepared(&mut self, current: B::Current) -> u32 {
+        if self.requests().has(Request::DEBUG) {
             self.debug.load_guest();
         }
         let bits = self.backend.enter(current);
-        if uses_debug_registers {
+        if self.requests().has(Request::DEBUG | Request::HOST_SEGMENTS | Request::ENTRY_FAILED) {
+            self.finish_rare_entry(bits);
+        }
+        if !B::is_entry_failure(bits) {
+            self.events.entered();
+        }
+        bits
+    }
+
+    #[cold]
+    fn finish_rare_entry(&mut self, bits: u32) {
+        if self.requests().has(Request::DEBUG) {
             self.debug.load_host();
         }
         if self.requests().has(Request::HOST_SEGMENTS) {
             self.backend.restore_host_segments();
         }
-        if matches!(B::exit_kind(bits), ExitKind::EntryFailed | ExitKind::EntryRefused) {
-            return Ok(Entry::Exited(bits));
-        }
-        if self.requests().has(Request::EVENT | Request::INTERRUPT) {
-            self.events.entered(self.backend.requests());
-        }
-        if self.requests().has(Request::ENTRY_FAILED) {
+        if self.requests().has(Request::ENTRY_FAILED) && !B::is_entry_failure(bits) {
             self.backend.clear_entry_failure();
             self.requests().clear(Request::ENTRY_FAILED);
         }
-        Ok(Entry::Exited(bits))
     }
 
     /// Serves what was requested before an entry. Gives an exit where the caller has something to do first.
@@ -177,16 +208,4 @@ impl<B: Backend> Vcpu<B> {
         self.backend.cancel_injection();
         self.requests().set(Request::ENTRY_FAILED);
     }
-}
-
-/// Runs with interrupts off, and leaves them as they were.
-#[inline(always)]
-fn without_interrupts<T>(run: impl FnOnce() -> T) -> T {
-    let interrupts_were_on = interrupts::are_enabled();
-    interrupts::disable();
-    let result = run();
-    if interrupts_were_on {
-        interrupts::enable();
-    }
-    result
 }

@@ -121,7 +121,7 @@ impl<B: Backend> Vcpu<B> {
             return Ok(true);
         }
         match self.first_element(&mut pending)? {
-            Ok(()) if io.is_in => self.defer_completion(PendingCompletion::StringInput),
+            Ok(()) if io.is_in() => self.defer_completion(PendingCompletion::StringInput),
             Ok(()) => self.defer_completion(PendingCompletion::StringEnd),
             Err(AccessError::Guest(exception)) => {
                 self.raise(exception)?;
@@ -138,16 +138,16 @@ impl<B: Backend> Vcpu<B> {
         let Some(operand) = self.backend.string_operand(current)? else {
             return Ok(None);
         };
-        let (width, address_size) = (io.width, operand.address_size);
+        let (width, address_size) = (io.width(), operand.address_size);
         // INS has no choice of segment.
-        let segment = if io.is_in { SegmentRegister::Es } else { operand.segment };
-        let remaining = if io.is_repeat { self.general_register(RCX)? & address_size.mask() } else { 1 };
+        let segment = if io.is_in() { SegmentRegister::Es } else { operand.segment };
+        let remaining = if io.is_repeat() { self.general_register(RCX)? & address_size.mask() } else { 1 };
         let rflags = self.backend.read(current, GuestField::RFLAGS)?;
         Ok(Some(Element {
             io: StringIo {
-                port: Port(io.port),
+                port: Port(io.port()),
                 width,
-                is_in: io.is_in,
+                is_in: io.is_in(),
                 remaining,
                 is_backward: rflags & rflags::DF != 0,
             },
@@ -155,7 +155,7 @@ impl<B: Backend> Vcpu<B> {
             is_aligned: rflags & rflags::AC != 0
                 && self.backend.cr0(Anywhere)? & CR0_AM != 0
                 && self.privilege_level()? == 3,
-            is_repeat: io.is_repeat,
+            is_repeat: io.is_repeat(),
             segment,
             address_size,
             moved: 0,

@@ -176,6 +176,15 @@ impl InterruptSet {
     }
 }
 
+/// What was taken out of a slot for the next entry.
+#[derive(Clone, Copy, Debug)]
+enum Injected {
+    Nothing,
+    Interrupt(u8),
+    /// And whether it is injected again.
+    Event(Event, bool),
+}
+
 /// The slots.
 #[derive(Debug)]
 pub(crate) struct EventSlots {
@@ -184,8 +193,8 @@ pub(crate) struct EventSlots {
     interrupts: InterruptSet,
     /// What is to be injected again: an exit interrupted its delivery, or its entry failed.
     reinjected: Option<Event>,
-    /// What the last entry injected, until that entry is known to have reached the guest.
-    injected: Option<Event>,
+    /// What the next entry injects, until that entry is known to have reached the guest.
+    injected: Injected,
     /// The exception of the last exit was given to the guest.
     reflected: bool,
 }
@@ -197,7 +206,7 @@ impl Default for EventSlots {
             nmis: 0,
             interrupts: InterruptSet::new(),
             reinjected: None,
-            injected: None,
+            injected: Injected::Nothing,
             reflected: false,
         }
     }
@@ -246,11 +255,7 @@ impl EventSlots {
     pub(crate) fn requeue(&mut self, requests: &Requests, event: Event) {
         if let Some(earlier) = self.reinjected.replace(event) {
             // It had to wait when this one was injected.
-            match earlier.class() {
-                Class::Exception => self.exceptions.push_front(earlier),
-                Class::Nmi => self.nmis = (self.nmis + 1).min(NMIS),
-                Class::Interrupt => self.interrupts.insert_first(earlier.info.vector),
-            }
+            self.put_back(earlier);
         }
         self.update(requests);
     }
@@ -300,14 +305,20 @@ impl EventSlots {
 
     /// The first interrupt was put where the next entry injects it.
     #[inline(always)]
-    pub(crate) fn inject_first_interrupt(&mut self) {
-        self.injected = self.interrupts.first().map(Event::interrupt);
+    pub(crate) fn inject_first_interrupt(&mut self, requests: &Requests) {
+        if let Some(vector) = self.interrupts.first() {
+            self.injected = Injected::Interrupt(vector);
+            self.interrupts.remove_first();
+        }
+        if self.interrupts.first().is_none() {
+            requests.clear(Request::INTERRUPT);
+        }
     }
 
     /// A new entry is prepared: nothing is injected yet. `nmis_blocked` limits the NMIs to the one that a processor latches
     /// then.
     pub(crate) fn begin_entry(&mut self, nmis_blocked: bool) {
-        self.injected = None;
+        self.injected = Injected::Nothing;
         self.reflected = false;
         let delivers_nmi = self.reinjected.is_some_and(|event| event.class() == Class::Nmi);
         if nmis_blocked || delivers_nmi {
@@ -331,48 +342,41 @@ impl EventSlots {
         ]
     }
 
-    /// Whether an event of this class waits beside the one that the next entry injects.
-    pub(crate) fn waits_after_injection(&self, class: Class) -> bool {
-        let count = match class {
-            Class::Exception => self.exceptions.len,
-            Class::Nmi => self.nmis.into(),
-            Class::Interrupt => self.interrupts.order.len,
-        };
-        let of_class = |event: &Option<Event>| usize::from(event.is_some_and(|event| event.class() == class));
-        count + of_class(&self.reinjected) > of_class(&self.injected)
-    }
-
     /// One of the candidates was put where the next entry injects it.
     pub(crate) fn inject(&mut self, event: Event) {
-        self.injected = Some(event);
-    }
-
-    /// The guest was entered: what was to be injected was, and waits no more.
-    #[inline(always)]
-    pub(crate) fn entered(&mut self, requests: &Requests) {
-        if let Some(event) = self.injected.take() {
-            self.remove(event);
-        }
-        self.update(requests);
-    }
-
-    /// The entry failed: what it was to inject waits on where it is.
-    pub(crate) fn cancel_injection(&mut self, requests: &Requests) {
-        self.injected = None;
-        self.update(requests);
-    }
-
-    #[inline(always)]
-    fn remove(&mut self, event: Event) {
         let class = event.class();
-        if self.reinjected.is_some_and(|reinjected| reinjected.class() == class) {
-            self.reinjected = None;
-            return;
-        }
+        let again = self.reinjected.is_some_and(|reinjected| reinjected.class() == class);
         match class {
+            _ if again => self.reinjected = None,
             Class::Exception => self.exceptions.pop_front(),
             Class::Nmi => self.nmis -= u8::from(self.nmis > 0),
             Class::Interrupt => self.interrupts.remove_first(),
+        }
+        self.injected = Injected::Event(event, again);
+    }
+
+    /// The guest was entered: what was to be injected was.
+    #[inline(always)]
+    pub(crate) fn entered(&mut self) {
+        self.injected = Injected::Nothing;
+    }
+
+    /// The entry failed: what it was to inject waits again, before the others of its class.
+    pub(crate) fn cancel_injection(&mut self, requests: &Requests) {
+        match core::mem::replace(&mut self.injected, Injected::Nothing) {
+            Injected::Nothing => {}
+            Injected::Interrupt(vector) => self.interrupts.insert_first(vector),
+            Injected::Event(event, true) => self.reinjected = Some(event),
+            Injected::Event(event, false) => self.put_back(event),
+        }
+        self.update(requests);
+    }
+
+    fn put_back(&mut self, event: Event) {
+        match event.class() {
+            Class::Exception => self.exceptions.push_front(event),
+            Class::Nmi => self.nmis = (self.nmis + 1).min(NMIS),
+            Class::Interrupt => self.interrupts.insert_first(event.info.vector),
         }
     }
 
@@ -381,8 +385,8 @@ impl EventSlots {
         self.exceptions.len > 0 || self.nmis > 0 || self.reinjected.is_some() || self.reflected
     }
 
-    #[inline(always)]
-    fn update(&self, requests: &Requests) {
+    /// Says what still waits.
+    pub(crate) fn update(&self, requests: &Requests) {
         requests.set_to(Request::EVENT, self.needs_slow_path());
         requests.set_to(Request::INTERRUPT, self.interrupts.first().is_some());
     }
@@ -430,10 +434,10 @@ mod tests {
                 self.slots.begin_entry(false);
                 let Some(event) = self.slots.candidates().into_iter().flatten().next() else { break };
                 self.slots.inject(event);
-                self.slots.entered(&self.requests);
+                self.slots.entered();
                 out.push(event);
             }
-            self.slots.entered(&self.requests);
+            self.slots.update(&self.requests);
             out
         }
     }

@@ -45,13 +45,49 @@ pub enum ExitKind {
 }
 
 /// An access to a port.
+///
+/// It is kept in the layout of SDM Vol. 3C, table 28-5, "Exit Qualification for I/O Instructions", and taken apart where a part
+/// is asked for, because this is among the most frequent exits that there are.
 #[derive(Clone, Copy, Debug)]
-pub struct PortAccess {
-    pub(crate) port: u16,
-    pub(crate) width: AccessWidth,
-    pub(crate) is_in: bool,
-    pub(crate) is_string: bool,
-    pub(crate) is_repeat: bool,
+pub struct PortAccess(u32);
+
+impl PortAccess {
+    #[inline(always)]
+    pub(crate) fn from_bits(bits: u32) -> Self {
+        Self(bits)
+    }
+
+    #[inline(always)]
+    pub(crate) fn port(self) -> u16 {
+        (self.0 >> 16) as u16
+    }
+
+    #[inline(always)]
+    pub(crate) fn width(self) -> AccessWidth {
+        match self.0 & 0b111 {
+            0 => AccessWidth::Byte,
+            1 => AccessWidth::Word,
+            _ => AccessWidth::Dword,
+        }
+    }
+
+    /// IN or INS.
+    #[inline(always)]
+    pub(crate) fn is_in(self) -> bool {
+        self.0 & 1 << 3 != 0
+    }
+
+    /// INS or OUTS.
+    #[inline(always)]
+    pub(crate) fn is_string(self) -> bool {
+        self.0 & 1 << 4 != 0
+    }
+
+    /// With a REP prefix.
+    #[inline(always)]
+    pub(crate) fn is_repeat(self) -> bool {
+        self.0 & 1 << 5 != 0
+    }
 }
 
 /// The memory operand of an INS or OUTS.

@@ -5,6 +5,7 @@ use axerrno::{AxResult, ax_err};
 use axvcpu::AxVCpuHal;
 
 use super::Vmx;
+use super::entry::is_entry_failure;
 use super::exit_data::kind_of;
 use super::msr_areas::GuestMsrs;
 use crate::ept::{EptFormat, EptRules, EptViolation, InvalidEptRoot};
@@ -207,6 +208,11 @@ impl<H: AxVCpuHal> Backend for Vmx<H> {
     #[inline(always)]
     fn exit_kind(bits: u32) -> ExitKind {
         kind_of(bits)
+    }
+
+    #[inline(always)]
+    fn is_entry_failure(bits: u32) -> bool {
+        is_entry_failure(bits)
     }
 
     fn reason(bits: u32) -> VmxExitReason {

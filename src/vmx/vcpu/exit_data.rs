@@ -1,7 +1,6 @@
 //! What an exit says, for the handlers: each reads only what it returns.
 
 use axaddrspace::GuestPhysAddr;
-use axaddrspace::device::AccessWidth;
 use axerrno::AxResult;
 use axvcpu::AxVCpuHal;
 
@@ -90,30 +89,20 @@ const fn rare_kind_of(bits: u32) -> ExitKind {
 }
 
 impl<H: AxVCpuHal> Vmx<H> {
-    pub(super) fn exit_reason(&self, current: Current) -> AxResult<VmxExitReason> {
-        Ok(VmxExitReason::from_exit_reason_field(self.vmcs.read(current, VmcsReadOnly32::EXIT_REASON)?))
+    /// A page-modification log or a sub-page permission ended the guest's access.
+    fn is_log_full(&self, current: Current) -> AxResult<bool> {
+        let reason = self.vmcs.read(current, VmcsReadOnly32::EXIT_REASON)?;
+        let reason = VmxExitReason::from_exit_reason_field(reason);
+        Ok(matches!(reason, VmxExitReason::PML_FULL | VmxExitReason::SPP_EVENT))
     }
 
     pub(super) fn qualification(&self, current: Current) -> AxResult<u64> {
         Ok(self.vmcs.read(current, VmcsReadOnlyNW::EXIT_QUALIFICATION)? as u64)
     }
 
-    /// SDM Vol. 3C, table 28-5, "Exit Qualification for I/O Instructions".
     #[inline(always)]
     pub(super) fn decode_port_access(&self, current: Current) -> PortAccess {
-        let bits = self.vmcs.vmread(current, VmcsReadOnlyNW::EXIT_QUALIFICATION) as u32;
-        let width = match bits & 0b111 {
-            0 => AccessWidth::Byte,
-            1 => AccessWidth::Word,
-            _ => AccessWidth::Dword,
-        };
-        PortAccess {
-            port: (bits >> 16) as u16,
-            width,
-            is_in: bits & 1 << 3 != 0,
-            is_string: bits & 1 << 4 != 0,
-            is_repeat: bits & 1 << 5 != 0,
-        }
+        PortAccess::from_bits(self.vmcs.vmread(current, VmcsReadOnlyNW::EXIT_QUALIFICATION) as u32)
     }
 
     pub(super) fn decode_string_operand(&self, current: Current) -> AxResult<Option<StringOperand>> {
@@ -190,7 +179,6 @@ impl<H: AxVCpuHal> Vmx<H> {
 
     /// SDM Vol. 3C, section 28.2.3, "Information About NMI Unblocking Due to IRET".
     pub(super) fn decode_iret_unblocking(&self, current: Current, kind: ExitKind) -> AxResult<bool> {
-        let is_log_full = matches!(self.exit_reason(current)?, VmxExitReason::PML_FULL | VmxExitReason::SPP_EVENT);
         match kind {
             ExitKind::Exception => {
                 const DOUBLE_FAULT: u32 = 8;
@@ -201,7 +189,7 @@ impl<H: AxVCpuHal> Vmx<H> {
                 let violation = EptViolation::from_qualification(self.qualification(current)?);
                 Ok(violation.contains(EptViolation::NMI_UNBLOCKING))
             }
-            _ if is_log_full => {
+            ExitKind::Other if self.is_log_full(current)? => {
                 let violation = EptViolation::from_qualification(self.qualification(current)?);
                 Ok(violation.contains(EptViolation::NMI_UNBLOCKING))
             }
