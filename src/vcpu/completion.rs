@@ -183,6 +183,7 @@ impl<B: Backend> Vcpu<B> {
     }
 
     /// Ends the instruction of this exit, which the crate has handled.
+    #[inline(always)]
     pub(crate) fn complete(&mut self, current: B::Current, outcome: impl Into<Outcome>) -> AxResult {
         match outcome.into() {
             Outcome::Done => self.complete_done(current),
@@ -294,8 +295,10 @@ impl<B: Backend> Vcpu<B> {
 
     /// Writes RFLAGS. With IF clear or TF set, the entry would refuse a shadow that is over.
     pub(crate) fn write_rflags(&self, value: u64) {
-        self.backend.write(GuestField::RFLAGS, value);
-        self.requests().set(Request::SHADOW);
+        if self.backend.cached(GuestField::RFLAGS) != Some(value) {
+            self.backend.write(GuestField::RFLAGS, value);
+            self.requests().set(Request::SHADOW);
+        }
     }
 
     /// Moves the guest to another RIP, in place of completing an instruction.

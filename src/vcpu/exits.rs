@@ -29,9 +29,6 @@ use crate::rules::double_fault::Combined;
 use crate::rules::interruption::VmxInterruptionType;
 use crate::rules::vector;
 
-/// The crate has handled the exit.
-pub(crate) const HANDLED: AxVCpuExitReason = AxVCpuExitReason::Nothing;
-
 /// The exit is the caller's, who asked for its reason only.
 const NOT_REPORTED: AxVCpuExitReason = AxVCpuExitReason::FailEntry { hardware_entry_failure_reason: 0 };
 
@@ -45,7 +42,7 @@ impl<B: Backend> Vcpu<B> {
         bits: u32,
     ) -> AxResult<AxVCpuExitReason> {
         match B::exit_kind(bits) {
-            ExitKind::Cpuid => self.handle_cpuid(current).map(|()| HANDLED),
+            ExitKind::Cpuid => self.handle_cpuid(current).map(|()| AxVCpuExitReason::Nothing),
             ExitKind::Hypercall if self.refuses_hypercall(current) => self.handle_refused_hypercall(current),
             ExitKind::Hypercall => self.report::<REPORT>(Self::report_hypercall),
             ExitKind::Io => self.handle_io::<REPORT>(current),
@@ -57,7 +54,7 @@ impl<B: Backend> Vcpu<B> {
             ExitKind::Hlt => self.report::<REPORT>(Self::report_halt),
             ExitKind::NestedPageFault => self.handle_nested_page_fault::<REPORT>(current),
             ExitKind::TimeSlice => self.handle_vmx_preemption_timer(),
-            ExitKind::Xsetbv => self.handle_xsetbv(current).map(|()| HANDLED),
+            ExitKind::Xsetbv => self.handle_xsetbv(current).map(|()| AxVCpuExitReason::Nothing),
             kind => self.dispatch_rare_exit::<REPORT>(current, bits, kind),
         }
     }
@@ -85,11 +82,11 @@ impl<B: Backend> Vcpu<B> {
         }
         match kind {
             ExitKind::CrAccess => self.handle_cr::<REPORT>(current),
-            ExitKind::DrAccess => self.handle_dr(current).map(|()| HANDLED),
+            ExitKind::DrAccess => self.handle_dr(current).map(|()| AxVCpuExitReason::Nothing),
             ExitKind::Exception => self.handle_exception::<REPORT>(current),
             ExitKind::InterruptWindow | ExitKind::NmiWindow => {
                 self.close_window(kind);
-                Ok(HANDLED)
+                Ok(AxVCpuExitReason::Nothing)
             }
             ExitKind::Undefined => self.handled(current, Outcome::UNDEFINED),
             ExitKind::Mwait | ExitKind::Monitor if !self.intercepts.shows_mwait() => {
@@ -123,15 +120,16 @@ impl<B: Backend> Vcpu<B> {
     }
 
     /// An exit that was handled, and how its instruction ends.
+    #[inline(always)]
     pub(crate) fn handled(&mut self, current: B::Current, outcome: impl Into<Outcome>) -> AxResult<AxVCpuExitReason> {
         self.complete(current, outcome)?;
-        Ok(HANDLED)
+        Ok(AxVCpuExitReason::Nothing)
     }
 
     /// The slice is over; the next entry starts a new one.
     #[inline(always)]
     fn handle_vmx_preemption_timer(&mut self) -> AxResult<AxVCpuExitReason> {
-        Ok(HANDLED)
+        Ok(AxVCpuExitReason::Nothing)
     }
 
     /// An exception that exited, or an NMI.
@@ -155,7 +153,7 @@ impl<B: Backend> Vcpu<B> {
                 self.reflect(current)?;
             }
         }
-        Ok(HANDLED)
+        Ok(AxVCpuExitReason::Nothing)
     }
 
     /// Delivers to the guest the exception that this exit took from it.

@@ -6,7 +6,6 @@ use x86_64::instructions::interrupts::without_interrupts;
 
 use super::Vcpu;
 use super::backend::{Anywhere, Backend, GuestField, rights};
-use super::exits::HANDLED;
 use super::parts::completion::Outcome;
 use super::parts::exit_kind::ExitKind;
 use super::parts::intercepts::{ExitOn, HypercallPolicy, Intercepts, MwaitPolicy, Reflected};
@@ -123,7 +122,7 @@ impl<B: Backend> Vcpu<B> {
             }
             _ => self.complete(current, Outcome::PROTECTION)?,
         }
-        Ok(HANDLED)
+        Ok(AxVCpuExitReason::Nothing)
     }
 
     fn change_intercepts(&mut self, change: impl FnOnce(&mut Intercepts)) -> AxResult {

@@ -5,7 +5,6 @@ use axvcpu::AxVCpuExitReason;
 
 use super::Vcpu;
 use super::backend::Backend;
-use super::exits::HANDLED;
 use super::parts::exit_kind::PortAccess;
 
 /// The port and value by which a guest of QEMU's microvm or q35 machine asks for power-off; `run` reports it as
@@ -55,7 +54,7 @@ impl<B: Backend> Vcpu<B> {
         access: PortAccess,
     ) -> AxResult<AxVCpuExitReason> {
         if self.handle_string_io(current, access)? {
-            return Ok(HANDLED);
+            return Ok(AxVCpuExitReason::Nothing);
         }
         if REPORT { self.report_string_io(current) } else { self.report_other::<REPORT>(current) }
     }

@@ -200,7 +200,8 @@ impl<B: Backend> Vcpu<B> {
             if !is_fault || self.completion.is_pending() {
                 return ax_err!(BadState, "no EPT violation is to be decoded");
             }
-            self.start_mmio(current)
+            let (address, violation) = self.backend.nested_fault(current)?;
+            self.start_mmio(current, address, violation)
         })
     }
 
@@ -216,15 +217,21 @@ impl<B: Backend> Vcpu<B> {
         }
         let (address, violation) = self.backend.nested_fault(current)?;
         if self.mmio.contains(address) {
-            return self.start_mmio(current);
+            return self.start_mmio(current, address, violation);
         }
         Ok(AxVCpuExitReason::NestedPageFault { addr: address, access_flags: violation.access() })
     }
 
     /// Decodes the instruction of an EPT violation, and runs it to its first access.
-    fn start_mmio(&mut self, current: B::Current) -> AxResult<AxVCpuExitReason> {
-        self.set_undecoded(None);
-        let (address, violation) = self.backend.nested_fault(current)?;
+    fn start_mmio(
+        &mut self,
+        current: B::Current,
+        address: GuestPhysAddr,
+        violation: EptViolation,
+    ) -> AxResult<AxVCpuExitReason> {
+        if self.mmio.undecoded.is_some() {
+            self.set_undecoded(None);
+        }
         // Only what an instruction itself does to its operands is decoded: no walk of page tables, no fetch, and no
         // delivery of an event.
         let operand = EptViolation::LINEAR_ADDRESS_VALID | EptViolation::TRANSLATED;
@@ -308,7 +315,9 @@ impl<B: Backend> Vcpu<B> {
     /// is done and the guest can be entered.
     #[cold]
     pub(crate) fn continue_mmio(&mut self, current: B::Current) -> AxResult<Option<AxVCpuExitReason>> {
-        self.set_undecoded(None);
+        if self.mmio.undecoded.is_some() {
+            self.set_undecoded(None);
+        }
         let Some(pending) = &self.mmio.pending else {
             return Ok(None);
         };

@@ -134,45 +134,77 @@ impl<T: Copy, const N: usize> Fifo<T, N> {
 }
 
 /// External interrupts, each vector once as in a local APIC, in the order in which they came.
+///
+/// Mostly there is one, so the first stands apart from the others.
 #[derive(Debug)]
 struct InterruptSet {
-    order: Fifo<u8, 256>,
+    first: Option<u8>,
+    others: Fifo<u8, 256>,
+    /// A bit for each of the others.
     pending: [u64; 4],
 }
 
 impl InterruptSet {
     fn new() -> Self {
-        Self { order: Fifo::new(0), pending: [0; 4] }
+        Self { first: None, others: Fifo::new(0), pending: [0; 4] }
     }
 
     #[inline(always)]
     fn first(&self) -> Option<u8> {
-        self.order.front()
+        self.first
     }
 
     #[inline(always)]
     fn insert(&mut self, vector: u8) {
-        let (word, bit) = (usize::from(vector >> 6), 1 << (vector & 63));
-        if self.pending[word] & bit == 0 && self.order.push_back(vector) {
-            self.pending[word] |= bit;
+        match self.first {
+            None => self.first = Some(vector),
+            Some(first) if first == vector => {}
+            Some(_) => self.insert_other(vector, Fifo::push_back),
         }
     }
 
     /// Puts one before the others, unless it waits already.
     fn insert_first(&mut self, vector: u8) {
-        let (word, bit) = (usize::from(vector >> 6), 1 << (vector & 63));
-        if self.pending[word] & bit == 0 {
-            self.pending[word] |= bit;
-            self.order.push_front(vector);
+        if self.is_pending(vector) {
+            return;
+        }
+        if let Some(second) = self.first.replace(vector)
+            && second != vector
+        {
+            self.insert_other(second, |others, second| {
+                others.push_front(second);
+                true
+            });
         }
     }
 
     #[inline(always)]
     fn remove_first(&mut self) {
-        if let Some(vector) = self.first() {
-            self.order.pop_front();
+        self.first = None;
+        if self.others.len > 0 {
+            self.move_up();
+        }
+    }
+
+    #[cold]
+    fn move_up(&mut self) {
+        self.first = self.others.front();
+        self.others.pop_front();
+        if let Some(vector) = self.first {
             self.pending[usize::from(vector >> 6)] &= !(1 << (vector & 63));
         }
+    }
+
+    #[inline(never)]
+    fn insert_other(&mut self, vector: u8, insert: impl FnOnce(&mut Fifo<u8, 256>, u8) -> bool) {
+        if !self.is_pending(vector) && insert(&mut self.others, vector) {
+            self.pending[usize::from(vector >> 6)] |= 1 << (vector & 63);
+        }
+    }
+
+    /// Whether it is among the others.
+    fn is_pending(&self, vector: u8) -> bool {
+        self.pending[usize::from(vector >> 6)] & 1 << (vector & 63) != 0
     }
 }
 
