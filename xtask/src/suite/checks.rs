@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use flate2::read::GzDecoder;
 
-use super::{layers, shape};
+use super::{example, layers, shape};
 use crate::{
     api,
     bench::guard,
@@ -42,6 +42,7 @@ pub const ALL: &[Check] = &[
     Check { name: "package", run: packaged_files },
     Check { name: "fresh-lock", run: builds_from_a_fresh_lock },
     Check { name: "axvm-drop-in", run: drops_into_axvm },
+    Check { name: "example", run: example::check },
     Check { name: "bench", run: guard::check },
 ];
 

@@ -7,6 +7,7 @@ mod boots;
 mod cases;
 mod checks;
 mod coverage;
+mod example;
 mod layers;
 mod names;
 mod plan;
