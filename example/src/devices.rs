@@ -63,7 +63,7 @@ impl Complement {
     }
 }
 
-/// The MSR that the host answers: twice what was written last. Others are not there.
+/// The MSR that the host answers: twice what was written last. No other exists.
 #[derive(Default)]
 pub struct Msrs {
     value: u64,

@@ -12,12 +12,12 @@ pub const LAZY_SIZE: usize = 0x10_0000;
 /// The device in memory: one register of 32 bits that reads as the complement of what was written.
 pub const DEVICE_BASE: usize = 0xF000_0000;
 pub const DEVICE_SIZE: usize = 0x1000;
-/// An MSR that the vCPU keeps by itself, and its value.
-pub const KEPT_MSR: u32 = 0xFE;
-pub const KEPT_MSR_VALUE: u64 = 0x508;
+/// An MSR that the vCPU emulates by itself, and its value.
+pub const OWN_MSR: u32 = 0xFE;
+pub const OWN_MSR_VALUE: u64 = 0x508;
 /// An MSR that the host answers, with twice what was written last.
 pub const HOST_MSR: u32 = 0x1F00;
-/// An MSR that there is not.
+/// An MSR that does not exist.
 pub const NO_MSR: u32 = 0x1F01;
 /// The vector of the guest's timer.
 pub const TIMER_VECTOR: u8 = 0x20;
@@ -44,8 +44,8 @@ global_asm!(
     base = const BASE,
     lazy = const LAZY_BASE,
     device = const DEVICE_BASE,
-    kept_msr = const KEPT_MSR,
-    kept_value = const KEPT_MSR_VALUE,
+    own_msr = const OWN_MSR,
+    own_value = const OWN_MSR_VALUE,
     host_msr = const HOST_MSR,
     no_msr = const NO_MSR,
     timer_vector = const TIMER_VECTOR,

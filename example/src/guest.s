@@ -27,11 +27,11 @@ guest_image:
     mov     esi, offset hidden_at
     call    report
 
-    # MSRs: one that the vCPU keeps, one that the host answers, and one that there is not.
-    mov     ecx, {kept_msr}
+    # MSRs: one that the vCPU emulates, one that the host answers, and one that does not exist.
+    mov     ecx, {own_msr}
     rdmsr
-    cmp     eax, {kept_value}
-    mov     esi, offset kept_at
+    cmp     eax, {own_value}
+    mov     esi, offset own_at
     call    report
     mov     ecx, {host_msr}
     mov     eax, 21
@@ -150,9 +150,9 @@ idt32_pointer:
 hello:      .asciz "hello by port I/O\n"
 signature:  .asciz "CPUID signature: "
 hidden:     .asciz "CPUID without AVX: "
-kept:       .asciz "MSR kept by the vCPU: "
+own:        .asciz "MSR emulated by the vCPU: "
 host_msr:   .asciz "MSR answered by the host: "
-no_msr:     .asciz "MSR that there is not: "
+no_msr:     .asciz "MSR that does not exist: "
 device:     .asciz "device, MOV: "
 device_or:  .asciz "device, OR and MOVZX: "
 lazy:       .asciz "memory on demand: "
@@ -171,7 +171,7 @@ guest_image_end:
 .set hello_at,         hello - guest_image + {base}
 .set signature_at,     signature - guest_image + {base}
 .set hidden_at,        hidden - guest_image + {base}
-.set kept_at,          kept - guest_image + {base}
+.set own_at,          own - guest_image + {base}
 .set host_msr_at,      host_msr - guest_image + {base}
 .set no_msr_at,        no_msr - guest_image + {base}
 .set device_at,        device - guest_image + {base}

@@ -82,7 +82,7 @@ impl Vm {
             Exit::MmioRead { addr, .. } => self.vcpu.complete_read(self.device.read(addr.as_usize()))?,
             Exit::MmioWrite { addr, width, data } => self.device.write(addr.as_usize(), width, data),
 
-            // The MSRs that the vCPU does not keep. One that there is not is #GP(0).
+            // The MSRs that the vCPU does not emulate by itself. One that does not exist is #GP(0).
             Exit::SysRegRead { addr, .. } => match self.msrs.read(addr.addr()) {
                 Some(value) => self.vcpu.complete_read(value)?,
                 None => self.vcpu.complete_fault(GENERAL_PROTECTION, Some(0))?,
@@ -146,8 +146,8 @@ fn new_vcpu(memory: &AddrSpace<GuestFrames>) -> AxResult<VmxVcpu<PhysFrameHal>> 
     vcpu.set_cpuid_policy(cpuid)?;
 
     // What becomes of MSRs. One that is named nowhere comes to the loop as SysRegRead or SysRegWrite.
-    let kept = MsrPolicy::Keep { value: guest::KEPT_MSR_VALUE, writable: 0 };
-    vcpu.set_msr_policy(guest::KEPT_MSR..=guest::KEPT_MSR, kept)?;
+    let emulated = MsrPolicy::Keep { value: guest::OWN_MSR_VALUE, writable: 0 };
+    vcpu.set_msr_policy(guest::OWN_MSR..=guest::OWN_MSR, emulated)?;
 
     vcpu.set_start_state(StartState::Protected32 { entry: guest::BASE as u32 })?;
     vcpu.setup(memory.page_table_root(), GuestPhysAddr::from(0))?;
