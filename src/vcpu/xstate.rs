@@ -19,7 +19,7 @@ impl<B: Backend> Vcpu<B> {
             return bad_state("the extended state's policy cannot be changed while the vCPU is bound");
         }
         if policy == FpuPolicy::WhileBound && FpuPolicy::HOST_USES_SSE {
-            return ax_err!(InvalidInput, "this host is compiled with SSE; its registers cannot session the guest's");
+            return ax_err!(InvalidInput, "this host is compiled with SSE; its registers cannot stay the guest's");
         }
         self.xstate.set_policy(policy);
         Ok(())

@@ -294,7 +294,7 @@ impl VmxInstructionError {
             9 => "VMPTRLD with an invalid physical address",
             10 => "VMPTRLD of the VMXON region",
             11 => "VMPTRLD of a region with the wrong VMCS revision identifier",
-            12 => "VMREAD or VMWRITE of a field that does not exist current",
+            12 => "VMREAD or VMWRITE of a field that does not exist here",
             13 => "VMWRITE to a read-only field",
             15 => "VMXON in VMX root operation",
             16 => "VM entry with an invalid executive-VMCS pointer",

@@ -74,7 +74,7 @@ impl fmt::Display for EnableError {
         match self {
             Self::NoVmx => f.write_str("this processor has no VMX (CPUID.01H:ECX bit 5 is 0)"),
             Self::AlreadyEnabled => f.write_str("VMX is already enabled on this processor"),
-            Self::VmxeSet(cr4) => write!(f, "CR4.VMXE was set before (CR4 {cr4:#x}): other software uses VMX current"),
+            Self::VmxeSet(cr4) => write!(f, "CR4.VMXE was set before (CR4 {cr4:#x}): other software uses VMX here"),
             Self::DisabledByFirmware(value) => {
                 write!(f, "the firmware has locked VMX off (IA32_FEATURE_CONTROL {value:#x})")
             }
