@@ -21,9 +21,9 @@ use crate::{
 };
 
 pub const CASES: &[Case] = &[
-    Case::new("cost.cpuid_exit", cpuid_exit).on_first(),
-    Case::new("cost.port_exit", port_exit).on_first(),
-    Case::new("cost.no_memory_and_no_message", no_memory_and_no_message).on_first(),
+    Case::new("cost.cpuid_exit", cpuid_exit).on_boot_cpu(),
+    Case::new("cost.port_exit", port_exit).on_boot_cpu(),
+    Case::new("cost.no_memory_and_no_message", no_memory_and_no_message).on_boot_cpu(),
 ];
 
 const ROUNDS: u64 = 1000;

@@ -10,8 +10,8 @@ use super::{
     Case,
     check::{CaseResult, equal, fail, is_true, same},
     code::{ORIGIN, guest_code},
+    fast_path,
     guest::{Guest, RAM_END},
-    quick,
 };
 
 pub const CASES: &[Case] = &[
@@ -269,8 +269,8 @@ fn single_step_over_exits() -> CaseResult {
 fn single_step_over_quick_entries() -> CaseResult {
     let mut guest = Guest::long(step())?;
     guest.set_handler(DB, log_exception())?;
-    quick::start(&mut guest)?;
-    let log = log_with_calls(&mut guest, quick::next_exit)?;
+    fast_path::start(&mut guest)?;
+    let log = log_with_calls(&mut guest, fast_path::next_exit)?;
     expect(&log, &expected_steps(step()))
 }
 
@@ -281,8 +281,8 @@ fn single_step_late() -> CaseResult {
         let mut guest = Guest::long(step())?;
         guest.set_handler(DB, log_exception())?;
         guest.vcpu.set_step_policy(policy);
-        quick::start(&mut guest)?;
-        Ok(log_with_calls(&mut guest, quick::next_exit)?.into_iter().map(|(rip, _)| rip).collect())
+        fast_path::start(&mut guest)?;
+        Ok(log_with_calls(&mut guest, fast_path::next_exit)?.into_iter().map(|(rip, _)| rip).collect())
     };
     let (exact, late) = (steps(StepPolicy::Exact)?, steps(StepPolicy::Deferred)?);
     let mut rest = exact.iter();

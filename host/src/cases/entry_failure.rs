@@ -52,7 +52,7 @@ fn fails_then_runs(bad: StartState, good: StartState) -> CaseResult {
 
 /// Such an entry loads the host's state as an exit does, and loses what an exit loses. Every run compares.
 fn host_state_survives() -> CaseResult {
-    let _host = super::world::PatternedHost::new(super::world::Pattern(2))?;
+    let _host = super::patterned::PatternedHost::new(super::patterned::Pattern(2))?;
     let mut guest = Guest::<crate::hal::HostHal>::unbound(StartState::Long64 { entry: ORIGIN, cr3: 1 << 62 }, HLT)?;
     guest.vcpu.bind()?;
     match guest.run_once()? {

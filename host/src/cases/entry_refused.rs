@@ -13,7 +13,7 @@ use super::{
     check::{CaseResult, equal, is_error, is_true, same},
     code::guest_code,
     guest::{Guest, VECTOR_PORT},
-    host_state::HostState,
+    host_registers::HostState,
 };
 use crate::{arch::time, output::logger};
 

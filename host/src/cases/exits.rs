@@ -36,7 +36,7 @@ pub const CASES: &[Case] = &[
     Case::new("exits.time_slice_ends_the_run", time_slice_ends_the_run),
     Case::new("exits.no_slice_no_end", no_slice_no_end),
     Case::new("exits.external_interrupt", external_interrupt),
-    Case::new("exits.nmi_is_the_hosts", nmi_is_the_hosts).needs(&[Need::Processors(2)]).on_first(),
+    Case::new("exits.nmi_is_the_hosts", nmi_is_the_hosts).needs(&[Need::Processors(2)]).on_boot_cpu(),
 ];
 
 guest_code!(halts, "code16", "hlt", "mov bl, 7", "hlt", "mov bl, 9", "hlt");

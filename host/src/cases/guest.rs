@@ -27,7 +27,7 @@ use super::{
     callee_saved,
     check::{CaseResult, fail},
     code::ORIGIN,
-    host_state::HostState,
+    host_registers::HostState,
 };
 use crate::{
     arch::{interrupts, time},

@@ -10,6 +10,7 @@ use super::{
     code::{ORIGIN, guest_code},
     guest::{Guest, Mode},
     need::Need,
+    on_cpu::on_cpu,
 };
 use crate::{hal::HostHal, smp};
 
@@ -23,8 +24,8 @@ pub const CASES: &[Case] = &[
     Case::new("lifecycle.moved_in_memory", moved_in_memory),
     Case::new("lifecycle.bind_twice", bind_twice),
     Case::new("lifecycle.accessors_after_unbind", accessors_after_unbind),
-    Case::new("lifecycle.migration", migration).needs(&[Need::Processors(2)]).on_first(),
-    Case::new("lifecycle.all_processors_at_once", all_processors_at_once).needs(&[Need::Processors(2)]).on_first(),
+    Case::new("lifecycle.migration", migration).needs(&[Need::Processors(2)]).on_boot_cpu(),
+    Case::new("lifecycle.all_processors_at_once", all_processors_at_once).needs(&[Need::Processors(2)]).on_boot_cpu(),
     Case::new("lifecycle.more_vcpus_than_can_be_bound", more_vcpus_than_can_be_bound),
 ];
 
@@ -163,9 +164,7 @@ fn migration() -> CaseResult {
     for _ in 0..2 {
         for processor in 0..smp::count() {
             expected += 1;
-            let result = Mutex::new(Ok(()));
-            smp::run_on(processor, &|| *result.lock() = one_turn(&mut guest.lock(), expected));
-            result.into_inner()?;
+            on_cpu(processor, || one_turn(&mut guest.lock(), expected))?;
         }
     }
     let guest = guest.into_inner();

@@ -22,16 +22,16 @@ use crate::{
 };
 
 pub const CASES: &[Case] = &[
-    Case::new("machines.ipi_to_a_vcpu_that_halts", ipi_to_a_vcpu_that_halts).needs(TWO).on_first(),
-    Case::new("machines.ipi_to_a_vcpu_that_runs", ipi_to_a_vcpu_that_runs).needs(TWO).on_first(),
-    Case::new("machines.starts_and_starts_again", starts_and_starts_again).needs(TWO).on_first(),
-    Case::new("machines.end_when_all_halt", end_when_all_halt).needs(TWO).on_first(),
-    Case::new("machines.goes_on_while_one_runs", goes_on_while_one_runs).needs(TWO).on_first(),
-    Case::new("machines.timers", timers).on_first(),
-    Case::new("machines.interrupt_by_level", interrupt_by_level).on_first(),
-    Case::new("machines.timer_by_io_apic", timer_by_io_apic).on_first(),
-    Case::new("machines.interrupt_behind_a_timer", interrupt_behind_a_timer).needs(TWO).on_first(),
-    Case::new("machines.page_of_another_apic", page_of_another_apic).needs(TWO).on_first(),
+    Case::new("machines.ipi_to_a_vcpu_that_halts", ipi_to_a_vcpu_that_halts).needs(TWO).on_boot_cpu(),
+    Case::new("machines.ipi_to_a_vcpu_that_runs", ipi_to_a_vcpu_that_runs).needs(TWO).on_boot_cpu(),
+    Case::new("machines.starts_and_starts_again", starts_and_starts_again).needs(TWO).on_boot_cpu(),
+    Case::new("machines.end_when_all_halt", end_when_all_halt).needs(TWO).on_boot_cpu(),
+    Case::new("machines.goes_on_while_one_runs", goes_on_while_one_runs).needs(TWO).on_boot_cpu(),
+    Case::new("machines.timers", timers).on_boot_cpu(),
+    Case::new("machines.interrupt_by_level", interrupt_by_level).on_boot_cpu(),
+    Case::new("machines.timer_by_io_apic", timer_by_io_apic).on_boot_cpu(),
+    Case::new("machines.interrupt_behind_a_timer", interrupt_behind_a_timer).needs(TWO).on_boot_cpu(),
+    Case::new("machines.page_of_another_apic", page_of_another_apic).needs(TWO).on_boot_cpu(),
 ];
 
 const TWO: &[Need] = &[Need::Processors(2)];

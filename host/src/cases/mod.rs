@@ -1,20 +1,22 @@
 //! Small guest programs, and what must come out of each.
 //!
-//! A theme is a file with a list of [`Case`]s; [`THEMES`] has all of them. A case builds its [`guest`], runs it and
-//! compares. Where a processor lacks what a case needs, the case is skipped with the reason.
+//! A suite is a list of [`Case`]s about one subject. [`SUITES`] has all of them. A case builds its [`guest`], runs it and
+//! compares. A case is skipped, with the reason, where the processor lacks what the case needs.
 
-pub mod callee_saved;
 pub mod check;
 pub mod code;
 pub mod guest;
-pub mod host_state;
+
+pub mod callee_saved;
+pub mod host_registers;
 mod modes;
 mod need;
+mod on_cpu;
+pub mod patterned;
 mod runner;
 
 mod apic;
 mod axvm;
-mod blocked;
 mod control_registers;
 mod corners;
 mod cost;
@@ -26,29 +28,32 @@ mod enable;
 mod entry_failure;
 mod entry_refused;
 mod ept;
+mod event_blocking;
 mod events;
 mod exits;
-mod host;
+mod fast_path;
+mod fpu_owner;
+mod hidden_instructions;
+mod host_state;
+mod intercepts;
 mod lifecycle;
 mod machines;
+mod migration;
 mod mmio;
 mod msr;
 mod msr_policy;
+mod nmi;
 mod paging;
-mod quick;
-mod quick_interrupt;
 mod readme;
 mod registers;
 mod reset;
-mod selected;
+mod speculation;
 mod start;
 mod startup;
 mod string_io;
 mod task_switches;
-mod undefined;
 mod vmcs;
 mod walk;
-pub mod world;
 mod xsetbv;
 
 pub use runner::run;
@@ -56,11 +61,10 @@ pub use runner::run;
 use check::CaseResult;
 use need::Need;
 
-const THEMES: &[&[Case]] = &[
+const SUITES: &[&[Case]] = &[
     start::CASES,
     reset::CASES,
     registers::CASES,
-    callee_saved::CASES,
     exits::CASES,
     cpuid::CASES,
     msr::CASES,
@@ -72,9 +76,9 @@ const THEMES: &[&[Case]] = &[
     paging::CASES,
     control_registers::CASES,
     events::CASES,
-    blocked::CASES,
-    undefined::CASES,
-    selected::CASES,
+    event_blocking::CASES,
+    hidden_instructions::CASES,
+    intercepts::CASES,
     double_faults::CASES,
     task_switches::CASES,
     startup::CASES,
@@ -89,49 +93,51 @@ const THEMES: &[&[Case]] = &[
     vmcs::CASES,
     lifecycle::CASES,
     enable::CASES,
-    host::CASES,
-    quick::CASES,
-    quick_interrupt::CASES,
+    fast_path::CASES,
+    fast_path::injection::CASES,
     readme::CASES,
     corners::CASES,
     axvm::CASES,
     cost::CASES,
-    world::patterns::CASES,
-    world::hostile::CASES,
-    world::nmi::CASES,
-    world::owners::CASES,
-    world::moves::CASES,
-    ept::drops::CASES,
+    host_state::changes::CASES,
+    host_state::entry_assembly::CASES,
+    host_state::guest_uses::CASES,
+    host_state::hostile::CASES,
+    host_state::large_registers::CASES,
+    host_state::patterns::CASES,
+    nmi::CASES,
+    fpu_owner::CASES,
+    migration::CASES,
+    ept::flushes::CASES,
     ept::stale::CASES,
     ept::isolation::CASES,
     ept::violations::CASES,
     ept::pages::CASES,
-    world::uses::CASES,
-    world::speculation::CASES,
-    world::barriers::CASES,
+    speculation::CASES,
+    speculation::barriers::CASES,
 ];
 
 pub struct Case {
     name: &'static str,
-    place: Place,
+    run_on: RunOn,
     needs: &'static [Need],
     run: fn() -> CaseResult,
 }
 
 /// Where a case runs.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Place {
-    /// On the first processor and on the last.
-    Everywhere,
-    /// On the first processor, from where it may use the others.
-    First,
-    /// On the first processor, in a boot of its own, after which it runs no guest.
-    Alone,
+enum RunOn {
+    /// On the first CPU and on the last.
+    EachCpu,
+    /// On the first CPU, from where it may use the others.
+    BootCpu,
+    /// On the first CPU, in a boot of its own. After the case this CPU runs no guest.
+    OwnBoot,
 }
 
 impl Case {
     const fn new(name: &'static str, run: fn() -> CaseResult) -> Self {
-        Self { name, place: Place::Everywhere, needs: &[], run }
+        Self { name, run_on: RunOn::EachCpu, needs: &[], run }
     }
 
     const fn needs(mut self, needs: &'static [Need]) -> Self {
@@ -139,13 +145,13 @@ impl Case {
         self
     }
 
-    const fn on_first(mut self) -> Self {
-        self.place = Place::First;
+    const fn on_boot_cpu(mut self) -> Self {
+        self.run_on = RunOn::BootCpu;
         self
     }
 
-    const fn alone(mut self) -> Self {
-        self.place = Place::Alone;
+    const fn in_own_boot(mut self) -> Self {
+        self.run_on = RunOn::OwnBoot;
         self
     }
 }

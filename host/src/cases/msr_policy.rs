@@ -219,7 +219,7 @@ fn constant(msr: u32) -> Option<u64> {
 /// these.
 fn no_secret_can_be_read() -> CaseResult {
     const TIME_STAMP_COUNTER: u32 = 0x10;
-    let _host = super::world::PatternedHost::new(super::world::Pattern(2))?;
+    let _host = super::patterned::PatternedHost::new(super::patterned::Pattern(2))?;
     for (first, count) in RANGES {
         let mut guest = Guest::long(sweep())?;
         guest.set_handler(13, skip_two_bytes())?;
@@ -249,7 +249,7 @@ fn no_secret_can_be_read() -> CaseResult {
 
 /// A sample: writes of all ones reach the caller, fault, or stay in the vCPU. Every run compares the host's MSRs.
 fn nothing_can_be_written() -> CaseResult {
-    let _host = super::world::PatternedHost::new(super::world::Pattern(3))?;
+    let _host = super::patterned::PatternedHost::new(super::patterned::Pattern(3))?;
     let mut guest = Guest::long(write_sweep())?;
     guest.set_handler(13, skip_two_bytes())?;
     guest.expect_out(0x99)?;
@@ -370,7 +370,7 @@ fn every_shown_xcr0_works() -> CaseResult {
     let mut guest = Guest::long(set_xcr0())?;
     guest.halt()?;
     let registers = *guest.vcpu.regs();
-    same("XCR0 that CPUID shows", registers.r8, super::world::components())?;
+    same("XCR0 that CPUID shows", registers.r8, super::patterned::components())?;
     equal("sizes for what is enabled, and for all", registers.r10, registers.r11)?;
     equal("what lies behind the area", guest.read_u64(0x2_1000 + registers.r11)?, 0x5A5A_5A5A_5A5A_5A5A)
 }

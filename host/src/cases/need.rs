@@ -4,7 +4,7 @@ use core::fmt;
 
 use raw_cpuid::CpuId;
 
-use super::host_state::{HOST_HAS_SSE, has_spec_ctrl, has_tsc_aux, has_xss};
+use super::host_registers::{HOST_HAS_SSE, has_spec_ctrl, has_tsc_aux, has_xss};
 use crate::{arch::lapic, smp};
 
 #[derive(Clone, Copy)]

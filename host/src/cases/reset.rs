@@ -18,7 +18,7 @@ use super::{
     check::{CaseResult, equal, is_true},
     code::{ORIGIN, guest_code},
     guest::{Guest, Mode},
-    host_state::has_tsc_aux,
+    host_registers::has_tsc_aux,
     start,
 };
 
@@ -123,7 +123,7 @@ fn run() -> CaseResult<Guest> {
 }
 
 fn fill_in(guest: &mut Guest) -> CaseResult {
-    guest.memory.write(0x8FF0, &(super::world::components() as u32).to_le_bytes())?;
+    guest.memory.write(0x8FF0, &(super::patterned::components() as u32).to_le_bytes())?;
     for (index, (_, number, _)) in (0..).zip(msr_values()) {
         guest.memory.write(MSRS + index * 12, &number.to_le_bytes())?;
     }
@@ -205,7 +205,7 @@ fn check_extended_state(guest: &Guest) -> CaseResult {
     }
     all_zero(guest, "ST0 to ST7", 0x908E, 80)?;
     all_zero(guest, "XMM0 to XMM7", 0x9200 + 160, 128)?;
-    let components = super::world::components();
+    let components = super::patterned::components();
     if components == 0 {
         return Ok(());
     }
@@ -306,7 +306,7 @@ fn check_hidden_state(guest: &Guest) -> CaseResult {
 
 /// A vCPU that ran, with all registers changed, starts anew from the same state. Its memory stays as it was.
 fn setup_is_a_reset() -> CaseResult {
-    let mut guest = super::world::guest_with_everything_changed()?;
+    let mut guest = super::patterned::guest_with_everything_changed()?;
     start::add_rom(&mut guest, dump())?;
     guest.vcpu.unbind()?;
     guest.vcpu.set_start_state(x86_vcpu::StartState::Reset)?;
@@ -325,7 +325,7 @@ guest_code!(read_cr8, "code64", "mov rbx, cr8", "mov rcx, cr2", "mov rsi, dr2", 
 
 /// The same into 64-bit mode, for what 16-bit code cannot read.
 fn setup_resets_cr8() -> CaseResult {
-    let mut guest = super::world::guest_with_everything_changed()?;
+    let mut guest = super::patterned::guest_with_everything_changed()?;
     guest.memory.write(ORIGIN, read_cr8())?;
     guest.restart(Mode::Long)?;
     guest.halt()?;

@@ -4,7 +4,7 @@ use alloc::{format, string::String, vec::Vec};
 
 use spin::Mutex;
 
-use super::{Case, Place, THEMES, check::Failure};
+use super::{Case, RunOn, SUITES, check::Failure, on_cpu::on_cpu};
 use crate::{
     mem::frames,
     output::{console, verdict},
@@ -16,11 +16,11 @@ pub fn run(filter: &str) -> ! {
         vmx::refuse(error);
     }
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
-    let is_wanted = |case: &&Case| match case.place {
-        Place::Alone => case.name == filter,
+    let is_wanted = |case: &&Case| match case.run_on {
+        RunOn::OwnBoot => case.name == filter,
         _ => case.name.contains(filter),
     };
-    for case in THEMES.iter().copied().flatten().filter(is_wanted) {
+    for case in SUITES.iter().copied().flatten().filter(is_wanted) {
         match run_case(case) {
             Verdict::Passed => passed += 1,
             Verdict::Failed => failed += 1,
@@ -42,16 +42,15 @@ fn run_case(case: &Case) -> Verdict {
         console::line(format_args!("case {name} ... skipped: {need}"));
         return Verdict::Skipped;
     }
-    let processors = match case.place {
-        Place::Everywhere => 0..smp::count(),
-        Place::First | Place::Alone => 0..1,
+    // The first CPU and the last stand for all: what differs between CPUs differs between these two.
+    let last = smp::count() - 1;
+    let cpus: &[usize] = match case.run_on {
+        RunOn::EachCpu if last > 0 => &[0, last],
+        _ => &[0],
     };
-    // The first and the last stand for all: what differs between processors differs between these two.
-    let ends = [processors.start, processors.end - 1];
-    let processors = &ends[..if ends[0] == ends[1] { 1 } else { 2 }];
-    for &processor in processors {
-        if let Err(failure) = run_on(case, processor) {
-            let place = if smp::count() > 1 { format!(" (on processor {processor})") } else { String::new() };
+    for &cpu in cpus {
+        if let Err(failure) = run_on(case, cpu) {
+            let place = if smp::count() > 1 { format!(" (on CPU {cpu})") } else { String::new() };
             let Failure { expected, got } = failure;
             console::line(format_args!("case {name} ... FAILED: expected {expected}, got {got}{place}"));
             print_notes();
@@ -64,11 +63,9 @@ fn run_case(case: &Case) -> Verdict {
 }
 
 /// A case must give back every frame that it took.
-fn run_on(case: &Case, processor: usize) -> Result<(), Failure> {
+fn run_on(case: &Case, cpu: usize) -> Result<(), Failure> {
     let free_before = frames::free();
-    let result = Mutex::new(Ok(()));
-    smp::run_on(processor, &|| *result.lock() = (case.run)());
-    result.into_inner()?;
+    on_cpu(cpu, case.run)?;
     let lost = free_before as i64 - frames::free() as i64;
     super::check::same("frames lost", lost, 0)
 }

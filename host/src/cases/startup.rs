@@ -29,8 +29,8 @@ pub const CASES: &[Case] = &[
     Case::new("startup.init_of_the_first_processor", init_of_the_first_processor),
     Case::new("startup.sipi_of_another_processor", sipi_of_another_processor)
         .needs(&[Need::Processors(2), Need::ApicPage])
-        .alone(),
-    Case::new("startup.init_exits", init_exits).needs(&[Need::ApicPage]).alone(),
+        .in_own_boot(),
+    Case::new("startup.init_exits", init_exits).needs(&[Need::ApicPage]).in_own_boot(),
 ];
 
 guest_code!(starts, "code16", "mov ax, cs", "out 0x99, ax", "hlt");

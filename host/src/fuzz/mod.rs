@@ -23,8 +23,8 @@ use crate::{
     cases::{
         callee_saved,
         check::{CaseResult, Failure, fail, same},
-        host_state::HostState,
-        world::{Pattern, PatternedHost},
+        host_registers::HostState,
+        patterned::{Pattern, PatternedHost},
     },
     config::FuzzConfig,
     hal::HostHal,

@@ -33,7 +33,7 @@ pub const CASES: &[Case] = &[
     Case::new("apic.task_priority_is_cr8", task_priority_is_cr8),
     Case::new("apic.cpuid_tells_whether_it_is_on", cpuid_follows),
     Case::new("apic.faults_where_the_processor_faults", faults),
-    Case::new("apic.vcpus_start_and_interrupt_each_other", two_vcpus).needs(&[Need::Processors(2)]).on_first(),
+    Case::new("apic.vcpus_start_and_interrupt_each_other", two_vcpus).needs(&[Need::Processors(2)]).on_boot_cpu(),
 ];
 
 /// Where programs leave what they found.

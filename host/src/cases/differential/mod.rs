@@ -19,7 +19,7 @@ use x86_vcpu::{StartState, VmxArchVCpu};
 use super::{
     Case,
     check::{CaseResult, Failure, fail},
-    host_state::HostState,
+    host_registers::HostState,
 };
 use crate::{
     hal::HostHal,
@@ -30,8 +30,8 @@ use sequence::{Kind, Sequence};
 use stage::{CODE, COMPARED, FX, LOG, OUT, Stage};
 
 pub const CASES: &[Case] = &[
-    Case::new("differential.plain_instructions", plain_instructions).on_first(),
-    Case::new("differential.emulated_instructions", emulated_instructions).on_first(),
+    Case::new("differential.plain_instructions", plain_instructions).on_boot_cpu(),
+    Case::new("differential.emulated_instructions", emulated_instructions).on_boot_cpu(),
 ];
 
 /// Sequences between two changes of VMX, which cost more than they.

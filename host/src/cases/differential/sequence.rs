@@ -7,7 +7,7 @@ use core::fmt;
 use guest_programs::Source;
 
 use super::{
-    super::{host_state::has_tsc_aux, world::components},
+    super::{host_registers::has_tsc_aux, patterned::components},
     stage::DATA,
 };
 

@@ -1,6 +1,6 @@
 //! The EPT, VPIDs, and what processors cache of both.
 
-pub mod drops;
+pub mod flushes;
 mod frame;
 pub mod isolation;
 pub mod pages;

@@ -23,9 +23,9 @@ use crate::{arch::time, hal::HostHal, mem::frames, vm::ept::Access};
 pub const CASES: &[Case] = &[
     Case::new("ept.pages_of_4_kib_and_2_mib", pages_of_4_kib_and_2_mib),
     Case::new("ept.page_of_1_gib", page_of_1_gib),
-    Case::new("ept.demand_paging_in_real_mode", demand_paging_in_real_mode).on_first(),
-    Case::new("ept.demand_paging_in_protected_mode", demand_paging_in_protected_mode).on_first(),
-    Case::new("ept.demand_paging_in_long_mode", demand_paging_in_long_mode).on_first(),
+    Case::new("ept.demand_paging_in_real_mode", demand_paging_in_real_mode).on_boot_cpu(),
+    Case::new("ept.demand_paging_in_protected_mode", demand_paging_in_protected_mode).on_boot_cpu(),
+    Case::new("ept.demand_paging_in_long_mode", demand_paging_in_long_mode).on_boot_cpu(),
 ];
 
 guest_code!(

@@ -33,7 +33,7 @@ pub const CASES: &[Case] = &[
     Case::new("ept.remapped_by_the_guest", remapped_by_the_guest),
     Case::new("ept.remapped_under_running_guests", remapped_under_running_guests)
         .needs(&[Need::Processors(2)])
-        .on_first(),
+        .on_boot_cpu(),
     Case::new("ept.root_changed", root_changed),
 ];
 

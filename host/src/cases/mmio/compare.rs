@@ -19,13 +19,13 @@ use super::{
 };
 
 pub const CASES: &[Case] = &[
-    Case::new("mmio.moves_64", || compare(Harness::Bits64, forms::moves_64())).on_first(),
-    Case::new("mmio.arithmetic_64", || compare(Harness::Bits64, forms::arithmetic_64())).on_first(),
-    Case::new("mmio.strings_64", || compare(Harness::Bits64, forms::strings_64())).on_first(),
-    Case::new("mmio.vectors_64", || compare(Harness::Bits64, forms::vectors_64())).on_first(),
-    Case::new("mmio.avx_64", || compare(Harness::Avx, forms::avx_64())).needs(&[Need::Avx]).on_first(),
-    Case::new("mmio.all_32", || compare(Harness::Bits32, forms::all_32())).on_first(),
-    Case::new("mmio.all_16", || compare(Harness::Bits16, forms::all_16())).on_first(),
+    Case::new("mmio.moves_64", || compare(Harness::Bits64, forms::moves_64())).on_boot_cpu(),
+    Case::new("mmio.arithmetic_64", || compare(Harness::Bits64, forms::arithmetic_64())).on_boot_cpu(),
+    Case::new("mmio.strings_64", || compare(Harness::Bits64, forms::strings_64())).on_boot_cpu(),
+    Case::new("mmio.vectors_64", || compare(Harness::Bits64, forms::vectors_64())).on_boot_cpu(),
+    Case::new("mmio.avx_64", || compare(Harness::Avx, forms::avx_64())).needs(&[Need::Avx]).on_boot_cpu(),
+    Case::new("mmio.all_32", || compare(Harness::Bits32, forms::all_32())).on_boot_cpu(),
+    Case::new("mmio.all_16", || compare(Harness::Bits16, forms::all_16())).on_boot_cpu(),
 ];
 
 const SEEDS: u64 = 4;

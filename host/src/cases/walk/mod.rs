@@ -24,9 +24,9 @@ use combination::{Combination, Features, Setting};
 use program::PARAMETERS;
 
 pub const CASES: &[Case] = &[
-    Case::new("walk.bits_32", || compare(PagingMode::Bits32)).on_first(),
-    Case::new("walk.pae", || compare(PagingMode::Pae)).on_first(),
-    Case::new("walk.level_4", || compare(PagingMode::Level4)).on_first(),
+    Case::new("walk.bits_32", || compare(PagingMode::Bits32)).on_boot_cpu(),
+    Case::new("walk.pae", || compare(PagingMode::Pae)).on_boot_cpu(),
+    Case::new("walk.level_4", || compare(PagingMode::Level4)).on_boot_cpu(),
 ];
 
 pub const RECORDS: u64 = 0x10_0000;

@@ -4,12 +4,12 @@
 use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
 use x86_vcpu::vmx::VmxExitReason;
 
-use super::{
+use super::{next_exit, start};
+use crate::cases::{
     Case,
     check::{CaseResult, equal, fail, is_true},
     code::guest_code,
     guest::{Guest, RAM_END, VECTOR_PORT},
-    quick::{next_exit, start},
 };
 use crate::vm::ept::Access;
 

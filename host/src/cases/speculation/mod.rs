@@ -1,19 +1,18 @@
 //! IA32_SPEC_CTRL and IA32_PRED_CMD: a guest that uses them has values of its own, and one that does not pays nothing.
 
+pub mod barriers;
+
 use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
 use x86_64::registers::model_specific::Msr;
-use x86_vcpu::{CpuidFeature, vmx::VmcsControl32};
+use x86_vcpu::{CpuidFeature, UnbindPolicy, vmx::VmcsControl32};
 
-use super::{
-    super::{
-        Case,
-        check::{CaseResult, equal, fail, same},
-        code::guest_code,
-        guest::{Guest, Mode},
-        need::Need,
-    },
-    host::PatternedHost,
-    pattern::Pattern,
+use crate::cases::{
+    Case,
+    check::{CaseResult, equal, fail, same},
+    code::guest_code,
+    guest::{Guest, Mode},
+    need::Need,
+    patterned::{Pattern, PatternedHost},
 };
 
 const NEEDS: &[Need] = &[Need::SpeculationControl];
@@ -28,6 +27,7 @@ pub const CASES: &[Case] = &[
     Case::new("world.spec_ctrl_exits_for_the_caller", exits_for_the_caller).needs(NEEDS),
     Case::new("world.pred_cmd", pred_cmd).needs(NEEDS),
     Case::new("world.pred_cmd_without_an_exit", pred_cmd_without_an_exit).needs(NEEDS),
+    Case::new("world.spec_ctrl_of_a_host_where_a_vcpu_stays", spec_ctrl_staying).needs(NEEDS),
     Case::new("world.speculation_control_hidden", hidden).needs(NEEDS),
 ];
 
@@ -281,4 +281,43 @@ fn hidden() -> CaseResult {
     guest.restart(Mode::Long)?;
     guest.halt()?;
     equal("CPUID.7:EDX again", guest.vcpu.regs().rsi & SHOWN, u64::from(raw_cpuid::cpuid!(7, 0).edx) & SHOWN)
+}
+
+guest_code!(
+    spec_ctrl_and_spin,
+    "code64",
+    "out 0x99, al",
+    "mov ecx, 0x48",
+    "xor edx, edx",
+    "mov eax, 4",
+    "wrmsr",
+    "2: out 0x99, al",
+    "jmp 2b"
+);
+
+/// SPEC_CTRL of a host is what it has at the bind, also for a vCPU that stays.
+fn spec_ctrl_staying() -> CaseResult {
+    for policy in [UnbindPolicy::Release, UnbindPolicy::Stay] {
+        let mut guest = Guest::long(spec_ctrl_and_spin())?;
+        guest.vcpu.set_unbind_policy(policy);
+        (0..2).try_for_each(|_| guest.expect_out(0x99).map(drop))?;
+        guest.vcpu.unbind()?;
+        let mut register = Msr::new(0x48);
+        // SAFETY: the processor has it.
+        let before = unsafe { register.read() };
+        for hosts in [2, 4, 2] {
+            // SAFETY: predictions are restricted meanwhile.
+            let (found, result) = unsafe {
+                register.write(hosts);
+                let result = guest.vcpu.bind().map_err(Into::into).and_then(|()| guest.expect_out(0x99));
+                let found = register.read();
+                register.write(before);
+                (found, result)
+            };
+            result?;
+            equal("SPEC_CTRL of the host", found, hosts)?;
+            guest.vcpu.unbind()?;
+        }
+    }
+    Ok(())
 }

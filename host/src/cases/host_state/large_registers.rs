@@ -1,9 +1,9 @@
 //! What belongs to the host, when the guest does its worst. Every run of every case checks the small registers, see
-//! [`super::host_state`]; here are the large ones.
+//! [`super::host_registers`]; here are the large ones.
 
 use core::arch::asm;
 
-use super::{
+use crate::cases::{
     Case,
     check::{CaseResult, equal},
     code::guest_code,
@@ -196,7 +196,7 @@ guest_code!(
     "hlt",
 );
 
-/// The guest writes all that [`super::host_state`] looks at; its own values must still be there behind an exit.
+/// The guest writes all that [`super::host_registers`] looks at; its own values must still be there behind an exit.
 fn msrs() -> CaseResult {
     let mut guest = Guest::long(clobber_msrs())?;
     guest.run_to_halt()?;

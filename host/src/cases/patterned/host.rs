@@ -1,6 +1,6 @@
 //! The host's side: everything that a host may have in registers is set to a pattern, and must be there after every run.
 //!
-//! The small registers [`HostState`](super::super::host_state) compares around every run; this sets them to something
+//! The small registers [`HostState`](super::super::host_registers) compares around every run; this sets them to something
 //! worth comparing. The extended state is compared here.
 
 use core::arch::asm;
@@ -14,12 +14,12 @@ use x86_64::{
 };
 
 use super::{
-    super::{
-        check::CaseResult,
-        host_state::{HOST_HAS_SSE, has_spec_ctrl, has_tsc_aux, has_xss},
-    },
     image::{self, Image},
     pattern::Pattern,
+};
+use crate::cases::{
+    check::CaseResult,
+    host_registers::{HOST_HAS_SSE, has_spec_ctrl, has_tsc_aux, has_xss},
 };
 use crate::{arch::segments, vmx};
 

@@ -4,20 +4,15 @@
 use axvcpu::AxArchVCpu;
 use x86_vcpu::SpeculationPolicy;
 
-use super::{
-    super::{
-        Case,
-        check::{CaseResult, is_true},
-        code::guest_code,
-        entry_refused::{VMRESUME_OF_A_CLEAR_VMCS, expect_refusal, make_launch_state_clear},
-        guest::Guest,
-    },
-    host::PatternedHost,
-    pattern::Pattern,
-    patterns::{ALL, Player},
-    program::EXITS,
-};
 use crate::arch::time;
+use crate::cases::{
+    Case,
+    check::{CaseResult, is_true},
+    code::guest_code,
+    entry_refused::{VMRESUME_OF_A_CLEAR_VMCS, expect_refusal, make_launch_state_clear},
+    guest::Guest,
+    patterned::{ALL, EXITS, Pattern, PatternedGuest, PatternedHost},
+};
 
 pub const CASES: &[Case] = &[
     Case::new("world.speculation_barriers_on", on),
@@ -51,13 +46,13 @@ fn on_and_off() -> CaseResult {
 /// Two guests in turns, under one policy in even rounds and the other in odd ones. In two of them an entry is refused too.
 fn with(policies: [SpeculationPolicy; 2]) -> CaseResult {
     let host = PatternedHost::new(Pattern(2))?;
-    let (mut first, mut second) = (Player::unbound(0, ALL)?, Player::unbound(1, ALL)?);
+    let (mut first, mut second) = (PatternedGuest::unbound(0, ALL)?, PatternedGuest::unbound(1, ALL)?);
     for (round, policy) in (0..EXITS as u64).zip(policies.into_iter().cycle()) {
-        for player in [&mut first, &mut second] {
-            player.guest.vcpu.set_speculation_policy(policy);
+        for patterned in [&mut first, &mut second] {
+            patterned.guest.vcpu.set_speculation_policy(policy);
             match round {
-                2 | 3 => step_and_refusal(player, &host, round)?,
-                _ => player.bound_step(&host, round)?,
+                2 | 3 => step_and_refusal(patterned, &host, round)?,
+                _ => patterned.bound_step(&host, round)?,
             }
         }
     }
@@ -66,13 +61,13 @@ fn with(policies: [SpeculationPolicy; 2]) -> CaseResult {
 }
 
 /// The refusal comes behind an entry: the launch state is what makes it one.
-fn step_and_refusal(player: &mut Player, host: &PatternedHost, round: u64) -> CaseResult {
+fn step_and_refusal(patterned: &mut PatternedGuest, host: &PatternedHost, round: u64) -> CaseResult {
     host.around_binding(round, || {
-        player.guest.vcpu.bind()?;
-        player.step(host, round)?;
+        patterned.guest.vcpu.bind()?;
+        patterned.step(host, round)?;
         make_launch_state_clear();
-        host.around(round, || expect_refusal(&mut player.guest, Some(VMRESUME_OF_A_CLEAR_VMCS)))?;
-        Ok(player.guest.vcpu.unbind()?)
+        host.around(round, || expect_refusal(&mut patterned.guest, Some(VMRESUME_OF_A_CLEAR_VMCS)))?;
+        Ok(patterned.guest.vcpu.unbind()?)
     })
 }
 

@@ -3,17 +3,14 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use super::{
-    super::{
-        Case,
-        check::{CaseResult, equal, is_true},
-        code::guest_code,
-        guest::Guest,
-        host_state::HostState,
-        need::Need,
-    },
-    host::PatternedHost,
-    pattern::Pattern,
+use crate::cases::{
+    Case,
+    check::{CaseResult, equal, is_true},
+    code::guest_code,
+    guest::Guest,
+    host_registers::HostState,
+    need::Need,
+    patterned::{Pattern, PatternedHost},
 };
 
 pub const CASES: &[Case] = &[

@@ -10,24 +10,20 @@ use spin::Mutex;
 use x86_64::registers::control::{Cr4, Cr4Flags};
 use x86_vcpu::FpuPolicy;
 
-use super::{
-    super::{
-        Case,
-        check::{CaseResult, equal, fail, is_error, is_true},
-        code::guest_code,
-        guest::Guest,
-        need::Need,
-    },
-    host::PatternedHost,
-    pattern::Pattern,
-    patterns::{ALL, Player, on},
-    program::EXITS,
+use crate::cases::{
+    Case,
+    check::{CaseResult, equal, fail, is_error, is_true},
+    code::guest_code,
+    guest::Guest,
+    need::Need,
+    on_cpu::on_cpu,
+    patterned::{ALL, EXITS, Pattern, PatternedGuest, PatternedHost},
 };
 use crate::vmx;
 
 pub const CASES: &[Case] = &[
-    Case::new("owners.vmx_off_then_elsewhere", vmx_off_then_elsewhere).needs(&[Need::Processors(2)]).on_first(),
-    Case::new("owners.vmx_off_then_dropped", vmx_off_then_dropped).needs(&[Need::Processors(2)]).on_first(),
+    Case::new("owners.vmx_off_then_elsewhere", vmx_off_then_elsewhere).needs(&[Need::Processors(2)]).on_boot_cpu(),
+    Case::new("owners.vmx_off_then_dropped", vmx_off_then_dropped).needs(&[Need::Processors(2)]).on_boot_cpu(),
     Case::new("owners.two_policies", two_policies).needs(&[Need::Xsave]),
     Case::new("owners.both_bound_count", both_bound_count),
     Case::new("owners.dropped_gives_back", dropped_gives_back).needs(&[Need::Xsave]),
@@ -37,20 +33,20 @@ pub const CASES: &[Case] = &[
 
 /// A guest ran, and VMX was turned off while it was bound: its state goes with it to another processor.
 fn vmx_off_then_elsewhere() -> CaseResult {
-    let player = Mutex::new(Player::unbound(0, ALL)?);
-    on(1, || {
+    let patterned = Mutex::new(PatternedGuest::unbound(0, ALL)?);
+    on_cpu(1, || {
         let host = PatternedHost::new(Pattern(2))?;
-        let mut player = player.lock();
-        player.guest.vcpu.bind()?;
-        player.step(&host, 0)?;
-        player.step(&host, 1)
+        let mut patterned = patterned.lock();
+        patterned.guest.vcpu.bind()?;
+        patterned.step(&host, 0)?;
+        patterned.step(&host, 1)
     })?;
-    on(1, turn_off_and_on)?;
-    let mut player = player.into_inner();
+    on_cpu(1, turn_off_and_on)?;
+    let mut patterned = patterned.into_inner();
     let host = PatternedHost::new(Pattern(3))?;
-    player.guest.vcpu.bind()?;
-    (2..EXITS as u64).try_for_each(|round| player.step(&host, round))?;
-    player.finish(&host)
+    patterned.guest.vcpu.bind()?;
+    (2..EXITS as u64).try_for_each(|round| patterned.step(&host, round))?;
+    patterned.finish(&host)
 }
 
 guest_code!(exits, "code64", "2: out 0x99, al", "jmp 2b");
@@ -60,12 +56,12 @@ fn vmx_off_then_dropped() -> CaseResult {
     const UNTOUCHED: u8 = 0xCC;
     let victim = Mutex::new(Guest::long(exits())?);
     victim.lock().vcpu.unbind()?;
-    on(1, || {
+    on_cpu(1, || {
         let mut victim = victim.lock();
         victim.vcpu.bind()?;
         victim.expect_out(0x99).map(drop)
     })?;
-    on(1, turn_off_and_on)?;
+    on_cpu(1, turn_off_and_on)?;
     let mut victim = victim.into_inner();
     victim.vcpu.bind()?;
     victim.expect_out(0x99)?;
@@ -73,7 +69,7 @@ fn vmx_off_then_dropped() -> CaseResult {
     drop(victim);
     // Most likely the memory that its areas were in.
     let reused: Vec<Box<[u8]>> = (0..64).map(|i| vec![UNTOUCHED; 1024 + i * 64].into_boxed_slice()).collect();
-    on(1, || {
+    on_cpu(1, || {
         let mut guest = Guest::long(exits())?;
         guest.expect_out(0x99)?;
         Ok(guest.vcpu.unbind()?)

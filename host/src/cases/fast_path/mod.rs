@@ -1,11 +1,13 @@
 //! Runs between which the caller changes nothing, so that their entries are quick ones. Other cases give the guest a slice
 //! before each run, which is written to the VMCS, and is reason enough for a careful entry.
 
+pub mod injection;
+
 use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
 use x86_64::registers::debug::{Dr7, Dr7Flags, Dr7Value};
 use x86_vcpu::vmx::VmxExitReason;
 
-use super::{
+use crate::cases::{
     Case, callee_saved,
     check::{CaseResult, equal, fail, is_true, same},
     code::{ORIGIN, guest_code},

@@ -4,10 +4,8 @@
 
 use alloc::{format, string::String};
 
-use super::{
-    super::check::{CaseResult, fail},
-    pattern::Pattern,
-};
+use super::pattern::Pattern;
+use crate::cases::check::{CaseResult, fail};
 
 /// Larger than any image of the components below.
 pub const SIZE: usize = 4096;

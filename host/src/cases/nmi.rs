@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use axvcpu::AxArchVCpu;
 use x86_64::instructions::interrupts as flag;
 
-use super::super::{
+use crate::cases::{
     Case,
     check::{CaseResult, equal, is_true, same},
     code::guest_code,
@@ -22,7 +22,7 @@ pub const CASES: &[Case] = &[
     Case::new("world.nmi_reaches_the_host_once", nmi_reaches_the_host_once).needs(&[Need::ApicPage]),
     Case::new("world.nmi_from_another_processor", nmi_from_another_processor)
         .needs(&[Need::Processors(2), Need::ApicPage])
-        .on_first(),
+        .on_boot_cpu(),
     Case::new("world.interrupt_flag_stays", interrupt_flag_stays).needs(&[Need::ApicPage]),
 ];
 
@@ -178,7 +178,7 @@ fn run_all_kinds() -> CaseResult {
     guest.expect_out(0x99)?;
     match guest.exit()? {
         axvcpu::AxVCpuExitReason::Hypercall { .. } => {}
-        other => return super::super::check::fail("VMCALL", guest.describe(&other)),
+        other => return crate::cases::check::fail("VMCALL", guest.describe(&other)),
     }
     guest.halt()?;
     // Entries that fail do not turn interrupts on or off either.

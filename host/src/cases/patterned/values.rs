@@ -6,14 +6,14 @@ use raw_cpuid::CpuId;
 use x86_vcpu::vmx::{VmcsGuest32, VmcsGuestNW};
 
 use super::{
-    super::{
-        check::{CaseResult, equal},
-        guest::{Guest, PML4},
-        host_state::{has_spec_ctrl, has_tsc_aux},
-    },
     image::{self, Image},
     pattern::Pattern,
     program::{self, slot},
+};
+use crate::cases::{
+    check::{CaseResult, equal},
+    guest::{Guest, PML4},
+    host_registers::{has_spec_ctrl, has_tsc_aux},
 };
 
 /// The registers of one guest.

@@ -11,16 +11,13 @@ use x86_64::{
 };
 use x86_vcpu::vmx::VmcsGuestNW;
 
-use super::{
-    super::{
-        Case,
-        check::{CaseResult, equal, fail, same},
-        code::{ORIGIN, guest_code},
-        guest::Guest,
-        need::Need,
-    },
-    host::PatternedHost,
-    pattern::Pattern,
+use crate::cases::{
+    Case,
+    check::{CaseResult, equal, fail, same},
+    code::{ORIGIN, guest_code},
+    guest::Guest,
+    need::Need,
+    patterned::{Pattern, PatternedHost},
 };
 use crate::{
     arch::{segments, time},
@@ -330,7 +327,7 @@ fn host_task_register_is_loaded_again() -> CaseResult {
         segments::load_task(segments::TASK);
         vmx::with_state(vmx::State::refresh)?;
         exit?;
-        Ok::<_, super::super::check::Failure>(busy)
+        Ok::<_, crate::cases::check::Failure>(busy)
     };
     same("a TSS with an I/O bitmap is loaded again", busy_behind_a_run(segments::LARGE_TASK)?, vec![true; 3])?;
     same("one without is not", busy_behind_a_run(segments::TASK)?, vec![false; 3])

@@ -9,7 +9,7 @@
 //! | 0x2C000 | [`STORE_IMAGE`]: one of what was found |
 //! | 0x30000 | [`GDT`], with what selectors lead to |
 
-use super::super::code::guest_code;
+use crate::cases::code::guest_code;
 
 pub const LOAD: u64 = 0x2_0000;
 pub const STORE: u64 = 0x2_4000;

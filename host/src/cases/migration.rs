@@ -14,19 +14,15 @@ use x86_vcpu::{
     vmx::{VmcsGuest32, VmcsGuest64, VmcsGuestNW},
 };
 
-use super::{
-    super::{
-        Case,
-        check::{CaseResult, equal, is_error, is_true},
-        code::guest_code,
-        entry_refused::current_vmcs,
-        guest::Guest,
-        need::Need,
-    },
-    host::PatternedHost,
-    pattern::Pattern,
-    patterns::{ALL, Player, on},
-    program::EXITS,
+use crate::cases::{
+    Case,
+    check::{CaseResult, equal, is_error, is_true},
+    code::guest_code,
+    entry_refused::current_vmcs,
+    guest::Guest,
+    need::Need,
+    on_cpu::on_cpu,
+    patterned::{ALL, EXITS, Pattern, PatternedGuest, PatternedHost},
 };
 use crate::{mem::frames, vmx};
 
@@ -35,43 +31,42 @@ pub const CASES: &[Case] = &[
     Case::new("world.dropped_while_bound", dropped_while_bound),
     Case::new("world.vmx_off_and_on", vmx_off_and_on),
     Case::new("world.accessors_of_an_unbound_vcpu", accessors_of_an_unbound_vcpu),
-    Case::new("world.host_changes_between_binds", host_changes_between_binds),
-    Case::new("world.host_changes_control_registers", host_changes_control_registers),
     Case::new("world.stays_through_vmx_off_and_on", stays_through_vmx_off_and_on),
-    Case::new("world.spec_ctrl_of_a_host_where_a_vcpu_stays", spec_ctrl_staying).needs(&[Need::SpeculationControl]),
-    Case::new("world.refused_elsewhere", refused_elsewhere).needs(&[Need::Processors(2), Need::Xsave]).on_first(),
-    Case::new("world.stays_until_it_is_released", stays_until_it_is_released).needs(&[Need::Processors(2)]).on_first(),
-    Case::new("world.used_on_another_processor", used_on_another_processor).needs(&[Need::Processors(2)]).on_first(),
-    Case::new("world.vmx_off_behind_a_move", vmx_off_behind_a_move).needs(&[Need::Processors(2)]).on_first(),
+    Case::new("world.refused_elsewhere", refused_elsewhere).needs(&[Need::Processors(2), Need::Xsave]).on_boot_cpu(),
+    Case::new("world.stays_until_it_is_released", stays_until_it_is_released)
+        .needs(&[Need::Processors(2)])
+        .on_boot_cpu(),
+    Case::new("world.used_on_another_processor", used_on_another_processor).needs(&[Need::Processors(2)]).on_boot_cpu(),
+    Case::new("world.vmx_off_behind_a_move", vmx_off_behind_a_move).needs(&[Need::Processors(2)]).on_boot_cpu(),
     Case::new("world.efer_from_another_processor", efer_from_another_processor)
         .needs(&[Need::Processors(2)])
-        .on_first(),
+        .on_boot_cpu(),
     Case::new("world.dropped_on_another_processor", dropped_on_another_processor)
         .needs(&[Need::Processors(2)])
-        .on_first(),
+        .on_boot_cpu(),
 ];
 
 /// Between any two runs the vCPU is somewhere else, while it stays bound.
 fn moved_in_memory() -> CaseResult {
     let host = PatternedHost::new(Pattern(2))?;
-    let mut player = Player::new(0, ALL)?;
+    let mut patterned = PatternedGuest::new(0, ALL)?;
     let mut old: Vec<Box<[u8; 8192]>> = Vec::new();
     for round in 0..EXITS as u64 {
-        let mut elsewhere = Box::new(player);
+        let mut elsewhere = Box::new(patterned);
         elsewhere.step(&host, round)?;
-        player = *elsewhere;
+        patterned = *elsewhere;
         // Where it was is overwritten, and is not free for the next.
         old.push(Box::new([0xCC; 8192]));
     }
-    player.finish(&host)
+    patterned.finish(&host)
 }
 
 /// The registers that it leaves behind are nobody's: neither the host nor the next guest sees them.
 fn dropped_while_bound() -> CaseResult {
     let host = PatternedHost::new(Pattern(2))?;
-    let mut survivor = Player::new(1, ALL)?;
+    let mut survivor = PatternedGuest::new(1, ALL)?;
     for round in 0..EXITS as u64 {
-        let mut victim = Player::new(0, ALL)?;
+        let mut victim = PatternedGuest::new(0, ALL)?;
         victim.step(&host, round)?;
         drop(victim);
         survivor.step(&host, round)?;
@@ -81,36 +76,36 @@ fn dropped_while_bound() -> CaseResult {
 
 /// VMXOFF takes nothing away from a vCPU that was bound: it can be bound again, and goes on.
 fn vmx_off_and_on() -> CaseResult {
-    off_and_on(Player::new(0, ALL)?)?;
-    let mut staying = Player::staying(0)?;
+    off_and_on(PatternedGuest::new(0, ALL)?)?;
+    let mut staying = PatternedGuest::staying(0)?;
     staying.guest.vcpu.bind()?;
     off_and_on(staying)
 }
 
-fn off_and_on(mut player: Player) -> CaseResult {
+fn off_and_on(mut patterned: PatternedGuest) -> CaseResult {
     for round in 0..EXITS as u64 {
         {
             let host = PatternedHost::new(Pattern(2))?;
-            player.step(&host, round)?;
+            patterned.step(&host, round)?;
         }
         vmx::with_state(|state| {
             state.disable()?;
-            let without_vmx = player.guest.vcpu.bind();
+            let without_vmx = patterned.guest.vcpu.bind();
             let enabled = state.enable();
             is_error("a bind without VMX", without_vmx)?;
             is_true("VMX on again", enabled.is_ok())
         })?;
-        is_error("a run of a vCPU that VMXOFF unbound", player.guest.vcpu.run())?;
-        player.guest.vcpu.bind()?;
+        is_error("a run of a vCPU that VMXOFF unbound", patterned.guest.vcpu.run())?;
+        patterned.guest.vcpu.bind()?;
     }
     let host = PatternedHost::new(Pattern(2))?;
-    player.finish(&host)
+    patterned.finish(&host)
 }
 
 /// Bound or not, a vCPU answers for itself, and the one that is bound stays so.
 fn accessors_of_an_unbound_vcpu() -> CaseResult {
     let host = PatternedHost::new(Pattern(2))?;
-    let (mut first, mut second) = (Player::new(0, ALL)?, Player::new(1, ALL)?);
+    let (mut first, mut second) = (PatternedGuest::new(0, ALL)?, PatternedGuest::new(1, ALL)?);
     for round in 0..EXITS as u64 {
         first.step(&host, round)?;
         let own = fields_of(&first)?;
@@ -127,8 +122,8 @@ fn accessors_of_an_unbound_vcpu() -> CaseResult {
     second.finish(&host)
 }
 
-fn fields_of(player: &Player) -> CaseResult<[u64; 6]> {
-    let vcpu = &player.guest.vcpu;
+fn fields_of(patterned: &PatternedGuest) -> CaseResult<[u64; 6]> {
+    let vcpu = &patterned.guest.vcpu;
     Ok([
         vcpu.read_vmcs(VmcsGuestNW::RSP)? as u64,
         vcpu.read_vmcs(VmcsGuestNW::FS_BASE)? as u64,
@@ -158,86 +153,6 @@ guest_code!(
     "jmp 2b"
 );
 
-/// What the host has at a bind it has after the exits that follow: each bind takes it anew. Every run compares. Whether the
-/// vCPU was away in between or stayed makes no difference.
-fn host_changes_between_binds() -> CaseResult {
-    for policy in [UnbindPolicy::Release, UnbindPolicy::KeepLoaded] {
-        let mut guest = Guest::long(spin())?;
-        guest.vcpu.set_unbind_policy(policy);
-        let mut rounds = |changing: &[u32], tell: fn() -> CaseResult| {
-            // SAFETY: these MSRs hold nothing that this host uses.
-            let before: Vec<u64> = changing.iter().map(|&msr| unsafe { Msr::new(msr).read() }).collect();
-            let result = (1..5u64).try_for_each(|round| {
-                guest.vcpu.unbind()?;
-                for &msr in changing {
-                    // SAFETY: as above, and the value is valid for each.
-                    unsafe { Msr::new(msr).write(0x1111_1111 * round) };
-                }
-                tell()?;
-                guest.vcpu.bind()?;
-                (0..2).try_for_each(|_| guest.expect_out(0x99).map(drop))
-            });
-            for (&msr, value) in changing.iter().zip(before) {
-                // SAFETY: the values that were there.
-                unsafe { Msr::new(msr).write(value) };
-            }
-            result
-        };
-        for variable in VARIABLES {
-            rounds(&[variable], || Ok(()))?;
-        }
-        rounds(&CONSTANTS, || Ok(vmx::with_state(vmx::State::refresh)?))?;
-        vmx::with_state(vmx::State::refresh)?;
-    }
-    Ok(())
-}
-
-/// The same of bits that no processor refuses: CR0.AM, CR3.PWT and CR4.PCE.
-fn host_changes_control_registers() -> CaseResult {
-    for policy in [UnbindPolicy::Release, UnbindPolicy::KeepLoaded] {
-        let mut guest = Guest::long(spin())?;
-        guest.vcpu.set_unbind_policy(policy);
-        guest.expect_out(0x99)?;
-        for (register, bit) in [(0, 1 << 18), (3, 1 << 3), (4, 1 << 8)] {
-            for _ in 0..2 {
-                guest.vcpu.unbind()?;
-                let changed = control_register(register) ^ bit;
-                set_control_register(register, changed);
-                guest.vcpu.bind()?;
-                for _ in 0..2 {
-                    guest.expect_out(0x99)?;
-                    equal("a control register of the host", control_register(register), changed)?;
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
-fn control_register(number: u32) -> u64 {
-    let value: u64;
-    // SAFETY: reading changes nothing.
-    unsafe {
-        match number {
-            0 => asm!("mov {}, cr0", out(reg) value),
-            3 => asm!("mov {}, cr3", out(reg) value),
-            _ => asm!("mov {}, cr4", out(reg) value),
-        }
-    }
-    value
-}
-
-fn set_control_register(number: u32, value: u64) {
-    // SAFETY: the caller changes bits that this host does not use.
-    unsafe {
-        match number {
-            0 => asm!("mov cr0, {}", in(reg) value),
-            3 => asm!("mov cr3, {}", in(reg) value),
-            _ => asm!("mov cr4, {}", in(reg) value),
-        }
-    }
-}
-
 /// A vCPU whose binds are no more than looks goes on after VMXOFF, of which a look behind VMXON sees nothing.
 fn stays_through_vmx_off_and_on() -> CaseResult {
     let mut guest = Guest::long(spin())?;
@@ -262,25 +177,20 @@ fn stays_through_vmx_off_and_on() -> CaseResult {
     Ok(guest.vcpu.release_processor()?)
 }
 
-/// FS_BASE and KERNEL_GS_BASE: a host exchanges them with its threads.
-const VARIABLES: [u32; 2] = [0xC000_0100, 0xC000_0102];
-/// STAR, LSTAR and FMASK: a host that writes them says so. CSTAR is never switched.
-const CONSTANTS: [u32; 4] = [0xC000_0081, 0xC000_0082, 0xC000_0083, 0xC000_0084];
-
 /// Bound on one processor, a vCPU is an error on another one, and stays what it is.
 fn used_on_another_processor() -> CaseResult {
-    let player = Mutex::new(Player::unbound(0, ALL)?);
-    on(1, || {
+    let patterned = Mutex::new(PatternedGuest::unbound(0, ALL)?);
+    on_cpu(1, || {
         let host = PatternedHost::new(Pattern(2))?;
-        let player = &mut *player.lock();
-        player.guest.vcpu.bind()?;
-        player.step(&host, 0)
+        let patterned = &mut *patterned.lock();
+        patterned.guest.vcpu.bind()?;
+        patterned.step(&host, 0)
     })?;
     {
         // Another vCPU's VMCS is current here, and must not be entered in its place.
-        let mut other = Player::new(1, ALL)?;
+        let mut other = PatternedGuest::new(1, ALL)?;
         other.step(&PatternedHost::new(Pattern(3))?, 0)?;
-        let vcpu = &mut player.lock().guest.vcpu;
+        let vcpu = &mut patterned.lock().guest.vcpu;
         is_error("a run on another processor", vcpu.run())?;
         is_error("a bind on another processor", vcpu.bind())?;
         is_error("an unbind on another processor", vcpu.unbind())?;
@@ -289,43 +199,43 @@ fn used_on_another_processor() -> CaseResult {
             equal("FS base", base as u64, Pattern(0).address("FS_BASE"))?;
         }
     }
-    on(1, || {
+    on_cpu(1, || {
         let host = PatternedHost::new(Pattern(2))?;
-        let player = &mut *player.lock();
+        let patterned = &mut *patterned.lock();
         for round in 1..EXITS as u64 {
-            player.step(&host, round)?;
+            patterned.step(&host, round)?;
         }
-        Ok(player.guest.vcpu.unbind()?)
+        Ok(patterned.guest.vcpu.unbind()?)
     })?;
-    player.into_inner().finish(&PatternedHost::new(Pattern(3))?)
+    patterned.into_inner().finish(&PatternedHost::new(Pattern(3))?)
 }
 
 /// A vCPU that stays is an error elsewhere, until it is released where it is; then it moves with all that it has.
 fn stays_until_it_is_released() -> CaseResult {
-    let player = Mutex::new(Player::staying(0)?);
+    let patterned = Mutex::new(PatternedGuest::staying(0)?);
     for round in 0..EXITS as u64 / 2 {
-        on(1, || {
+        on_cpu(1, || {
             let host = PatternedHost::new(Pattern(2))?;
-            let player = &mut *player.lock();
-            player.guest.vcpu.bind()?;
-            player.step(&host, 2 * round)?;
-            Ok(player.guest.vcpu.unbind()?)
+            let patterned = &mut *patterned.lock();
+            patterned.guest.vcpu.bind()?;
+            patterned.step(&host, 2 * round)?;
+            Ok(patterned.guest.vcpu.unbind()?)
         })?;
         {
-            let vcpu = &mut player.lock().guest.vcpu;
+            let vcpu = &mut patterned.lock().guest.vcpu;
             is_error("a bind and run elsewhere", vcpu.bind().and_then(|()| vcpu.run()))?;
             is_error("a release elsewhere", vcpu.release_processor())?;
         }
-        on(1, || end_of_stay(&mut player.lock().guest, round))?;
+        on_cpu(1, || end_of_stay(&mut patterned.lock().guest, round))?;
         let host = PatternedHost::new(Pattern(3))?;
-        let player = &mut *player.lock();
-        player.guest.vcpu.bind()?;
-        player.step(&host, 2 * round + 1)?;
-        player.guest.vcpu.unbind()?;
-        player.guest.vcpu.release_processor()?;
+        let patterned = &mut *patterned.lock();
+        patterned.guest.vcpu.bind()?;
+        patterned.step(&host, 2 * round + 1)?;
+        patterned.guest.vcpu.unbind()?;
+        patterned.guest.vcpu.release_processor()?;
     }
     let host = PatternedHost::new(Pattern(3))?;
-    player.into_inner().finish(&host)?;
+    patterned.into_inner().finish(&host)?;
     quick_stays()
 }
 
@@ -350,7 +260,7 @@ fn quick_stays() -> CaseResult {
     staying.lock().vcpu.unbind()?;
     staying.lock().vcpu.set_unbind_policy(UnbindPolicy::KeepLoaded);
     for round in 0..4 {
-        on(1, || {
+        on_cpu(1, || {
             let guest = &mut *staying.lock();
             for _ in 0..3 {
                 guest.vcpu.bind()?;
@@ -362,7 +272,7 @@ fn quick_stays() -> CaseResult {
         // Another VMCS is current here, and must not be entered in its place.
         other.expect_out(0x99)?;
         is_error("a run elsewhere", staying.lock().vcpu.run())?;
-        on(1, || end_of_stay(&mut staying.lock(), round))?;
+        on_cpu(1, || end_of_stay(&mut staying.lock(), round))?;
         let guest = &mut *staying.lock();
         guest.vcpu.bind()?;
         guest.expect_out(0x99)?;
@@ -374,23 +284,23 @@ fn quick_stays() -> CaseResult {
 
 /// Its VMCS is active where it was bound, so its page cannot be given back: it is lost, and the host goes on.
 fn dropped_on_another_processor() -> CaseResult {
-    let player = Mutex::new(Some(Player::unbound(0, ALL)?));
+    let patterned = Mutex::new(Some(PatternedGuest::unbound(0, ALL)?));
     let address = Mutex::new(0);
-    on(1, || {
+    on_cpu(1, || {
         let host = PatternedHost::new(Pattern(2))?;
-        if let Some(player) = &mut *player.lock() {
-            player.guest.vcpu.bind()?;
-            player.step(&host, 0)?;
+        if let Some(patterned) = &mut *patterned.lock() {
+            patterned.guest.vcpu.bind()?;
+            patterned.step(&host, 0)?;
         }
         *address.lock() = current_vmcs();
         Ok(())
     })?;
-    drop(player.into_inner());
-    on(1, || {
+    drop(patterned.into_inner());
+    on_cpu(1, || {
         let host = PatternedHost::new(Pattern(2))?;
-        let mut player = Player::new(1, ALL)?;
-        (0..EXITS as u64).try_for_each(|round| player.step(&host, round))?;
-        player.finish(&host)?;
+        let mut patterned = PatternedGuest::new(1, ALL)?;
+        (0..EXITS as u64).try_for_each(|round| patterned.step(&host, round))?;
+        patterned.finish(&host)?;
         drop(host);
         // VMXOFF makes every VMCS inactive; then the page is free again, and every case has to give back what it took.
         vmx::with_state(|state| {
@@ -416,7 +326,7 @@ fn refused_elsewhere() -> CaseResult {
     let own = tr();
     guest.lock().expect_out(0x99)?;
     guest.lock().vcpu.unbind()?;
-    on(1, || {
+    on_cpu(1, || {
         let vcpu = &mut guest.lock().vcpu;
         vcpu.bind()?;
         let before = Cr4::read();
@@ -439,45 +349,6 @@ fn refused_elsewhere() -> CaseResult {
     Ok(())
 }
 
-guest_code!(
-    spec_ctrl_and_spin,
-    "code64",
-    "out 0x99, al",
-    "mov ecx, 0x48",
-    "xor edx, edx",
-    "mov eax, 4",
-    "wrmsr",
-    "2: out 0x99, al",
-    "jmp 2b"
-);
-
-/// SPEC_CTRL of a host is what it has at the bind, also for a vCPU that stays.
-fn spec_ctrl_staying() -> CaseResult {
-    for policy in [UnbindPolicy::Release, UnbindPolicy::KeepLoaded] {
-        let mut guest = Guest::long(spec_ctrl_and_spin())?;
-        guest.vcpu.set_unbind_policy(policy);
-        (0..2).try_for_each(|_| guest.expect_out(0x99).map(drop))?;
-        guest.vcpu.unbind()?;
-        let mut register = Msr::new(0x48);
-        // SAFETY: the processor has it.
-        let before = unsafe { register.read() };
-        for hosts in [2, 4, 2] {
-            // SAFETY: predictions are restricted meanwhile.
-            let (found, result) = unsafe {
-                register.write(hosts);
-                let result = guest.vcpu.bind().map_err(Into::into).and_then(|()| guest.expect_out(0x99));
-                let found = register.read();
-                register.write(before);
-                (found, result)
-            };
-            result?;
-            equal("SPEC_CTRL of the host", found, hosts)?;
-            guest.vcpu.unbind()?;
-        }
-    }
-    Ok(())
-}
-
 guest_code!(outs_32, "code32", "2: out 0x99, al", "jmp 2b");
 
 /// EFER of a vCPU is changed where it is not bound, so that the guest comes to have SWAPGS: the host gets back the
@@ -491,7 +362,7 @@ fn efer_from_another_processor() -> CaseResult {
     let read = || unsafe { Msr::new(KERNEL_GS_BASE).read() };
     let guest = Mutex::new(Guest::protected(outs_32())?);
     guest.lock().vcpu.unbind()?;
-    on(1, || {
+    on_cpu(1, || {
         write(0x1111);
         let guest = &mut *guest.lock();
         guest.vcpu.bind()?;
@@ -501,7 +372,7 @@ fn efer_from_another_processor() -> CaseResult {
     write(0x2222);
     guest.lock().vcpu.write_guest_field(VmcsGuest64::IA32_EFER, SCE);
     write(before);
-    on(1, || {
+    on_cpu(1, || {
         let guest = &mut *guest.lock();
         let result = guest.vcpu.run();
         let found = read();
@@ -517,7 +388,7 @@ fn vmx_off_behind_a_move() -> CaseResult {
     let guest = Mutex::new(Guest::protected(outs_32())?);
     guest.lock().expect_out(0x99)?;
     guest.lock().vcpu.unbind()?;
-    on(1, || {
+    on_cpu(1, || {
         let guest = &mut *guest.lock();
         guest.vcpu.bind()?;
         guest.expect_out(0x99)?;

@@ -17,6 +17,7 @@ use super::{
         code::{ORIGIN, guest_code},
         guest::{Guest, Mode, PML4},
         need::Need,
+        on_cpu::on_cpu,
     },
     vpids::{VpidLimit, drops_of, with_and_without},
 };
@@ -32,7 +33,7 @@ pub const CASES: &[Case] = &[
     Case::new("ept.drops_of_written_fields", written_fields),
     Case::new("ept.drops_of_setup", setup),
     Case::new("ept.drops_of_init", init),
-    Case::new("ept.drops_of_moves", moves).needs(&[Need::Processors(2)]).on_first(),
+    Case::new("ept.drops_of_moves", moves).needs(&[Need::Processors(2)]).on_boot_cpu(),
     Case::new("ept.drops_of_vmx_off_and_on", vmx_off_and_on),
     Case::new("ept.vpids_run_out", vpids_run_out),
     Case::new("ept.vpids_turned_off_and_on", turned_off_and_on),
@@ -276,13 +277,11 @@ fn moves() -> CaseResult {
     let guest = Mutex::new(guest);
     let mut seen = Vec::new();
     // The first VPID of a processor comes with a drop of all.
-    everywhere(&|| warm().map(drop))?;
+    everywhere(|| warm().map(drop))?;
     for _ in 0..2 {
         // It was on the first until now.
         for processor in (1..smp::count()).chain([0]) {
-            let result = Mutex::new(Ok(None));
-            smp::run_on(processor, &|| *result.lock() = one_stay(&mut guest.lock()));
-            seen.push((processor, result.into_inner()?));
+            seen.push((processor, on_cpu(processor, || one_stay(&mut guest.lock()))?));
         }
     }
     // On each processor another one than at the last stay.
@@ -304,13 +303,8 @@ fn one_stay(guest: &mut Guest) -> CaseResult<Option<u16>> {
     Ok(vpid)
 }
 
-fn everywhere(work: &(dyn Fn() -> CaseResult + Sync)) -> CaseResult {
-    for processor in 0..smp::count() {
-        let result = Mutex::new(Ok(()));
-        smp::run_on(processor, &|| *result.lock() = work());
-        result.into_inner()?;
-    }
-    Ok(())
+fn everywhere(work: impl Fn() -> CaseResult + Sync) -> CaseResult {
+    (0..smp::count()).try_for_each(|cpu| on_cpu(cpu, &work))
 }
 
 /// Somebody else may have had VMX in between.

@@ -1,0 +1,136 @@
+//! Two guests and their host have a pattern in every register, and run alternately.
+
+use alloc::{boxed::Box, vec};
+
+use axvcpu::AxArchVCpu;
+use spin::Mutex;
+
+use crate::{
+    cases::{
+        Case,
+        check::CaseResult,
+        need::Need,
+        on_cpu::on_cpu,
+        patterned::{ALL, EXITS, Pattern, PatternedGuest, PatternedHost, components},
+    },
+    smp,
+};
+
+pub const CASES: &[Case] = &[
+    Case::new("world.patterns_alone", alone),
+    Case::new("world.patterns_take_turns", take_turns),
+    Case::new("world.patterns_both_bound", both_bound),
+    Case::new("world.patterns_stay", stay),
+    Case::new("world.patterns_reduced_xcr0", reduced_xcr0).needs(&[Need::Xsave]).on_boot_cpu(),
+    Case::new("world.patterns_migration", migration).needs(&[Need::Processors(2)]).on_boot_cpu(),
+];
+
+/// One guest, and exits.
+fn alone() -> CaseResult {
+    for set in [0, 1] {
+        let host = PatternedHost::new(Pattern(2 + set))?;
+        let mut patterned = PatternedGuest::new(set, ALL)?;
+        (0..EXITS as u64).try_for_each(|round| patterned.step(&host, round))?;
+        patterned.finish(&host)?;
+    }
+    Ok(())
+}
+
+/// The two unbind and bind, in all orders of which does so first.
+fn take_turns() -> CaseResult {
+    let host = PatternedHost::new(Pattern(2))?;
+    for (first, second) in [(0, 1), (1, 0)] {
+        let (mut first, mut second) = (PatternedGuest::unbound(first, ALL)?, PatternedGuest::unbound(second, ALL)?);
+        for round in 0..EXITS as u64 {
+            first.bound_step(&host, round)?;
+            second.bound_step(&host, round)?;
+        }
+        first.finish(&host)?;
+        second.finish(&host)?;
+    }
+    Ok(())
+}
+
+/// Both stay bound: the vCPU that runs makes its VMCS the current one.
+fn both_bound() -> CaseResult {
+    let host = PatternedHost::new(Pattern(2))?;
+    let (mut first, mut second) = (PatternedGuest::new(0, ALL)?, PatternedGuest::new(1, ALL)?);
+    for round in 0..EXITS as u64 {
+        first.step(&host, round)?;
+        second.step(&host, round)?;
+    }
+    second.finish(&host)?;
+    first.finish(&host)
+}
+
+/// Two stay on the processor when they are unbound, and a third comes and goes.
+fn stay() -> CaseResult {
+    let host = PatternedHost::new(Pattern(2))?;
+    // Three of them would be too much for a processor's stack.
+    let mut staying = vec![PatternedGuest::staying(0)?, PatternedGuest::staying(1)?];
+    let mut other = Box::new(PatternedGuest::unbound(4, ALL)?);
+    for round in 0..EXITS as u64 {
+        for patterned in &mut staying {
+            patterned.guest.vcpu.bind()?;
+            patterned.step(&host, round)?;
+            for _ in 0..round % 3 {
+                patterned.guest.vcpu.unbind()?;
+                patterned.guest.vcpu.bind()?;
+            }
+            patterned.guest.vcpu.unbind()?;
+        }
+        if round % 2 == 1 {
+            other.guest.vcpu.bind()?;
+            other.step(&host, round)?;
+            other.guest.vcpu.unbind()?;
+        }
+    }
+    staying.into_iter().try_for_each(|patterned| patterned.finish(&host))
+}
+
+/// What XCR0 leaves out is in the registers all the same, and SSE works without it.
+fn reduced_xcr0() -> CaseResult {
+    // A host with all, and one that has enabled less than its guests.
+    for set in [2, 3] {
+        let host = PatternedHost::new(Pattern(set))?;
+        for (xcr0, other) in [(1, 3), (3, 1), (7, 1), (components(), 1)] {
+            let (mut first, mut second) = (PatternedGuest::unbound(0, xcr0)?, PatternedGuest::unbound(1, other)?);
+            for round in 0..EXITS as u64 {
+                first.bound_step(&host, round)?;
+                second.bound_step(&host, round)?;
+            }
+            first.finish(&host)?;
+            second.finish(&host)?;
+        }
+    }
+    // One guest under both hosts in turn.
+    let mut patterned = PatternedGuest::unbound(0, ALL)?;
+    for round in 0..EXITS as u64 {
+        patterned.bound_step(&PatternedHost::new(Pattern(2 + round % 2))?, round)?;
+    }
+    patterned.finish(&PatternedHost::new(Pattern(2))?)
+}
+
+/// The two go around the processors, on each of which the host has values of its own.
+fn migration() -> CaseResult {
+    let guests = Mutex::new((PatternedGuest::unbound(0, ALL)?, PatternedGuest::unbound(1, ALL)?));
+    for round in 0..EXITS {
+        let processor = (round + 1) % smp::count();
+        on_cpu(processor, || {
+            let host = PatternedHost::new(Pattern(2 + processor as u64))?;
+            let (first, second) = &mut *guests.lock();
+            first.bound_step(&host, round as u64)?;
+            second.bound_step(&host, round as u64)
+        })?;
+    }
+    let (first, second) = guests.into_inner();
+    let ends = Mutex::new(Some((first, second)));
+    on_cpu(smp::count() - 1, || {
+        let host = PatternedHost::new(Pattern(2))?;
+        let Some((first, second)) = ends.lock().take() else {
+            return Ok(());
+        };
+        first.finish(&host)?;
+        second.finish(&host)
+    })
+}
