@@ -20,7 +20,6 @@ use spin::Mutex;
 use x86_vcpu::StartState;
 
 use super::{
-    Case,
     check::{CaseResult, equal, fail, is_error, is_true, same},
     code::{ORIGIN, guest_code},
 };
@@ -32,24 +31,24 @@ use crate::{
     vm::io,
 };
 
-pub const CASES: &[Case] = &[
-    Case::new("axvm.ports_reach_devices", ports_reach_devices),
-    Case::new("axvm.msrs_reach_devices", msrs_reach_devices),
-    Case::new("axvm.mmio_reaches_devices", mmio_reaches_devices),
-    Case::new("axvm.memory_of_each_kind", memory_of_each_kind),
-    Case::new("axvm.passthrough_region", passthrough_region),
-    Case::new("axvm.nested_fault_on_demand", nested_fault_on_demand),
-    Case::new("axvm.unmapped_region_faults", unmapped_region_faults),
-    Case::new("axvm.hypercall", hypercall),
-    Case::new("axvm.halt_and_on", halt_and_on),
-    Case::new("axvm.triple_fault_is_system_down", triple_fault_is_system_down),
-    Case::new("axvm.power_off_is_system_down", power_off_is_system_down),
-    Case::new("axvm.external_interrupt", external_interrupt),
-    Case::new("axvm.injected_interrupt", injected_interrupt),
-    Case::new("axvm.end_of_a_slice", end_of_a_slice),
-    Case::new("axvm.emulated_device_of_the_configuration", emulated_device_of_the_configuration),
-    Case::new("axvm.life", life),
-];
+cases! { "axvm":
+    ports_reach_devices,
+    msrs_reach_devices,
+    mmio_reaches_devices,
+    memory_of_each_kind,
+    passthrough_region,
+    nested_fault_on_demand,
+    unmapped_region_faults,
+    hypercall,
+    halt_and_on,
+    triple_fault_is_system_down,
+    power_off_is_system_down,
+    external_interrupt,
+    injected_interrupt,
+    end_of_a_slice,
+    emulated_device_of_the_configuration,
+    life,
+}
 
 const RAM: usize = 0x2_0000;
 const PAGE: usize = frames::SIZE as usize;

@@ -9,6 +9,7 @@ use super::check::{CaseResult, fail};
 pub const NAMES: [&str; 6] = ["RBX", "RBP", "R12", "R13", "R14", "R15"];
 
 /// Calls `f` with a pattern in RBX, RBP and R12 to R15.
+#[track_caller]
 pub fn around<T, F: FnOnce() -> T>(f: F) -> CaseResult<T> {
     struct Call<T, F> {
         f: Option<F>,

@@ -6,7 +6,6 @@ use alloc::{format, vec::Vec};
 use x86_vcpu::{CpuidFeature, vmx::VmcsGuestNW};
 
 use super::{
-    Case,
     check::{CaseResult, equal, fail, same},
     code::guest_code,
     cpuid,
@@ -15,23 +14,23 @@ use super::{
     paging::{skip, try_values},
 };
 
-pub const CASES: &[Case] = &[
-    Case::new("control.mov_with_every_register", mov_with_every_register),
-    Case::new("control.cr0_in_every_mode", cr0_in_every_mode),
-    Case::new("control.cr0_refused_in_every_mode", cr0_refused_in_every_mode),
-    Case::new("control.machine_status_in_every_mode", machine_status_in_every_mode),
-    Case::new("control.lmsw_enters_protected_mode", lmsw_enters_protected_mode),
-    Case::new("control.vmxe_is_not_there", vmxe_is_not_there),
-    Case::new("control.cr4_bits_of_no_feature", cr4_bits_of_no_feature),
-    Case::new("control.cr3_reserved_bits", cr3_reserved_bits),
-    Case::new("control.cr3_with_pcids", cr3_with_pcids),
-    Case::new("control.pcids_hold_long_mode", pcids_hold_long_mode),
-    Case::new("control.pdptes_of_narrow_addresses", pdptes_of_narrow_addresses),
-    Case::new("control.other_numbers_are_undefined", other_numbers_are_undefined),
-    Case::new("control.user_mode_is_refused", user_mode_is_refused),
-    Case::new("control.smsw_of_a_user", smsw_of_a_user),
-    Case::new("control.efer_in_every_mode", efer_in_every_mode),
-];
+cases! { "control_registers":
+    mov_with_every_register,
+    cr0_in_every_mode,
+    cr0_refused_in_every_mode,
+    machine_status_in_every_mode,
+    lmsw_enters_protected_mode,
+    vmxe_is_not_there,
+    cr4_bits_of_no_feature,
+    cr3_reserved_bits,
+    cr3_with_pcids,
+    pcids_hold_long_mode,
+    pdptes_of_a_reduced_maxphyaddr,
+    other_numbers_are_undefined,
+    user_mode_is_refused,
+    smsw_of_a_user,
+    efer_in_every_mode,
+}
 
 const UD: u8 = 6;
 const GP: u8 = 13;
@@ -419,7 +418,7 @@ guest_code!(
 );
 
 /// Writes of CR0, CR3 and CR4 load the PDPTEs, and check them by the size of addresses that the guest was told.
-fn pdptes_of_narrow_addresses() -> CaseResult {
+fn pdptes_of_a_reduced_maxphyaddr() -> CaseResult {
     for register in [0, 3, 4] {
         for narrowed in [false, true] {
             let mut guest = Guest::protected(load_pdptes())?;

@@ -7,7 +7,6 @@ use alloc::format;
 use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
 
 use super::{
-    Case,
     check::{CaseResult, equal, fail, is_true},
     code::guest_code,
     guest::{Guest, RAM_END},
@@ -20,11 +19,11 @@ use crate::{
     vm::ept::Access,
 };
 
-pub const CASES: &[Case] = &[
-    Case::new("cost.cpuid_exit", cpuid_exit).on_boot_cpu(),
-    Case::new("cost.port_exit", port_exit).on_boot_cpu(),
-    Case::new("cost.no_memory_and_no_message", no_memory_and_no_message).on_boot_cpu(),
-];
+cases! { "cost":
+    cpuid_exit.on_boot_cpu(),
+    port_exit.on_boot_cpu(),
+    no_memory_and_no_message.on_boot_cpu(),
+}
 
 const ROUNDS: u64 = 1000;
 

@@ -7,7 +7,6 @@ use axvcpu::AxVCpuExitReason as Exit;
 use x86_vcpu::{CpuidFeature, CpuidPolicy, CpuidRegister, CpuidTopology, MwaitPolicy, VmxArchVCpu};
 
 use super::{
-    Case,
     check::{CaseResult, equal, fail, is_error, is_true, same},
     code::guest_code,
     guest::{Guest, Mode},
@@ -16,28 +15,28 @@ use super::{
 };
 use crate::hal::HostHal;
 
-pub const CASES: &[Case] = &[
-    Case::new("cpuid.hides_vmx", hides_vmx),
-    Case::new("cpuid.shows_a_hypervisor", shows_a_hypervisor),
-    Case::new("cpuid.keeps_the_signature", keeps_the_signature),
-    Case::new("cpuid.osxsave_follows_the_guest", osxsave_follows_the_guest).needs(&[Need::Xsave]),
-    Case::new("cpuid.ospke_follows_the_guest", ospke_follows_the_guest),
-    Case::new("cpuid.is_the_policy_in_every_mode", is_the_policy_in_every_mode),
-    Case::new("cpuid.beyond_the_range", beyond_the_range),
-    Case::new("cpuid.area_size_follows_xcr0", area_size_follows_xcr0).needs(&[Need::Avx]),
-    Case::new("cpuid.edits_reach_the_guest", edits_reach_the_guest),
-    Case::new("cpuid.hypervisor_can_be_hidden", hypervisor_can_be_hidden),
-    Case::new("cpuid.topology_is_the_callers", topology_is_the_callers),
-    Case::new("cpuid.hidden_features_leave_cr4", hidden_features_leave_cr4),
-    Case::new("cpuid.hidden_features_leave_efer", hidden_features_leave_efer),
-    Case::new("cpuid.hidden_features_leave_xcr0", hidden_features_leave_xcr0).needs(&[Need::Avx]),
-    Case::new("cpuid.hidden_instructions_are_undefined", hidden_instructions_are_undefined),
-    Case::new("cpuid.msrs_of_hidden_features_are_the_callers", msrs_of_hidden_features_are_the_callers),
-    Case::new("cpuid.shown_machine_check_gives_cr4_mce", shown_machine_check_gives_cr4_mce),
-    Case::new("cpuid.unsupported_cannot_be_shown", unsupported_cannot_be_shown),
-    Case::new("cpuid.policies_can_be_exchanged", policies_can_be_exchanged),
-    Case::new("cpuid.monitor_follows_the_mwait_policy", monitor_follows_the_mwait_policy),
-];
+cases! { "cpuid":
+    hides_vmx,
+    shows_a_hypervisor,
+    keeps_the_signature,
+    osxsave_follows_the_guest.needs(&[Need::Xsave]),
+    ospke_follows_the_guest,
+    is_the_policy_in_every_mode,
+    beyond_the_range,
+    area_size_follows_xcr0.needs(&[Need::Avx]),
+    edits_reach_the_guest,
+    hypervisor_can_be_hidden,
+    topology_is_the_callers,
+    hidden_features_leave_cr4,
+    hidden_features_leave_efer,
+    hidden_features_leave_xcr0.needs(&[Need::Avx]),
+    hidden_instructions_are_undefined,
+    msrs_of_hidden_features_are_the_callers,
+    shown_machine_check_gives_cr4_mce,
+    unsupported_cannot_be_shown,
+    policies_can_be_exchanged,
+    monitor_follows_the_mwait_policy,
+}
 
 const UD: u8 = 6;
 const GP: u8 = 13;

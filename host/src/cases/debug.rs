@@ -7,32 +7,33 @@ use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
 use x86_vcpu::{StepPolicy, vmx::VmcsGuestNW};
 
 use super::{
-    Case,
     check::{CaseResult, equal, fail, is_true, same},
     code::{ORIGIN, guest_code},
     fast_path,
     guest::{Guest, RAM_END},
 };
 
-pub const CASES: &[Case] = &[
-    Case::new("debug.breakpoint_written_by_the_caller", breakpoint_written_by_the_caller),
-    Case::new("debug.breakpoint_on_execution", breakpoint_on_execution),
-    Case::new("debug.breakpoint_behind_a_device", breakpoint_behind_a_device),
-    Case::new("debug.breakpoint_on_a_repeated_instruction", breakpoint_on_a_repeated_instruction),
-    Case::new("debug.breakpoint_on_data", breakpoint_on_data),
-    Case::new("debug.general_detect", general_detect),
-    Case::new("debug.single_step_over_exits", single_step_over_exits),
-    Case::new("debug.single_step_over_quick_entries", single_step_over_quick_entries),
-    Case::new("debug.single_step_late", single_step_late),
-    Case::new("debug.single_step_with_breakpoints_set", single_step_with_breakpoints_set),
-    Case::new("debug.single_step_behind_mov_ss", single_step_behind_mov_ss),
-    Case::new("debug.data_breakpoint_of_mov_ss", data_breakpoint_of_mov_ss),
-    Case::new("debug.data_breakpoint_of_mov_ss_and_an_event", data_breakpoint_of_mov_ss_and_an_event),
-    Case::new("debug.data_breakpoint_of_mov_ss_that_ends", data_breakpoint_of_mov_ss_that_ends),
-    Case::new("debug.interrupt_behind_sti_and_cpuid", interrupt_behind_sti_and_cpuid),
-    Case::new("debug.int1", int1),
-    Case::new("debug.mov_dr_in_user_mode", mov_dr_in_user_mode),
-];
+cases! { "debug":
+    breakpoint_written_by_the_caller,
+    breakpoint_on_execution,
+    breakpoint_after_a_device,
+    breakpoint_on_a_repeated_instruction,
+    breakpoint_on_data,
+    general_detect,
+    single_step_over_exits,
+    single_step_over_fast_entries,
+    single_step_deferred,
+    single_step_with_breakpoints_set,
+    single_step_after_mov_ss,
+    data_breakpoint_of_mov_ss,
+    data_breakpoint_of_mov_ss_and_an_event,
+    data_breakpoint_of_mov_ss_that_ends,
+    interrupt_after_sti_and_cpuid,
+    int1,
+    mov_dr_in_user_mode,
+    debug_exception_ends_branch_stepping,
+    endless_debug_exceptions,
+}
 
 const DB: u64 = 1;
 /// Where the handler puts RIP and DR6 of each exception.
@@ -129,7 +130,7 @@ guest_code!(
 
 /// A processor sets RF at such an exit, so that the instruction can be executed again, and Bochs 2.7 does not: then the case
 /// does. When the instruction is executed for the guest, RF goes.
-fn breakpoint_behind_a_device() -> CaseResult {
+fn breakpoint_after_a_device() -> CaseResult {
     const RF: usize = 1 << 16;
     let mut guest = Guest::long(execute_behind_a_device())?;
     guest.vcpu.set_mmio_range((RAM_END as usize).into(), 0x1000, true)?;
@@ -266,7 +267,7 @@ fn single_step_over_exits() -> CaseResult {
     expect(&log, &expected_steps(step()))
 }
 
-fn single_step_over_quick_entries() -> CaseResult {
+fn single_step_over_fast_entries() -> CaseResult {
     let mut guest = Guest::long(step())?;
     guest.set_handler(DB, log_exception())?;
     fast_path::start(&mut guest)?;
@@ -276,7 +277,7 @@ fn single_step_over_quick_entries() -> CaseResult {
 
 /// A caller that does without the VMREAD of RFLAGS gives up nothing but traps behind instructions that exit: those that come are
 /// the others, in their order. (Bochs raises even the first at the entry, and a processor does not.)
-fn single_step_late() -> CaseResult {
+fn single_step_deferred() -> CaseResult {
     let steps = |policy: StepPolicy| -> CaseResult<Vec<u64>> {
         let mut guest = Guest::long(step())?;
         guest.set_handler(DB, log_exception())?;
@@ -352,7 +353,7 @@ guest_code!(
 );
 
 /// MOV SS holds off the trap behind it; the one behind CPUID comes at its place.
-fn single_step_behind_mov_ss() -> CaseResult {
+fn single_step_after_mov_ss() -> CaseResult {
     expect(&run(step_behind_mov_ss())?, &expected_steps(step_behind_mov_ss()))
 }
 
@@ -459,7 +460,7 @@ guest_code!(
 );
 
 /// An interrupt that waits is delivered when STI's shadow ends, which is behind CPUID and not later.
-fn interrupt_behind_sti_and_cpuid() -> CaseResult {
+fn interrupt_after_sti_and_cpuid() -> CaseResult {
     const VECTOR: u64 = 0x15;
     let mut guest = Guest::long(sti_and_cpuid())?;
     guest.set_handler(VECTOR, log_exception())?;
@@ -551,4 +552,73 @@ fn breakpoint_written_by_the_caller() -> CaseResult {
     guest.expect_out(0x99)?;
     guest.vcpu.write_guest_field(VmcsGuestNW::DR7, LOCAL_0);
     guest.expect_vector(1)
+}
+
+guest_code!(
+    step_on_branches,
+    "code64",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "mov ecx, 0x1D9",
+    "mov eax, 2",
+    "xor edx, edx",
+    "push 0x102",
+    "popfq",
+    "wrmsr",
+    "jmp 2f",
+    "2: nop",
+    "push 2",
+    "popfq",
+    "hlt",
+);
+guest_code!(
+    read_debugctl,
+    "code64",
+    "mov ecx, 0x1D9",
+    "rdmsr",
+    "mov r8d, eax",
+    "inc r15",
+    "and qword ptr [rsp + 16], -257",
+    "iretq",
+);
+
+/// Delivering #DB clears DEBUGCTL.BTF, also where the exception takes the way through an exit.
+fn debug_exception_ends_branch_stepping() -> CaseResult {
+    let mut guest = Guest::long(step_on_branches())?;
+    guest.vcpu.regs_mut().r8 = 0x99;
+    guest.set_handler(1, read_debugctl())?;
+    guest.run_to_halt()?;
+    equal("times that a #DB came", guest.vcpu.regs().r15, 1)?;
+    equal("DEBUGCTL in the handler", guest.vcpu.regs().r8, 0)
+}
+
+guest_code!(
+    write_breakpoint_on_the_stack,
+    "code64",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    // A write breakpoint of 8 bytes on the stack that the delivery pushes to.
+    "mov rax, rsp",
+    "sub rax, 8",
+    "and rax, -8",
+    "mov dr0, rax",
+    "mov eax, 0xB0701",
+    "mov dr7, rax",
+    "push 0",
+    "hlt",
+);
+guest_code!(endless_handler, "code64", "2: push rax", "pop rax", "jmp 2b");
+
+/// A guest whose every #DB raises the next: the run still ends with its time slice.
+fn endless_debug_exceptions() -> CaseResult {
+    let mut guest = Guest::long(write_breakpoint_on_the_stack())?;
+    guest.set_handler(1, endless_handler())?;
+    guest.vcpu.set_time_slice(Some(2000))?;
+    for _ in 0..200 {
+        match guest.run_once()? {
+            Exit::Nothing => {}
+            other => return fail("nothing but handled exits", guest.describe(&other)),
+        }
+    }
+    Ok(())
 }

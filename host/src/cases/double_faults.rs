@@ -7,18 +7,17 @@ use axvcpu::AxVCpuExitReason as Exit;
 use x86_vcpu::{Reflected, VmExit, VmxInterruptInfo, VmxInterruptionType};
 
 use super::{
-    Case,
     check::{CaseResult, equal, fail, is_error, is_true, same},
     code::guest_code,
     guest::{Guest, VECTOR_PORT},
 };
 
-pub const CASES: &[Case] = &[
-    Case::new("double_faults.reflected_as_by_the_processor", reflected_as_by_the_processor),
-    Case::new("double_faults.interrupt_survives_an_exception", interrupt_survives_an_exception),
-    Case::new("double_faults.impossible_events_are_refused", impossible_events_are_refused),
-    Case::new("double_faults.instruction_events_return_behind", instruction_events_return_behind),
-];
+cases! { "double_faults":
+    reflected_as_by_the_processor,
+    interrupt_survives_an_exception,
+    impossible_events_are_refused,
+    instruction_events_return_after_the_instruction,
+}
 
 /// What the IDT does to the delivery of one vector.
 #[derive(Clone, Copy, Debug)]
@@ -217,7 +216,7 @@ guest_code!(
 guest_code!(returns, "code64", "out 0x9A, al", "iretq");
 
 /// INT n, INT1, INT3 and INTO in the place of an instruction of 2 bytes: the handler returns behind it.
-fn instruction_events_return_behind() -> CaseResult {
+fn instruction_events_return_after_the_instruction() -> CaseResult {
     use VmxInterruptionType::*;
     for (vector, int_type) in
         [(0x80, SoftIntr), (5, SoftIntr), (1, PrivSoftException), (3, SoftException), (4, SoftException)]

@@ -1,7 +1,6 @@
 //! VMX of a processor: on, off, and on again.
 
 use super::{
-    Case,
     check::{CaseResult, equal, is_error, is_true},
     guest::Guest,
 };
@@ -11,14 +10,14 @@ use x86_64::registers::{
     model_specific::Msr,
 };
 
-pub const CASES: &[Case] = &[
-    Case::new("enable.twice_is_an_error", twice_is_an_error),
-    Case::new("enable.off_and_on", off_and_on),
-    Case::new("enable.host_that_changed_while_off", host_that_changed_while_off),
-    Case::new("enable.off_twice", off_twice),
-    Case::new("enable.run_while_off", run_while_off),
-    Case::new("enable.drop_vcpu_while_off", drop_vcpu_while_off),
-];
+cases! { "enable":
+    twice_is_an_error,
+    off_and_on,
+    host_that_changed_while_off,
+    off_twice,
+    run_while_off,
+    drop_vcpu_while_off,
+}
 
 const HLT: &[u8] = &[0xF4];
 

@@ -4,19 +4,18 @@ use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
 use x86_vcpu::StartState;
 
 use super::{
-    Case,
     check::{CaseResult, equal, fail, is_error, is_true, same},
     code::ORIGIN,
     guest::{Guest, Mode, PML4},
 };
 
-pub const CASES: &[Case] = &[
-    Case::new("entry_failure.bad_cr3_then_corrected", bad_cr3_then_corrected),
-    Case::new("entry_failure.bad_rip_then_corrected", bad_rip_then_corrected),
-    Case::new("entry_failure.bad_ept_root_then_corrected", bad_ept_root_then_corrected),
-    Case::new("entry_failure.twice", twice),
-    Case::new("entry_failure.host_state_survives", host_state_survives),
-];
+cases! { "entry_failure":
+    bad_cr3_then_corrected,
+    bad_rip_then_corrected,
+    bad_ept_root_then_corrected,
+    twice,
+    host_state_survives,
+}
 
 const HLT: &[u8] = &[0xF4];
 

@@ -9,7 +9,7 @@ use x86_64::instructions::interrupts;
 use x86_vcpu::vmx::VmcsGuestNW;
 
 use super::{
-    Case, callee_saved,
+    callee_saved,
     check::{CaseResult, equal, is_error, is_true, same},
     code::guest_code,
     guest::{Guest, VECTOR_PORT},
@@ -21,23 +21,23 @@ use crate::{arch::time, output::logger};
 pub const VMRESUME_OF_A_CLEAR_VMCS: u32 = 5;
 const VMLAUNCH_OF_A_LAUNCHED_VMCS: u32 = 4;
 
-pub const CASES: &[Case] = &[
-    Case::new("entry_refused.no_current_vmcs", no_current_vmcs),
-    Case::new("entry_refused.no_current_vmcs_with_changes", no_current_vmcs_with_changes),
-    Case::new("entry_refused.resume_of_a_clear_vmcs", resume_of_a_clear_vmcs),
-    Case::new("entry_refused.again_and_again", again_and_again),
-    Case::new("entry_refused.instruction_is_completed_later", instruction_is_completed_later),
-    Case::new("entry_refused.instruction_was_completed", instruction_was_completed),
-    Case::new("entry_refused.no_shadow_of_sti_without_if", no_shadow_of_sti_without_if),
-    Case::new("entry_refused.shadow_of_what_was_completed", shadow_of_what_was_completed),
-    Case::new("entry_refused.rip_written_by_the_caller", rip_written_by_the_caller),
-    Case::new("entry_refused.rip_of_what_was_completed", rip_of_what_was_completed),
-    Case::new("entry_refused.event_is_kept", event_is_kept),
-    Case::new("entry_refused.event_that_has_to_wait_now", event_that_has_to_wait_now),
-    Case::new("entry_refused.event_of_an_entry_that_fails", event_of_an_entry_that_fails),
-    Case::new("entry_refused.interrupts_are_off", interrupts_are_off),
-    Case::new("entry_refused.another_vmcs_in_its_place", another_vmcs_in_its_place),
-];
+cases! { "entry_refused":
+    no_current_vmcs,
+    no_current_vmcs_with_changes,
+    resume_of_a_clear_vmcs,
+    again_and_again,
+    instruction_is_completed_later,
+    instruction_was_completed,
+    no_shadow_of_sti_without_if,
+    shadow_of_what_was_completed,
+    rip_written_by_the_caller,
+    rip_of_what_was_completed,
+    event_is_kept,
+    event_that_has_to_wait_now,
+    event_of_an_entry_that_fails,
+    interrupts_are_off,
+    another_vmcs_in_its_place,
+}
 
 guest_code!(
     spin,
@@ -89,6 +89,7 @@ pub fn make_launch_state_clear() {
 }
 
 /// The run is refused with this VM-instruction error, or with VMfailInvalid, and the host's state is as before.
+#[track_caller]
 pub fn expect_refusal(guest: &mut Guest, number: Option<u32>) -> CaseResult {
     let before = HostState::read();
     let result = callee_saved::around(|| guest.vcpu.run())?;

@@ -5,30 +5,33 @@ use alloc::{format, vec::Vec};
 use axvcpu::AxVCpuExitReason as Exit;
 
 use super::{
-    Case,
-    check::{CaseResult, equal, is_true, same},
+    check::{CaseResult, equal, fail, is_true, same},
     code::guest_code,
     guest::{Guest, MODES, Mode, RAM_END, VECTOR_PORT},
 };
 use crate::vm::ept::Access;
 
-pub const CASES: &[Case] = &[
-    Case::new("blocked.priorities", priorities),
-    Case::new("blocked.nmi_waits_for_iret", nmi_waits_for_iret),
-    Case::new("blocked.one_nmi_is_latched", one_nmi_is_latched),
-    Case::new("blocked.interrupts_in_order", interrupts_in_order),
-    Case::new("blocked.nmi_holds_off_no_interrupt", nmi_holds_off_no_interrupt),
-    Case::new("blocked.one_interrupt_of_a_vector", one_interrupt_of_a_vector),
-    Case::new("blocked.trap_goes_before_what_is_queued", trap_goes_before_what_is_queued),
-    Case::new("blocked.mov_ss_holds_off", mov_ss_holds_off),
-    Case::new("blocked.sti_holds_off", sti_holds_off),
-    Case::new("blocked.hlt_ends_the_shadow", hlt_ends_the_shadow),
-    Case::new("blocked.outs_ends_the_shadow", outs_ends_the_shadow),
-    Case::new("blocked.fault_pushes_rf", fault_pushes_rf),
-    Case::new("blocked.rip_wraps_at_4_gib", rip_wraps_at_4_gib),
-];
+cases! { "event_blocking":
+    priorities,
+    nmi_waits_for_iret,
+    one_nmi_is_latched,
+    interrupts_in_order,
+    nmi_holds_off_no_interrupt,
+    one_interrupt_of_a_vector,
+    trap_goes_before_what_is_queued,
+    mov_ss_holds_off,
+    sti_holds_off,
+    hlt_ends_the_shadow,
+    outs_ends_the_shadow,
+    fault_pushes_rf,
+    rip_wraps_at_4_gib,
+    nmi_after_sti,
+    nmi_stays_blocked_when_iret_exits,
+}
 
 const NMI: u8 = 2;
+/// Where the fixture's handler of vector 2 is.
+const NMI_HANDLER: u64 = 0x5000 + NMI as u64 * 8;
 
 guest_code!(ready_16, "code16", "sti", "nop", "out 0x99, al", "nop", "out 0x9B, al", "hlt");
 guest_code!(
@@ -309,4 +312,41 @@ fn rip_wraps_at_4_gib() -> CaseResult {
     guest.halt()?;
     equal("CL", guest.vcpu.regs().rcx as u8, 7)?;
     equal("RIP", guest.vcpu.rip(), 2)
+}
+
+guest_code!(fault_after_sti, "code32", "lgdt [0x500]", "lidt [0x510]", "sti", "mov eax, [0x200000]", "nop", "hlt");
+
+/// An NMI that STI holds off comes behind the next instruction, and the run makes progress until then.
+fn nmi_after_sti() -> CaseResult {
+    let mut guest = Guest::protected(fault_after_sti())?;
+    match guest.exit()? {
+        Exit::NestedPageFault { .. } => {}
+        other => return fail("a nested page fault", guest.describe(&other)),
+    }
+    guest.memory.add_page(RAM_END, Access::READ, |_| ())?;
+    guest.vcpu.queue_event(NMI, None);
+    guest.expect_out(VECTOR_PORT).and_then(|vector| equal("vector", vector, NMI.into()))?;
+    guest.halt()
+}
+
+guest_code!(looping, "code32", "lgdt [0x500]", "lidt [0x510]", "2: jmp 2b");
+
+/// An IRET that faults has already unblocked NMIs. The exit undoes that, so that a second NMI does not come inside the
+/// first one's handler.
+fn nmi_stays_blocked_when_iret_exits() -> CaseResult {
+    const MOV_ESP_RAM_END_IRETD: [u8; 6] = [0xBC, 0, 0, 0x20, 0, 0xCF];
+    let mut guest = Guest::protected(looping())?;
+    guest.memory.write(NMI_HANDLER, &MOV_ESP_RAM_END_IRETD)?;
+    guest.vcpu.set_time_slice(Some(1000))?;
+    guest.run_once()?;
+    guest.vcpu.queue_event(NMI, None);
+    for _ in 0..2 {
+        match guest.exit()? {
+            Exit::NestedPageFault { .. } => {}
+            other => return fail("a nested page fault of IRET", guest.describe(&other)),
+        }
+        guest.vcpu.queue_event(NMI, None);
+    }
+    // A nested NMI pushes below the stack that the handler switched to.
+    equal("EIP that a second NMI pushed", guest.read_u32(RAM_END - 12)?, 0)
 }

@@ -5,23 +5,34 @@ use alloc::format;
 use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
 
 use super::{
-    Case,
     check::{CaseResult, Failure, equal, fail, is_true},
     code::guest_code,
     guest::{Guest, MODES, Mode, VECTOR_PORT},
 };
 
-pub const CASES: &[Case] = &[
-    Case::new("events.all_vectors_real", || all_vectors(Mode::Real)),
-    Case::new("events.all_vectors_protected", || all_vectors(Mode::Protected)),
-    Case::new("events.all_vectors_long", || all_vectors(Mode::Long)),
-    Case::new("events.all_vectors_with_error_codes", all_vectors_with_error_codes),
-    Case::new("events.interrupts_of_all_vectors", interrupts_of_all_vectors),
-    Case::new("events.interrupt_waits_for_sti", interrupt_waits_for_sti),
-    Case::new("events.interrupt_wakes_hlt", interrupt_wakes_hlt),
-    Case::new("events.two_interrupts", two_interrupts),
-    Case::new("events.window_opens", window_opens),
-];
+cases! { "events":
+    all_vectors_real,
+    all_vectors_protected,
+    all_vectors_long,
+    all_vectors_with_error_codes,
+    interrupts_of_all_vectors,
+    interrupt_waits_for_sti,
+    interrupt_wakes_hlt,
+    two_interrupts,
+    window_opens,
+}
+
+fn all_vectors_real() -> CaseResult {
+    all_vectors(Mode::Real)
+}
+
+fn all_vectors_protected() -> CaseResult {
+    all_vectors(Mode::Protected)
+}
+
+fn all_vectors_long() -> CaseResult {
+    all_vectors(Mode::Long)
+}
 
 const NMI: u8 = 2;
 
@@ -46,7 +57,7 @@ fn deliver(guest: &mut Guest, mode: Mode, vector: u8, error: Option<u32>) -> Cas
     guest.vcpu.queue_event(vector, error);
     match expect_vector(guest, vector) {
         Ok(()) => Ok(()),
-        Err(Failure { expected, got }) => {
+        Err(Failure { expected, got, .. }) => {
             fail(format!("vector {vector} in {mode:?} mode (error code {error:?}): {expected}"), got)
         }
     }
@@ -92,7 +103,7 @@ fn interrupts_of_all_vectors() -> CaseResult {
             if guest.vcpu.inject_interrupt(vector.into()).is_err() {
                 continue;
             }
-            if let Err(Failure { expected, got }) = expect_vector(&mut guest, vector) {
+            if let Err(Failure { expected, got, .. }) = expect_vector(&mut guest, vector) {
                 return fail(format!("vector {vector} as an interrupt in {mode:?} mode: {expected}"), got);
             }
         }

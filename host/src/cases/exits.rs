@@ -8,7 +8,6 @@ use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
 use spin::Mutex;
 
 use super::{
-    Case,
     check::{CaseResult, equal, fail, is_true, same},
     code::guest_code,
     guest::{Guest, MODES, Mode, RAM_END},
@@ -20,24 +19,24 @@ use crate::{
     vm::ept::Access,
 };
 
-pub const CASES: &[Case] = &[
-    Case::new("exits.hlt_is_halt", hlt_is_halt),
-    Case::new("exits.hlt_continues_behind", hlt_continues_behind),
-    Case::new("exits.triple_fault_is_not_halt", triple_fault_is_not_halt),
-    Case::new("exits.unmapped_read", unmapped_read),
-    Case::new("exits.unmapped_write", unmapped_write),
-    Case::new("exits.unmapped_fetch", unmapped_fetch),
-    Case::new("exits.hole_in_ram", hole_in_ram),
-    Case::new("exits.read_only_page", read_only_page),
-    Case::new("exits.mapped_after_the_fault", mapped_after_the_fault),
-    Case::new("exits.ept_misconfiguration", ept_misconfiguration),
-    Case::new("exits.ud2_is_the_guests", ud2_is_the_guests),
-    Case::new("exits.vmcall_is_a_hypercall", vmcall_is_a_hypercall),
-    Case::new("exits.time_slice_ends_the_run", time_slice_ends_the_run),
-    Case::new("exits.no_slice_no_end", no_slice_no_end),
-    Case::new("exits.external_interrupt", external_interrupt),
-    Case::new("exits.nmi_is_the_hosts", nmi_is_the_hosts).needs(&[Need::Processors(2)]).on_boot_cpu(),
-];
+cases! { "exits":
+    hlt_is_halt,
+    hlt_continues_after_it,
+    triple_fault_is_not_halt,
+    unmapped_read,
+    unmapped_write,
+    unmapped_fetch,
+    hole_in_ram,
+    read_only_page,
+    mapped_after_the_fault,
+    ept_misconfiguration,
+    ud2_is_the_guests,
+    vmcall_is_a_hypercall,
+    time_slice_ends_the_run,
+    no_slice_no_end,
+    external_interrupt,
+    nmi_is_the_hosts.needs(&[Need::Processors(2)]).on_boot_cpu(),
+}
 
 guest_code!(halts, "code16", "hlt", "mov bl, 7", "hlt", "mov bl, 9", "hlt");
 
@@ -45,7 +44,7 @@ fn hlt_is_halt() -> CaseResult {
     Guest::real(halts())?.halt()
 }
 
-fn hlt_continues_behind() -> CaseResult {
+fn hlt_continues_after_it() -> CaseResult {
     let mut guest = Guest::real(halts())?;
     guest.halt()?;
     guest.halt()?;

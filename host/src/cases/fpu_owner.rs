@@ -11,7 +11,6 @@ use x86_64::registers::control::{Cr4, Cr4Flags};
 use x86_vcpu::FpuPolicy;
 
 use crate::cases::{
-    Case,
     check::{CaseResult, equal, fail, is_error, is_true},
     code::guest_code,
     guest::Guest,
@@ -21,18 +20,18 @@ use crate::cases::{
 };
 use crate::vmx;
 
-pub const CASES: &[Case] = &[
-    Case::new("owners.vmx_off_then_elsewhere", vmx_off_then_elsewhere).needs(&[Need::Processors(2)]).on_boot_cpu(),
-    Case::new("owners.vmx_off_then_dropped", vmx_off_then_dropped).needs(&[Need::Processors(2)]).on_boot_cpu(),
-    Case::new("owners.two_policies", two_policies).needs(&[Need::Xsave]),
-    Case::new("owners.both_bound_count", both_bound_count),
-    Case::new("owners.dropped_gives_back", dropped_gives_back).needs(&[Need::Xsave]),
-    Case::new("owners.refused_between_turns", refused_between_turns).needs(&[Need::Xsave]),
-    Case::new("owners.host_without_osxsave", host_without_osxsave).needs(&[Need::Xsave]),
-];
+cases! { "fpu_owner":
+    vmx_off_then_another_cpu.needs(&[Need::Processors(2)]).on_boot_cpu(),
+    vmx_off_then_dropped.needs(&[Need::Processors(2)]).on_boot_cpu(),
+    two_policies.needs(&[Need::Xsave]),
+    two_bound_guests_count,
+    dropped_vcpu_restores_the_host.needs(&[Need::Xsave]),
+    refused_entry_between_two_guests.needs(&[Need::Xsave]),
+    host_without_osxsave.needs(&[Need::Xsave]),
+}
 
 /// A guest ran, and VMX was turned off while it was bound: its state goes with it to another processor.
-fn vmx_off_then_elsewhere() -> CaseResult {
+fn vmx_off_then_another_cpu() -> CaseResult {
     let patterned = Mutex::new(PatternedGuest::unbound(0, ALL)?);
     on_cpu(1, || {
         let host = PatternedHost::new(Pattern(2))?;
@@ -118,7 +117,7 @@ guest_code!(
 );
 
 /// Two guests that stay bound count in a register of their own, one twice as fast as the other.
-fn both_bound_count() -> CaseResult {
+fn two_bound_guests_count() -> CaseResult {
     let (mut slow, mut fast) = (Guest::long(counts())?, Guest::long(counts())?);
     for round in 1..6 {
         equal("the first guest's count", slow.expect_out(0x99)?, round)?;
@@ -139,7 +138,7 @@ fn host_without_osxsave() -> CaseResult {
 }
 
 /// A vCPU that is dropped where it is bound leaves the host its registers.
-fn dropped_gives_back() -> CaseResult {
+fn dropped_vcpu_restores_the_host() -> CaseResult {
     let before = read_xcr0();
     let mut guest = Guest::long(exits())?;
     guest.expect_out(0x99)?;
@@ -158,7 +157,7 @@ fn run_without_osxsave(guest: &mut Guest) -> CaseResult {
 }
 
 /// A run that fails before the guest's registers are loaded leaves that to the next.
-fn refused_between_turns() -> CaseResult {
+fn refused_entry_between_two_guests() -> CaseResult {
     let (mut first, mut second) = (Guest::long(counts())?, Guest::long(counts())?);
     for round in 1..4 {
         equal("the first guest's count", first.expect_out(0x99)?, round)?;

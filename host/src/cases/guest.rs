@@ -88,18 +88,22 @@ pub struct Out {
 
 impl Guest {
     /// A guest bound to this processor, at the program's first instruction in that mode.
+    #[track_caller]
     pub fn new(mode: Mode, code: &[u8]) -> CaseResult<Self> {
         Self::with_hal(mode, code)
     }
 
+    #[track_caller]
     pub fn real(code: &[u8]) -> CaseResult<Self> {
         Self::new(Mode::Real, code)
     }
 
+    #[track_caller]
     pub fn protected(code: &[u8]) -> CaseResult<Self> {
         Self::new(Mode::Protected, code)
     }
 
+    #[track_caller]
     pub fn long(code: &[u8]) -> CaseResult<Self> {
         Self::new(Mode::Long, code)
     }
@@ -107,6 +111,7 @@ impl Guest {
 
 impl<H: AxVCpuHal> Guest<H> {
     /// The same with another HAL.
+    #[track_caller]
     pub fn with_hal(mode: Mode, code: &[u8]) -> CaseResult<Self> {
         let mut guest = Self::unbound(mode.start_state(), code)?;
         guest.write_tables(mode)?;
@@ -115,6 +120,7 @@ impl<H: AxVCpuHal> Guest<H> {
     }
 
     /// A vCPU that was set up and not bound, without tables.
+    #[track_caller]
     pub fn unbound(state: StartState, code: &[u8]) -> CaseResult<Self> {
         let mut memory = Memory::new((RAM_END >> 20) as usize)?;
         memory.write(ORIGIN, code)?;
@@ -127,6 +133,7 @@ impl<H: AxVCpuHal> Guest<H> {
     }
 
     /// Puts the vCPU back to the program's first instruction. Memory stays as it is.
+    #[track_caller]
     pub fn restart(&mut self, mode: Mode) -> CaseResult {
         self.vcpu.unbind()?;
         self.vcpu.set_start_state(mode.start_state())?;
@@ -136,6 +143,7 @@ impl<H: AxVCpuHal> Guest<H> {
     }
 
     /// Puts a guest of protected or long mode that has not run yet to CPL 3, with a stack for its handlers at CPL 0.
+    #[track_caller]
     pub fn enter_user_mode(&mut self, mode: Mode) -> CaseResult {
         const TSS: u64 = 0x7800;
         const USER: u32 = 0b11 << 5;
@@ -170,6 +178,7 @@ impl<H: AxVCpuHal> Guest<H> {
     }
 
     /// One entry and one exit, with a time slice.
+    #[track_caller]
     pub fn run_once(&mut self) -> CaseResult<Exit> {
         self.vcpu.set_time_slice(Some(time::ticks(TIME_LIMIT / 10)))?;
         let before = HostState::read();
@@ -182,6 +191,7 @@ impl<H: AxVCpuHal> Guest<H> {
     }
 
     /// The next exit that is the caller's business.
+    #[track_caller]
     pub fn exit(&mut self) -> CaseResult<Exit> {
         let end = time::now() + TIME_LIMIT;
         for _ in 0..EXIT_LIMIT {
@@ -198,6 +208,7 @@ impl<H: AxVCpuHal> Guest<H> {
     }
 
     /// Runs to HLT. Gives what the guest sent to ports until then.
+    #[track_caller]
     pub fn run_to_halt(&mut self) -> CaseResult<Vec<Out>> {
         let mut outs = Vec::new();
         while outs.len() < EXIT_LIMIT {
@@ -213,12 +224,14 @@ impl<H: AxVCpuHal> Guest<H> {
     }
 
     /// Runs to HLT, of a guest that says nothing before.
+    #[track_caller]
     pub fn halt(&mut self) -> CaseResult {
         let outs = self.run_to_halt()?;
         if outs.is_empty() { Ok(()) } else { fail("HLT", format!("{outs:x?} and then HLT")) }
     }
 
     /// Runs until the handler of this exception or interrupt reports it.
+    #[track_caller]
     pub fn expect_vector(&mut self, vector: u8) -> CaseResult {
         let outs = self.run_to_halt()?;
         let expected = Out { port: VECTOR_PORT, width: 1, value: vector.into() };
@@ -229,6 +242,7 @@ impl<H: AxVCpuHal> Guest<H> {
     }
 
     /// Runs to the next IN of the guest.
+    #[track_caller]
     pub fn expect_in(&mut self, expected: u16) -> CaseResult {
         match self.exit()? {
             Exit::IoRead { port, .. } if port.0 == expected => Ok(()),
@@ -237,6 +251,7 @@ impl<H: AxVCpuHal> Guest<H> {
     }
 
     /// Runs to the next OUT of the guest.
+    #[track_caller]
     pub fn expect_out(&mut self, expected: u16) -> CaseResult<u64> {
         match self.exit()? {
             Exit::IoWrite { port, data, .. } if port.0 == expected => Ok(data),
@@ -245,11 +260,13 @@ impl<H: AxVCpuHal> Guest<H> {
     }
 
     /// Reads a number from the guest's memory.
+    #[track_caller]
     pub fn read_u64(&self, address: u64) -> CaseResult<u64> {
         let bytes = self.memory.read(address, 8)?;
         Ok(bytes.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte)))
     }
 
+    #[track_caller]
     pub fn read_u32(&self, address: u64) -> CaseResult<u32> {
         Ok(self.read_u64(address)? as u32)
     }
@@ -268,6 +285,7 @@ impl<H: AxVCpuHal> Guest<H> {
         }
     }
 
+    #[track_caller]
     fn write_tables(&mut self, mode: Mode) -> CaseResult {
         self.write_descriptors(mode)?;
         self.write_handlers(mode)?;
@@ -277,6 +295,7 @@ impl<H: AxVCpuHal> Guest<H> {
         Ok(())
     }
 
+    #[track_caller]
     fn write_descriptors(&mut self, mode: Mode) -> CaseResult {
         const CODE_32: u64 = 0x00CF_9B00_0000_FFFF;
         const CODE_64: u64 = 0x00AF_9B00_0000_FFFF;
@@ -288,12 +307,14 @@ impl<H: AxVCpuHal> Guest<H> {
         self.write_pointer(IDT_POINTER, IDT, VECTORS as usize * 16)
     }
 
+    #[track_caller]
     fn write_pointer(&mut self, place: u64, base: u64, size: usize) -> CaseResult {
         self.memory.write(place, &(size as u16 - 1).to_le_bytes())?;
         Ok(self.memory.write(place + 2, &base.to_le_bytes())?)
     }
 
     /// The handlers' code is the same in all modes.
+    #[track_caller]
     fn write_handlers(&mut self, mode: Mode) -> CaseResult {
         for vector in 0..VECTORS {
             let handler = HANDLERS + vector * HANDLER_SIZE;
@@ -311,6 +332,7 @@ impl<H: AxVCpuHal> Guest<H> {
     }
 
     /// Lets a vector lead to a handler below 64 KiB.
+    #[track_caller]
     pub fn set_gate(&mut self, mode: Mode, vector: u8, handler: u64) -> CaseResult {
         let vector = u64::from(vector);
         match mode {
@@ -321,21 +343,25 @@ impl<H: AxVCpuHal> Guest<H> {
     }
 
     /// Gives a vector of long mode a handler of the case's own, in place of the one that reports it.
+    #[track_caller]
     pub fn set_handler(&mut self, vector: u64, code: &[u8]) -> CaseResult {
         let handler = OWN_HANDLERS + vector * OWN_HANDLER_SIZE;
         self.memory.write(handler, code)?;
         self.write_words(IDT + vector * 16, &[gate(handler), 0])
     }
 
+    #[track_caller]
     fn write_page_tables(&mut self) -> CaseResult {
         self.write_tables_with(0)
     }
 
+    #[track_caller]
     fn write_user_page_tables(&mut self) -> CaseResult {
         const USER: u64 = 1 << 2;
         self.write_tables_with(USER)
     }
 
+    #[track_caller]
     fn write_tables_with(&mut self, bits: u64) -> CaseResult {
         const TABLE: u64 = 0b11;
         const LARGE_PAGE: u64 = 0x83;
@@ -345,6 +371,7 @@ impl<H: AxVCpuHal> Guest<H> {
         self.write_words(PAGE_DIRECTORY, &pages)
     }
 
+    #[track_caller]
     pub fn write_words(&mut self, address: u64, words: &[u64]) -> CaseResult {
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
         Ok(self.memory.write(address, &bytes)?)

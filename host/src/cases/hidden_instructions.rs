@@ -6,20 +6,35 @@ use alloc::{format, vec::Vec};
 use x86_vcpu::vmx::{VmcsGuest16, VmcsGuest32};
 
 use super::{
-    Case,
     check::{CaseResult, fail, is_true},
     code::guest_code,
     guest::{Guest, Mode},
 };
 
-pub const CASES: &[Case] = &[
-    Case::new("undefined.real", || in_mode(Mode::Real, false)),
-    Case::new("undefined.protected", || in_mode(Mode::Protected, false)),
-    Case::new("undefined.compatibility", || in_mode(Mode::Long, true)),
-    Case::new("undefined.long", || in_mode(Mode::Long, false)),
-    Case::new("undefined.in_user_mode", in_user_mode),
-    Case::new("undefined.invd_does_nothing", invd_does_nothing),
-];
+cases! { "hidden_instructions":
+    real,
+    protected,
+    compatibility,
+    long,
+    in_user_mode,
+    invd_does_nothing,
+}
+
+fn real() -> CaseResult {
+    in_mode(Mode::Real, false)
+}
+
+fn protected() -> CaseResult {
+    in_mode(Mode::Protected, false)
+}
+
+fn compatibility() -> CaseResult {
+    in_mode(Mode::Long, true)
+}
+
+fn long() -> CaseResult {
+    in_mode(Mode::Long, false)
+}
 
 /// With their operands in registers and at \[BX\], \[EDI\] or \[RDI\].
 const INSTRUCTIONS: &[(&str, &[u8])] = &[

@@ -94,6 +94,7 @@ impl HostState {
         Self(values)
     }
 
+    #[track_caller]
     pub fn expect(&self, before: &Self) -> CaseResult {
         for (after, before) in self.0.iter().zip(before.0) {
             // Under a host without SSE the extended state is the guest's until its vCPU is unbound.

@@ -9,28 +9,27 @@ use x86_vcpu::{
 };
 
 use super::{
-    Case,
     check::{CaseResult, equal, fail, is_error, is_true, same},
     code::guest_code,
     guest::{Guest, MODES, Mode},
 };
 
-pub const CASES: &[Case] = &[
-    Case::new("selected.pause", pause),
-    Case::new("selected.rdtsc", rdtsc),
-    Case::new("selected.rdrand", rdrand),
-    Case::new("selected.wbinvd", wbinvd),
-    Case::new("selected.hlt_in_the_guest", hlt_in_the_guest),
-    Case::new("selected.exception_wakes_hlt", exception_wakes_hlt),
-    Case::new("selected.mwait", mwait),
-    Case::new("selected.pause_loop", pause_loop),
-    Case::new("selected.exceptions_come_whole", exceptions_come_whole),
-    Case::new("selected.page_fault_filter", page_fault_filter),
-    Case::new("selected.no_exception_to_reflect", no_exception_to_reflect),
-    Case::new("selected.hypercall_of_a_user", hypercall_of_a_user),
-    Case::new("selected.tsc_offset", tsc_offset),
-    Case::new("selected.tsc_scaling", tsc_scaling),
-];
+cases! { "intercepts":
+    pause,
+    rdtsc,
+    rdrand,
+    wbinvd,
+    hlt_in_the_guest,
+    exception_wakes_hlt,
+    mwait,
+    pause_loop,
+    exceptions_come_whole,
+    page_fault_filter,
+    no_exception_to_reflect,
+    hypercall_of_a_user,
+    tsc_offset,
+    tsc_scaling,
+}
 
 /// The next exit, which axvcpu has no name for.
 fn rich_exit(guest: &mut Guest) -> CaseResult<VmExit> {

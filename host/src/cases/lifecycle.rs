@@ -5,7 +5,6 @@ use spin::Mutex;
 use x86_vcpu::{VmxArchVCpu, vmx::VmcsGuestNW};
 
 use super::{
-    Case,
     check::{CaseResult, equal, is_error, is_true},
     code::{ORIGIN, guest_code},
     guest::{Guest, Mode},
@@ -14,20 +13,20 @@ use super::{
 };
 use crate::{hal::HostHal, smp};
 
-pub const CASES: &[Case] = &[
-    Case::new("lifecycle.run_before_bind", run_before_bind),
-    Case::new("lifecycle.run_before_setup", run_before_setup),
-    Case::new("lifecycle.setup_twice", setup_twice),
-    Case::new("lifecycle.two_vcpus_take_turns", two_vcpus_take_turns),
-    Case::new("lifecycle.two_vcpus_without_unbinding", two_vcpus_without_unbinding),
-    Case::new("lifecycle.drop_while_bound", drop_while_bound),
-    Case::new("lifecycle.moved_in_memory", moved_in_memory),
-    Case::new("lifecycle.bind_twice", bind_twice),
-    Case::new("lifecycle.accessors_after_unbind", accessors_after_unbind),
-    Case::new("lifecycle.migration", migration).needs(&[Need::Processors(2)]).on_boot_cpu(),
-    Case::new("lifecycle.all_processors_at_once", all_processors_at_once).needs(&[Need::Processors(2)]).on_boot_cpu(),
-    Case::new("lifecycle.more_vcpus_than_can_be_bound", more_vcpus_than_can_be_bound),
-];
+cases! { "lifecycle":
+    run_before_bind,
+    run_before_setup,
+    setup_twice,
+    two_vcpus_alternate,
+    two_vcpus_without_unbinding,
+    drop_while_bound,
+    moved_in_memory,
+    bind_twice,
+    accessors_after_unbind,
+    migration.needs(&[Need::Processors(2)]).on_boot_cpu(),
+    all_processors_at_once.needs(&[Need::Processors(2)]).on_boot_cpu(),
+    more_vcpus_than_can_be_bound,
+}
 
 guest_code!(
     /// Counts OUTs; the registers are this guest's own.
@@ -72,7 +71,7 @@ fn setup_twice() -> CaseResult {
     equal("RBX", guest.vcpu.regs().rbx, 5)
 }
 
-fn two_vcpus_take_turns() -> CaseResult {
+fn two_vcpus_alternate() -> CaseResult {
     let (mut first, mut second) = (counter(1000)?, None);
     first.vcpu.unbind()?;
     for round in 1..=5 {

@@ -8,7 +8,6 @@ use axvcpu::AxArchVCpu;
 use x86_vcpu::StartState;
 
 use super::{
-    Case,
     check::{CaseResult, equal, fail, is_true},
     code::{ORIGIN, guest_code},
     guest::{Guest, Mode},
@@ -21,18 +20,18 @@ use crate::{
     vm::{Machine, Outcome},
 };
 
-pub const CASES: &[Case] = &[
-    Case::new("machines.ipi_to_a_vcpu_that_halts", ipi_to_a_vcpu_that_halts).needs(TWO).on_boot_cpu(),
-    Case::new("machines.ipi_to_a_vcpu_that_runs", ipi_to_a_vcpu_that_runs).needs(TWO).on_boot_cpu(),
-    Case::new("machines.starts_and_starts_again", starts_and_starts_again).needs(TWO).on_boot_cpu(),
-    Case::new("machines.end_when_all_halt", end_when_all_halt).needs(TWO).on_boot_cpu(),
-    Case::new("machines.goes_on_while_one_runs", goes_on_while_one_runs).needs(TWO).on_boot_cpu(),
-    Case::new("machines.timers", timers).on_boot_cpu(),
-    Case::new("machines.interrupt_by_level", interrupt_by_level).on_boot_cpu(),
-    Case::new("machines.timer_by_io_apic", timer_by_io_apic).on_boot_cpu(),
-    Case::new("machines.interrupt_behind_a_timer", interrupt_behind_a_timer).needs(TWO).on_boot_cpu(),
-    Case::new("machines.page_of_another_apic", page_of_another_apic).needs(TWO).on_boot_cpu(),
-];
+cases! { "machines":
+    ipi_to_a_vcpu_that_halts.needs(TWO).on_boot_cpu(),
+    ipi_to_a_vcpu_that_runs.needs(TWO).on_boot_cpu(),
+    starts_and_starts_again.needs(TWO).on_boot_cpu(),
+    end_when_all_halt.needs(TWO).on_boot_cpu(),
+    goes_on_while_one_runs.needs(TWO).on_boot_cpu(),
+    timers.on_boot_cpu(),
+    interrupt_by_level.on_boot_cpu(),
+    timer_by_io_apic.on_boot_cpu(),
+    interrupt_after_a_timer.needs(TWO).on_boot_cpu(),
+    page_of_another_apic.needs(TWO).on_boot_cpu(),
+}
 
 const TWO: &[Need] = &[Need::Processors(2)];
 
@@ -467,7 +466,7 @@ guest_code!(
 );
 
 /// 10 ms after a 2 ms PIT interrupt by the I/O APIC, an IPI to the first one, which sleeps.
-fn interrupt_behind_a_timer() -> CaseResult {
+fn interrupt_after_a_timer() -> CaseResult {
     let mut parts = Parts::new(sleeper_program())?;
     parts.guest.memory.write(SECOND, sender_program())?;
     parts.handler(Mode::Protected, VECTOR, HANDLER, counts())?;

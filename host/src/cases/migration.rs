@@ -15,7 +15,6 @@ use x86_vcpu::{
 };
 
 use crate::cases::{
-    Case,
     check::{CaseResult, equal, is_error, is_true},
     code::guest_code,
     entry_refused::current_vmcs,
@@ -26,25 +25,19 @@ use crate::cases::{
 };
 use crate::{mem::frames, vmx};
 
-pub const CASES: &[Case] = &[
-    Case::new("world.moved_in_memory", moved_in_memory),
-    Case::new("world.dropped_while_bound", dropped_while_bound),
-    Case::new("world.vmx_off_and_on", vmx_off_and_on),
-    Case::new("world.accessors_of_an_unbound_vcpu", accessors_of_an_unbound_vcpu),
-    Case::new("world.stays_through_vmx_off_and_on", stays_through_vmx_off_and_on),
-    Case::new("world.refused_elsewhere", refused_elsewhere).needs(&[Need::Processors(2), Need::Xsave]).on_boot_cpu(),
-    Case::new("world.stays_until_it_is_released", stays_until_it_is_released)
-        .needs(&[Need::Processors(2)])
-        .on_boot_cpu(),
-    Case::new("world.used_on_another_processor", used_on_another_processor).needs(&[Need::Processors(2)]).on_boot_cpu(),
-    Case::new("world.vmx_off_behind_a_move", vmx_off_behind_a_move).needs(&[Need::Processors(2)]).on_boot_cpu(),
-    Case::new("world.efer_from_another_processor", efer_from_another_processor)
-        .needs(&[Need::Processors(2)])
-        .on_boot_cpu(),
-    Case::new("world.dropped_on_another_processor", dropped_on_another_processor)
-        .needs(&[Need::Processors(2)])
-        .on_boot_cpu(),
-];
+cases! { "migration":
+    moved_in_memory,
+    dropped_while_bound,
+    vmx_off_and_on,
+    accessors_of_an_unbound_vcpu,
+    kept_loaded_through_vmx_off_and_on,
+    refused_on_another_cpu.needs(&[Need::Processors(2), Need::Xsave]).on_boot_cpu(),
+    kept_loaded_until_released.needs(&[Need::Processors(2)]).on_boot_cpu(),
+    used_on_another_cpu.needs(&[Need::Processors(2)]).on_boot_cpu(),
+    vmx_off_after_a_move.needs(&[Need::Processors(2)]).on_boot_cpu(),
+    efer_written_on_another_cpu.needs(&[Need::Processors(2)]).on_boot_cpu(),
+    dropped_on_another_cpu.needs(&[Need::Processors(2)]).on_boot_cpu(),
+}
 
 /// Between any two runs the vCPU is somewhere else, while it stays bound.
 fn moved_in_memory() -> CaseResult {
@@ -154,7 +147,7 @@ guest_code!(
 );
 
 /// A vCPU whose binds are no more than looks goes on after VMXOFF, of which a look behind VMXON sees nothing.
-fn stays_through_vmx_off_and_on() -> CaseResult {
+fn kept_loaded_through_vmx_off_and_on() -> CaseResult {
     let mut guest = Guest::long(spin())?;
     guest.vcpu.unbind()?;
     guest.vcpu.set_unbind_policy(UnbindPolicy::KeepLoaded);
@@ -178,7 +171,7 @@ fn stays_through_vmx_off_and_on() -> CaseResult {
 }
 
 /// Bound on one processor, a vCPU is an error on another one, and stays what it is.
-fn used_on_another_processor() -> CaseResult {
+fn used_on_another_cpu() -> CaseResult {
     let patterned = Mutex::new(PatternedGuest::unbound(0, ALL)?);
     on_cpu(1, || {
         let host = PatternedHost::new(Pattern(2))?;
@@ -211,7 +204,7 @@ fn used_on_another_processor() -> CaseResult {
 }
 
 /// A vCPU that stays is an error elsewhere, until it is released where it is; then it moves with all that it has.
-fn stays_until_it_is_released() -> CaseResult {
+fn kept_loaded_until_released() -> CaseResult {
     let patterned = Mutex::new(PatternedGuest::staying(0)?);
     for round in 0..EXITS as u64 / 2 {
         on_cpu(1, || {
@@ -283,7 +276,7 @@ fn quick_stays() -> CaseResult {
 }
 
 /// Its VMCS is active where it was bound, so its page cannot be given back: it is lost, and the host goes on.
-fn dropped_on_another_processor() -> CaseResult {
+fn dropped_on_another_cpu() -> CaseResult {
     let patterned = Mutex::new(Some(PatternedGuest::unbound(0, ALL)?));
     let address = Mutex::new(0);
     on_cpu(1, || {
@@ -321,7 +314,7 @@ fn tr() -> u64 {
 }
 
 /// A processor that refuses the vCPU leaves nothing behind in it.
-fn refused_elsewhere() -> CaseResult {
+fn refused_on_another_cpu() -> CaseResult {
     let guest = Mutex::new(Guest::long(spin())?);
     let own = tr();
     guest.lock().expect_out(0x99)?;
@@ -353,7 +346,7 @@ guest_code!(outs_32, "code32", "2: out 0x99, al", "jmp 2b");
 
 /// EFER of a vCPU is changed where it is not bound, so that the guest comes to have SWAPGS: the host gets back the
 /// KERNEL_GS_BASE of the processor where the guest runs.
-fn efer_from_another_processor() -> CaseResult {
+fn efer_written_on_another_cpu() -> CaseResult {
     const SCE: u64 = 1;
     const KERNEL_GS_BASE: u32 = 0xC000_0102;
     // SAFETY: the host does not use it.
@@ -384,7 +377,7 @@ fn efer_from_another_processor() -> CaseResult {
 }
 
 /// A vCPU that came from another processor is unbound by VMXOFF on its new one, as any other.
-fn vmx_off_behind_a_move() -> CaseResult {
+fn vmx_off_after_a_move() -> CaseResult {
     let guest = Mutex::new(Guest::protected(outs_32())?);
     guest.lock().expect_out(0x99)?;
     guest.lock().vcpu.unbind()?;

@@ -1,7 +1,10 @@
 //! Small guest programs, and what must come out of each.
 //!
-//! A suite is a list of [`Case`]s about one subject. [`SUITES`] has all of them. A case builds its [`guest`], runs it and
+//! A suite is a list of cases about one subject. [`SUITES`] has all of them. A case builds its [`guest`], runs it and
 //! compares. A case is skipped, with the reason, where the processor lacks what the case needs.
+
+#[macro_use]
+mod case;
 
 pub mod check;
 pub mod code;
@@ -18,7 +21,6 @@ mod runner;
 mod apic;
 mod axvm;
 mod control_registers;
-mod corners;
 mod cost;
 mod cpuid;
 mod debug;
@@ -46,7 +48,6 @@ mod nmi;
 mod paging;
 mod readme;
 mod registers;
-mod reset;
 mod speculation;
 mod start;
 mod startup;
@@ -58,12 +59,11 @@ mod xsetbv;
 
 pub use runner::run;
 
-use check::CaseResult;
-use need::Need;
+use case::Case;
 
 const SUITES: &[&[Case]] = &[
     start::CASES,
-    reset::CASES,
+    start::reset::CASES,
     registers::CASES,
     exits::CASES,
     cpuid::CASES,
@@ -96,7 +96,6 @@ const SUITES: &[&[Case]] = &[
     fast_path::CASES,
     fast_path::injection::CASES,
     readme::CASES,
-    corners::CASES,
     axvm::CASES,
     cost::CASES,
     host_state::changes::CASES,
@@ -116,42 +115,3 @@ const SUITES: &[&[Case]] = &[
     speculation::CASES,
     speculation::barriers::CASES,
 ];
-
-pub struct Case {
-    name: &'static str,
-    run_on: RunOn,
-    needs: &'static [Need],
-    run: fn() -> CaseResult,
-}
-
-/// Where a case runs.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum RunOn {
-    /// On the first CPU and on the last.
-    EachCpu,
-    /// On the first CPU, from where it may use the others.
-    BootCpu,
-    /// On the first CPU, in a boot of its own. After the case this CPU runs no guest.
-    OwnBoot,
-}
-
-impl Case {
-    const fn new(name: &'static str, run: fn() -> CaseResult) -> Self {
-        Self { name, run_on: RunOn::EachCpu, needs: &[], run }
-    }
-
-    const fn needs(mut self, needs: &'static [Need]) -> Self {
-        self.needs = needs;
-        self
-    }
-
-    const fn on_boot_cpu(mut self) -> Self {
-        self.run_on = RunOn::BootCpu;
-        self
-    }
-
-    const fn in_own_boot(mut self) -> Self {
-        self.run_on = RunOn::OwnBoot;
-        self
-    }
-}

@@ -1,7 +1,7 @@
 //! One program in every mode of the processor.
 
 use super::{
-    check::{CaseResult, Failure},
+    check::CaseResult,
     guest::{Guest, Mode},
 };
 
@@ -46,9 +46,9 @@ impl Programs {
             ("64-bit mode", Mode::Long, self.long),
         ];
         for (name, mode, code) in programs {
-            run(name, Guest::new(mode, code)?).map_err(|Failure { expected, got }| Failure {
-                expected: alloc::format!("in {name} {expected}"),
-                got,
+            run(name, Guest::new(mode, code)?).map_err(|mut failure| {
+                failure.expected = alloc::format!("in {name} {}", failure.expected);
+                failure
             })?;
         }
         Ok(())

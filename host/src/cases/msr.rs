@@ -4,23 +4,22 @@ use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
 use x86_vcpu::CpuidFeature;
 
 use super::{
-    Case,
     check::{CaseResult, equal, fail},
     code::guest_code,
     guest::Guest,
     modes::modal_code,
 };
 
-pub const CASES: &[Case] = &[
-    Case::new("msr.read_answered_by_set_gpr", read_answered_by_set_gpr),
-    Case::new("msr.read_answered_by_complete_read", read_answered_by_complete_read),
-    Case::new("msr.read_refused_with_gp", read_refused_with_gp),
-    Case::new("msr.write_reaches_the_caller", write_reaches_the_caller),
-    Case::new("msr.write_refused_with_gp", write_refused_with_gp),
-    Case::new("msr.pat", pat),
-    Case::new("msr.invalid_pat_is_gp", invalid_pat_is_gp),
-    Case::new("msr.values_are_checked_in_every_mode", values_are_checked_in_every_mode),
-];
+cases! { "msr":
+    read_answered_by_set_gpr,
+    read_answered_by_complete_read,
+    read_refused_with_gp,
+    write_reaches_the_caller,
+    write_refused_with_gp,
+    pat,
+    invalid_pat_is_gp,
+    values_are_checked_in_every_mode,
+}
 
 /// Of the range for hypervisors: no processor has it, and bitmaps do not cover it.
 const UNKNOWN: usize = 0x4000_0123;

@@ -4,27 +4,28 @@ use alloc::{format, vec::Vec};
 
 use axvcpu::AxVCpuExitReason as Exit;
 use x86_64::registers::model_specific::Msr;
-use x86_vcpu::MsrPolicy;
+use x86_vcpu::{MsrPolicy, VmxArchVCpu};
 
 use super::{
-    Case,
-    check::{CaseResult, equal, fail, is_error, same},
+    check::{CaseResult, equal, fail, is_error, is_true, same},
     code::guest_code,
     guest::Guest,
     need::Need,
 };
+use crate::hal::HostHal;
 
-pub const CASES: &[Case] = &[
-    Case::new("msr_policy.keep", keep),
-    Case::new("msr_policy.keep_is_each_vcpus_own", keep_is_each_vcpus_own),
-    Case::new("msr_policy.pass_through", pass_through),
-    Case::new("msr_policy.exit_again", exit_again),
-    Case::new("msr_policy.refused", refused),
-    Case::new("msr_policy.no_secret_can_be_read", no_secret_can_be_read),
-    Case::new("msr_policy.nothing_can_be_written", nothing_can_be_written),
-    Case::new("msr_policy.cpuid_shows_what_is_kept", cpuid_shows_what_is_kept),
-    Case::new("msr_policy.every_xcr0_that_cpuid_shows_works", every_shown_xcr0_works).needs(&[Need::Xsave]),
-];
+cases! { "msr_policy":
+    emulated,
+    emulated_value_is_each_vcpus_own,
+    pass_through,
+    exit_again,
+    refused,
+    no_secret_can_be_read,
+    nothing_can_be_written,
+    cpuid_shows_what_is_emulated,
+    every_xcr0_that_cpuid_shows_works.needs(&[Need::Xsave]),
+    own_msrs_are_not_passed_through,
+}
 
 guest_code!(
     /// Does what the case puts into the registers at the first OUT: RDMSR, WRMSR of RBX:RDI, RDMSR; #GP is counted.
@@ -86,7 +87,7 @@ fn access(guest: &mut Guest, msr: u32, value: u64) -> CaseResult<Accesses> {
 const POWER_LIMIT: u32 = 0x610;
 const UNKNOWN: u32 = 0x4000_0123;
 
-fn keep() -> CaseResult {
+fn emulated() -> CaseResult {
     let policy = MsrPolicy::Keep { value: 0x1111_2222_3333_4444, writable: 0xFFFF };
     for msr in [POWER_LIMIT, UNKNOWN, 0xC001_0015, 0x1FFF, 0xC000_1FFF, u32::MAX] {
         let mut guest = accessor()?;
@@ -102,7 +103,7 @@ fn keep() -> CaseResult {
     Ok(())
 }
 
-fn keep_is_each_vcpus_own() -> CaseResult {
+fn emulated_value_is_each_vcpus_own() -> CaseResult {
     let policy = MsrPolicy::Keep { value: 7, writable: u64::MAX };
     let (mut first, mut second) = (accessor()?, accessor()?);
     first.vcpu.set_msr_policy(POWER_LIMIT..=POWER_LIMIT, policy)?;
@@ -290,7 +291,7 @@ fn cpuid(guest: &mut Guest, leaf: u32, subleaf: u32) -> CaseResult<[u64; 4]> {
 }
 
 /// No feature without its state, and none that needs what the guest does not have.
-fn cpuid_shows_what_is_kept() -> CaseResult {
+fn cpuid_shows_what_is_emulated() -> CaseResult {
     let mut guest = Guest::long(ask_cpuid())?;
     let [_, _, ecx1, edx1] = cpuid(&mut guest, 1, 0)?;
     let [_, ebx7, ecx7, edx7] = cpuid(&mut guest, 7, 0)?;
@@ -366,11 +367,23 @@ guest_code!(
     "hlt",
 );
 
-fn every_shown_xcr0_works() -> CaseResult {
+fn every_xcr0_that_cpuid_shows_works() -> CaseResult {
     let mut guest = Guest::long(set_xcr0())?;
     guest.halt()?;
     let registers = *guest.vcpu.regs();
     same("XCR0 that CPUID shows", registers.r8, super::patterned::components())?;
     equal("sizes for what is enabled, and for all", registers.r10, registers.r11)?;
     equal("what lies behind the area", guest.read_u64(0x2_1000 + registers.r11)?, 0x5A5A_5A5A_5A5A_5A5A)
+}
+
+/// Neither call opens an MSR that the crate switches or checks: not before `setup` either, and not by the old name.
+fn own_msrs_are_not_passed_through() -> CaseResult {
+    const OWN: [u32; 8] = [0x48, 0x49, 0xC000_0080, 0xC000_0082, 0xC000_0103, 0xDA0, 0x277, 0x1D9];
+    let mut vcpu = VmxArchVCpu::<HostHal>::new(0, 0)?;
+    for msr in OWN {
+        let refused = vcpu.set_msr_policy(msr..=msr, MsrPolicy::PassThrough).is_err()
+            && vcpu.try_set_msr_intercept(msr, false).is_err();
+        is_true(&format!("passing MSR {msr:#x} through is refused"), refused)?;
+    }
+    Ok(())
 }

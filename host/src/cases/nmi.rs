@@ -6,7 +6,6 @@ use axvcpu::AxArchVCpu;
 use x86_64::instructions::interrupts as flag;
 
 use crate::cases::{
-    Case,
     check::{CaseResult, equal, is_true, same},
     code::guest_code,
     guest::{Guest, VECTOR_PORT},
@@ -18,13 +17,11 @@ use crate::{
     vm::ept::Access,
 };
 
-pub const CASES: &[Case] = &[
-    Case::new("world.nmi_reaches_the_host_once", nmi_reaches_the_host_once).needs(&[Need::ApicPage]),
-    Case::new("world.nmi_from_another_processor", nmi_from_another_processor)
-        .needs(&[Need::Processors(2), Need::ApicPage])
-        .on_boot_cpu(),
-    Case::new("world.interrupt_flag_stays", interrupt_flag_stays).needs(&[Need::ApicPage]),
-];
+cases! { "nmi":
+    reaches_the_host_once.needs(&[Need::ApicPage]),
+    from_another_cpu.needs(&[Need::Processors(2), Need::ApicPage]).on_boot_cpu(),
+    interrupt_flag_is_unchanged.needs(&[Need::ApicPage]),
+}
 
 const NMI: u8 = 2;
 
@@ -61,7 +58,7 @@ fn give_apic(guest: &mut Guest) -> CaseResult {
     guest.write_words(0x2_0000, &[u64::from(processor::apic_id()) << 24])
 }
 
-fn nmi_reaches_the_host_once() -> CaseResult {
+fn reaches_the_host_once() -> CaseResult {
     let mut guest = Guest::protected(send_nmis())?;
     give_apic(&mut guest)?;
     let before = interrupts::count(NMI);
@@ -78,7 +75,7 @@ fn nmi_reaches_the_host_once() -> CaseResult {
 
 guest_code!(spin, "code64", "lgdt [0x500]", "lidt [0x510]", "2: inc rbx", "jmp 2b");
 
-fn nmi_from_another_processor() -> CaseResult {
+fn from_another_cpu() -> CaseResult {
     const NMIS: u64 = 5;
     static STATE: AtomicU64 = AtomicU64::new(NOT_YET);
     STATE.store(NOT_YET, Ordering::SeqCst);
@@ -134,7 +131,7 @@ fn format_exit(exit: axvcpu::AxVCpuExitReason) -> Option<alloc::string::String> 
 
 /// Through exits of the crate's and of the caller's, and through NMIs. What the flag was before a run it is after it:
 /// every run compares RFLAGS.
-fn interrupt_flag_stays() -> CaseResult {
+fn interrupt_flag_is_unchanged() -> CaseResult {
     let was_on = flag::are_enabled();
     for on in [false, true] {
         if on {

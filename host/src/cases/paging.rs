@@ -4,23 +4,24 @@
 use alloc::format;
 
 use super::{
-    Case,
     check::{CaseResult, equal},
     code::guest_code,
-    guest::Guest,
+    guest::{Guest, RAM_END},
 };
 
-pub const CASES: &[Case] = &[
-    Case::new("paging.pae", pae),
-    Case::new("paging.pae_reserved_bits", pae_reserved_bits),
-    Case::new("paging.into_long_mode_and_out", into_long_mode_and_out),
-    Case::new("paging.cr0_refused", cr0_refused),
-    Case::new("paging.cr4_refused", cr4_refused),
-    Case::new("paging.efer_refused", efer_refused),
-    Case::new("paging.cr0_refused_without_paging", cr0_refused_without_paging),
-    Case::new("paging.cr8", cr8),
-    Case::new("paging.lmsw_smsw_clts", lmsw_smsw_clts),
-];
+cases! { "paging":
+    pae,
+    pae_reserved_bits,
+    into_long_mode_and_out,
+    cr0_refused,
+    cr4_refused,
+    efer_refused,
+    cr0_refused_without_paging,
+    cr8,
+    lmsw_smsw_clts,
+    long_mode_with_16_bit_tss,
+    pdptes_from_a_device,
+}
 
 const GP: u64 = 13;
 /// Page tables of the PAE guest.
@@ -451,4 +452,63 @@ fn lmsw_smsw_clts() -> CaseResult {
     equal("SMSW behind LMSW 9", guest.read_u32(0x2_000C)? & 0xFFFF, before & 0xFFF0 | 0x9)?;
     equal("SMSW behind LMSW FFF1H", guest.read_u32(0x2_0010)?, before & 0xFFF0 | 1)?;
     equal("SMSW to memory", guest.read_u32(0x2_0014)?, before & 0xFFF0 | 1)
+}
+
+guest_code!(
+    enter_long_mode,
+    "code32",
+    "lgdt [0x10100]",
+    "lidt [0x510]",
+    "mov ax, 0x20",
+    "ltr ax",
+    "mov eax, cr4",
+    "or eax, 0x20",
+    "mov cr4, eax",
+    "mov eax, 0x1000",
+    "mov cr3, eax",
+    "mov ecx, 0xC0000080",
+    "rdmsr",
+    "or eax, 0x100",
+    "wrmsr",
+    "mov eax, cr0",
+    "or eax, 0x80000000",
+    "mov cr0, eax",
+    "hlt",
+);
+
+/// IA-32e mode has no 16-bit TSS: setting CR0.PG is #GP, and not an entry that fails.
+fn long_mode_with_16_bit_tss() -> CaseResult {
+    const GDT: u64 = 0x11000;
+    let mut guest = Guest::protected(enter_long_mode())?;
+    let (code, data, tss) = (0x00CF_9B00_0000_FFFF, 0x00CF_9300_0000_FFFF, 0x0000_8101_2000_002B);
+    guest.write_words(GDT, &[0, 0, code, data, tss])?;
+    guest.write_words(0x10100, &[GDT << 16 | 39])?;
+    guest.write_words(0x1000, &[0x2003])?;
+    guest.write_words(0x2000, &[0x83])?;
+    guest.expect_vector(GP as u8)
+}
+
+guest_code!(
+    pae_paging,
+    "code32",
+    "lgdt [0x500]",
+    "lidt [0x510]",
+    "mov eax, cr4",
+    "or eax, 0x20",
+    "mov cr4, eax",
+    "mov eax, 0x200000",
+    "mov cr3, eax",
+    "mov eax, cr0",
+    "or eax, 0x80000000",
+    "mov cr0, eax",
+    "hlt",
+);
+
+/// The crate reads PDPTEs itself. From a device's page, which its host need not have mapped, it reads nothing.
+fn pdptes_from_a_device() -> CaseResult {
+    const NOT_MAPPED_IN_THE_HOST: u64 = 0x80_0000_0000 - 0x1000;
+    const UNCACHEABLE_READ_WRITE: u64 = 0b11;
+    let mut guest = Guest::protected(pae_paging())?;
+    guest.memory.ept.set_raw_page(RAM_END, NOT_MAPPED_IN_THE_HOST | UNCACHEABLE_READ_WRITE)?;
+    guest.expect_vector(GP as u8)
 }

@@ -5,13 +5,14 @@ use alloc::vec;
 use axvcpu::AxArchPerCpu;
 
 use super::{
-    Case,
     check::{CaseResult, is_true, same},
     code::{ORIGIN, guest_code},
 };
 use crate::{arch::processor, readme, vm::memory::Memory, vmx};
 
-pub const CASES: &[Case] = &[Case::new("readme.runs_a_guest", runs_a_guest)];
+cases! { "readme":
+    runs_a_guest,
+}
 
 guest_code!(
     /// Reads a port, and writes one more to another.

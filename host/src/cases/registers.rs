@@ -5,23 +5,22 @@ use x86_64::registers::control::{Cr4, Cr4Flags};
 use x86_vcpu::CpuidFeature;
 
 use super::{
-    Case,
     check::{CaseResult, equal, fail, same},
     code::guest_code,
     guest::Guest,
 };
 use crate::vm::io;
 
-pub const CASES: &[Case] = &[
-    Case::new("registers.survive_an_exit", survive_an_exit),
-    Case::new("registers.caller_sees_and_sets_all", caller_sees_and_sets_all),
-    Case::new("registers.xmm_survive_exits", xmm_survive_exits),
-    Case::new("registers.x87_survives_exits", x87_survives_exits),
-    Case::new("registers.in_merges", in_merges),
-    Case::new("registers.out_widths", out_widths),
-    Case::new("registers.in_completed_by_set_gpr", in_completed_by_set_gpr),
-    Case::new("registers.pkru_is_the_guests", pkru_is_the_guests),
-];
+cases! { "registers":
+    survive_an_exit,
+    caller_sees_and_sets_all,
+    xmm_survive_exits,
+    x87_survives_exits,
+    in_merges,
+    out_widths,
+    in_completed_by_set_gpr,
+    pkru_is_the_guests,
+}
 
 guest_code!(
     /// Every register but RSP gets a value of its own, with an exit between setting and comparing. RBX counts errors.

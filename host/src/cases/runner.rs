@@ -4,7 +4,12 @@ use alloc::{format, string::String, vec::Vec};
 
 use spin::Mutex;
 
-use super::{Case, RunOn, SUITES, check::Failure, on_cpu::on_cpu};
+use super::{
+    SUITES,
+    case::{Case, RunOn},
+    check::Failure,
+    on_cpu::on_cpu,
+};
 use crate::{
     mem::frames,
     output::{console, verdict},
@@ -50,9 +55,9 @@ fn run_case(case: &Case) -> Verdict {
     };
     for &cpu in cpus {
         if let Err(failure) = run_on(case, cpu) {
-            let place = if smp::count() > 1 { format!(" (on CPU {cpu})") } else { String::new() };
-            let Failure { expected, got } = failure;
-            console::line(format_args!("case {name} ... FAILED: expected {expected}, got {got}{place}"));
+            let on_cpu = if smp::count() > 1 { format!(" (on CPU {cpu})") } else { String::new() };
+            let (place, Failure { expected, got, .. }) = (failure.place(), &failure);
+            console::line(format_args!("case {name} ... FAILED at {place}: expected {expected}, got {got}{on_cpu}"));
             print_notes();
             return Verdict::Failed;
         }

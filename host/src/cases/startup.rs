@@ -11,7 +11,6 @@ use x86_vcpu::{
 };
 
 use super::{
-    Case,
     check::{CaseResult, equal, fail, is_error, is_true, same},
     code::{ORIGIN, guest_code},
     guest::{Guest, Mode},
@@ -23,15 +22,13 @@ use crate::{
     vm::ept::Access,
 };
 
-pub const CASES: &[Case] = &[
-    Case::new("startup.waits_for_the_ipi", waits_for_the_ipi),
-    Case::new("startup.init_resets_and_keeps", init_resets_and_keeps),
-    Case::new("startup.init_of_the_first_processor", init_of_the_first_processor),
-    Case::new("startup.sipi_of_another_processor", sipi_of_another_processor)
-        .needs(&[Need::Processors(2), Need::ApicPage])
-        .in_own_boot(),
-    Case::new("startup.init_exits", init_exits).needs(&[Need::ApicPage]).in_own_boot(),
-];
+cases! { "startup":
+    waits_for_the_ipi,
+    init_resets_and_keeps,
+    init_of_the_first_processor,
+    sipi_of_another_processor.needs(&[Need::Processors(2), Need::ApicPage]).in_own_boot(),
+    init_exits.needs(&[Need::ApicPage]).in_own_boot(),
+}
 
 guest_code!(starts, "code16", "mov ax, cs", "out 0x99, ax", "hlt");
 

@@ -6,40 +6,39 @@ use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
 use x86_vcpu::vmx::VmcsGuestNW;
 
 use super::{
-    Case,
     check::{CaseResult, equal, fail, is_error, is_true, same},
     code::guest_code,
     guest::{Guest, MODES, Mode},
 };
 use crate::vm::ept::Access;
 
-pub const CASES: &[Case] = &[
-    Case::new("string_io.outs_in_all_modes", outs_in_all_modes),
-    Case::new("string_io.outs_backward", outs_backward),
-    Case::new("string_io.widths", widths),
-    Case::new("string_io.address_size_32_in_64", address_size_32_in_64),
-    Case::new("string_io.address_size_16_wraps", address_size_16_wraps),
-    Case::new("string_io.segment_of_outs", segment_of_outs),
-    Case::new("string_io.ins_in_all_modes", ins_in_all_modes),
-    Case::new("string_io.nothing_to_move", nothing_to_move),
-    Case::new("string_io.element_across_pages", element_across_pages),
-    Case::new("string_io.outs_page_fault_in_the_middle", outs_page_fault_in_the_middle),
-    Case::new("string_io.ins_faults_before_the_device", ins_faults_before_the_device),
-    Case::new("string_io.beyond_the_limit", beyond_the_limit),
-    Case::new("string_io.memory_that_the_host_must_bring", memory_that_the_host_must_bring),
-    Case::new("string_io.interrupt_between_elements", interrupt_between_elements),
-    Case::new("string_io.single_step_of_each_element", single_step_of_each_element),
-    Case::new("string_io.outs_at_once", outs_at_once),
-    Case::new("string_io.ins_at_once", ins_at_once),
-    Case::new("string_io.at_once_until_a_fault", at_once_until_a_fault),
-    Case::new("string_io.stepped_one_at_a_time", stepped_one_at_a_time),
-    Case::new("string_io.at_once_across_the_wrap", at_once_across_the_wrap),
-    Case::new("string_io.in_several_calls", in_several_calls),
-    Case::new("string_io.unanswered_is_reported_again", unanswered_is_reported_again),
-    Case::new("string_io.alignment_of_a_user", alignment_of_a_user),
-    Case::new("string_io.device_memory_is_an_exit", device_memory_is_an_exit),
-    Case::new("string_io.no_string_waits", no_string_waits),
-];
+cases! { "string_io":
+    outs_in_all_modes,
+    outs_backward,
+    widths,
+    address_size_32_in_64,
+    address_size_16_wraps,
+    segment_of_outs,
+    ins_in_all_modes,
+    nothing_to_move,
+    element_across_pages,
+    outs_page_fault_in_the_middle,
+    ins_faults_before_the_device,
+    beyond_the_limit,
+    memory_that_the_host_must_bring,
+    interrupt_between_elements,
+    single_step_of_each_element,
+    outs_at_once,
+    ins_at_once,
+    at_once_until_a_fault,
+    stepped_one_at_a_time,
+    at_once_across_the_wrap,
+    in_several_calls,
+    unanswered_is_reported_again,
+    alignment_of_a_user,
+    device_memory_is_an_exit,
+    no_string_waits,
+}
 
 const BUFFER: u64 = 0x10000;
 

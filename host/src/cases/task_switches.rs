@@ -9,18 +9,17 @@ use x86_vcpu::{
 };
 
 use super::{
-    Case,
     check::{CaseResult, equal, fail, same},
     code::guest_code,
     guest::Guest,
 };
 
-pub const CASES: &[Case] = &[
-    Case::new("task_switches.jmp_and_call", jmp_and_call),
-    Case::new("task_switches.iret", iret),
-    Case::new("task_switches.task_gate", task_gate),
-    Case::new("task_switches.event_can_be_taken", event_can_be_taken),
-];
+cases! { "task_switches":
+    jmp_and_call,
+    iret,
+    task_gate,
+    event_can_be_taken,
+}
 
 const GDT: u64 = 0x520;
 const IDT: u64 = 0x4000;

@@ -10,17 +10,16 @@ use x86_vcpu::{
 };
 
 use super::{
-    Case,
     check::{CaseResult, equal, is_true, same},
     guest::Guest,
 };
 use crate::hal::HostHal;
 
-pub const CASES: &[Case] = &[
-    Case::new("vmcs.fields", fields),
-    Case::new("vmcs.fields_behind_a_run", fields_behind_a_run),
-    Case::new("vmcs.dump_agrees_with_the_processor", dump_agrees_with_the_processor),
-];
+cases! { "vmcs":
+    fields,
+    fields_after_a_run,
+    dump_agrees_with_the_processor,
+}
 
 /// Every field that by the table this processor has can be read. Of a vCPU that was never set up, so that all are read
 /// from the processor.
@@ -32,7 +31,7 @@ fn fields() -> CaseResult {
     same("fields that the table has and the processor has not", found, Vec::new())
 }
 
-fn fields_behind_a_run() -> CaseResult {
+fn fields_after_a_run() -> CaseResult {
     let mut guest = Guest::real(&[0xF4])?;
     guest.halt()?;
     same("fields that the table has and the processor has not", unreadable(&guest.vcpu)?, Vec::new())

@@ -3,7 +3,6 @@
 use alloc::format;
 
 use super::{
-    Case,
     check::{CaseResult, equal, fail},
     code::guest_code,
     guest::Guest,
@@ -11,16 +10,16 @@ use super::{
     need::Need,
 };
 
-pub const CASES: &[Case] = &[
-    Case::new("xsetbv.valid", valid).needs(&[Need::Xsave]),
-    Case::new("xsetbv.valid_avx512", valid_avx512).needs(&[Need::Avx512]),
-    Case::new("xsetbv.invalid_is_gp", invalid_is_gp).needs(&[Need::Xsave]),
-    Case::new("xsetbv.ecx_is_32_bits", ecx_is_32_bits).needs(&[Need::Xsave]),
-    Case::new("xsetbv.up_and_down", up_and_down).needs(&[Need::Xsave]),
-    Case::new("xsetbv.starts_at_1", starts_at_1).needs(&[Need::Xsave]),
-    Case::new("xsetbv.same_in_every_mode", same_in_every_mode).needs(&[Need::Xsave]),
-    Case::new("xsetbv.undefined_without_osxsave", undefined_without_osxsave),
-];
+cases! { "xsetbv":
+    valid.needs(&[Need::Xsave]),
+    valid_avx512.needs(&[Need::Avx512]),
+    invalid_is_gp.needs(&[Need::Xsave]),
+    ecx_is_32_bits.needs(&[Need::Xsave]),
+    up_and_down.needs(&[Need::Xsave]),
+    starts_at_1.needs(&[Need::Xsave]),
+    same_in_every_mode.needs(&[Need::Xsave]),
+    undefined_without_osxsave,
+}
 
 guest_code!(
     /// XSETBV of RBX:RAX... with the registers that the case sets at the first OUT; then reads XCR0 back.

@@ -58,7 +58,7 @@ pub fn run(config: &FuzzConfig) -> ! {
                 passed += 1;
                 console::line(format_args!("case fuzz.{}.{first}_to_{last} ... ok", config.seed));
             }
-            Err((number, Failure { expected, got })) => {
+            Err((number, Failure { expected, got, .. })) => {
                 failed += 1;
                 console::line(format_args!(
                     "case fuzz.{}.{first}_to_{last} ... FAILED: program {number}: expected {expected}, got {got}",

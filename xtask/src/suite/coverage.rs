@@ -13,84 +13,78 @@ use crate::paths;
 
 /// An expectation. A pattern is a case's name, or the beginning of several with `*`.
 struct Line {
-    id: &'static str,
+    subject: &'static str,
     expected: &'static str,
     cases: &'static [&'static str],
 }
 
 const LINES: &[Line] = &[
     Line {
-        id: "H1",
+        subject: "XSETBV",
         expected: "XSETBV works with valid values; #GP(0) for others, for ECX other than 0, and for what CPUID does not show",
         cases: &["xsetbv.*", "msr_policy.every_xcr0_that_cpuid_shows_works", "cpuid.hidden_features_leave_xcr0"],
     },
     Line {
-        id: "H2",
+        subject: "Exit reasons",
         expected: "Any exit reason comes back with its number and qualification (unit test `every_reason_with_any_fields`)",
         cases: &["exits.ept_misconfiguration", "task_switches.*", "startup.init_exits"],
     },
     Line {
-        id: "H3",
+        subject: "Entries that fail",
         expected: "A VM entry that fails is an error that says why; the vCPU can be corrected and run again",
         cases: &["entry_failure.*", "entry_refused.*"],
     },
     Line {
-        id: "H4",
+        subject: "Injected events",
         expected: "Events of every vector and type, in every mode: delivered, or refused to the caller",
         cases: &[
             "events.*",
             "double_faults.impossible_events_are_refused",
-            "double_faults.instruction_events_return_behind",
+            "double_faults.instruction_events_return_after_the_instruction",
         ],
     },
     Line {
-        id: "H5",
+        subject: "Bitmaps",
         expected: "Intercepts of any port, range or MSR: right, or an error (unit tests of the bitmaps)",
-        cases: &["msr_policy.refused", "corners.own_msrs_are_not_passed_through"],
+        cases: &["msr_policy.refused", "msr_policy.own_msrs_are_not_passed_through"],
     },
     Line {
-        id: "H6",
+        subject: "Undefined instructions",
         expected: "Instructions of features that the guest does not have are undefined; VMCALL above CPL 0 by policy",
         cases: &[
-            "undefined.*",
-            "selected.hypercall_of_a_user",
-            "selected.mwait",
+            "hidden_instructions.*",
+            "intercepts.hypercall_of_a_user",
+            "intercepts.mwait",
             "cpuid.hidden_instructions_are_undefined",
         ],
     },
     Line {
-        id: "H7",
+        subject: "Exits",
         expected: "Triple fault, task switch, INIT, SIPI, EPT misconfiguration and violation, HLT: each its own exit",
         cases: &["exits.*", "task_switches.*", "startup.*", "ept.misconfiguration_shows_the_walk"],
     },
     Line {
-        id: "H8",
+        subject: "Control registers",
         expected: "Control registers in every form, with the checks that lead to #GP; into long mode and out of it",
-        cases: &[
-            "control.*",
-            "paging.*",
-            "cpuid.hidden_features_leave_cr4",
-            "corners.long_mode_with_16_bit_tss",
-            "corners.pdptes_from_a_device",
-        ],
+        cases: &["control_registers.*", "paging.*", "cpuid.hidden_features_leave_cr4"],
     },
     Line {
-        id: "H9",
+        subject: "MSRs",
         expected: "RDMSR and WRMSR of unknown MSRs go to the caller, who gives a value or #GP",
         cases: &["msr.*", "msr_policy.*"],
     },
     Line {
-        id: "H10",
+        subject: "Port I/O",
         expected: "IN merges by width; INS and OUTS with REP, both directions, all address sizes, and the guest's faults",
         cases: &["registers.in_merges", "registers.in_completed_by_set_gpr", "registers.out_widths", "string_io.*"],
     },
     Line {
-        id: "H11",
+        subject: "MMIO",
         expected: "Accesses to devices in memory, by every instruction that a driver would use",
         cases: &["mmio.*"],
     },
     Line {
-        id: "H12",
+        subject: "Interrupted delivery",
         expected: "An event whose delivery an exit interrupted is delivered again; the double-fault table",
         cases: &[
             "double_faults.*",
@@ -100,17 +94,17 @@ const LINES: &[Line] = &[
         ],
     },
     Line {
-        id: "H13",
+        subject: "Intercepted exceptions",
         expected: "An exception that is intercepted reaches the guest's handler",
-        cases: &["exits.ud2_is_the_guests", "selected.exceptions_come_whole", "corners.debug_exceptions_without_end"],
+        cases: &["exits.ud2_is_the_guests", "intercepts.exceptions_come_whole", "debug.endless_debug_exceptions"],
     },
     Line {
-        id: "H14",
+        subject: "CPUID",
         expected: "CPUID agrees with the processor, with what is switched, and with the guest's CR4",
-        cases: &["cpuid.*", "msr_policy.cpuid_shows_what_is_kept"],
+        cases: &["cpuid.*", "msr_policy.cpuid_shows_what_is_emulated"],
     },
     Line {
-        id: "H15",
+        subject: "Answered MSR exits",
         expected: "An MSR exit that was answered does not come again: set_gpr and run is enough",
         cases: &[
             "msr.read_answered_by_set_gpr",
@@ -120,55 +114,55 @@ const LINES: &[Line] = &[
         ],
     },
     Line {
-        id: "Host state",
-        expected: "The host's state is the host's behind every run",
-        cases: &["host.*", "world.*", "owners.*", "switch.*"],
+        subject: "Host state",
+        expected: "The host has its own state after every run",
+        cases: &["host_state.*", "migration.*", "nmi.*", "speculation.*", "fpu_owner.*"],
     },
     Line {
-        id: "Guest state",
+        subject: "Guest state",
         expected: "The guest's state is the guest's through exits, binds, other vCPUs and other processors; and at reset",
-        cases: &["registers.*", "world.patterns_*", "start.*", "debug.*", "corners.setup_resets_*"],
+        cases: &["registers.*", "host_state.patterns_*", "start.*", "debug.*"],
     },
     Line {
-        id: "Time 1",
+        subject: "External interrupts and NMIs",
         expected: "External interrupts exit with their vector; the host's NMIs reach the host's handler and stay unblocked",
-        cases: &["exits.external_interrupt", "exits.nmi_is_the_hosts", "world.nmi_*", "corners.nmi_*"],
+        cases: &["exits.external_interrupt", "exits.nmi_is_the_hosts", "nmi.*", "event_blocking.nmi_*"],
     },
     Line {
-        id: "Time 2",
+        subject: "Events that wait",
         expected: "Events wait while they are blocked, and come at the first chance in their order",
         cases: &[
-            "blocked.*",
+            "event_blocking.*",
             "events.interrupt_waits_for_sti",
             "events.two_interrupts",
             "events.window_opens",
-            "debug.interrupt_behind_sti_and_cpuid",
+            "debug.interrupt_after_sti_and_cpuid",
         ],
     },
     Line {
-        id: "Time 3",
+        subject: "Completed instructions",
         expected: "A skipped instruction ends STI and MOV SS blocking, traps where TF is set, and RIP wraps",
         cases: &[
-            "quick.*",
+            "fast_path.*",
             "debug.single_step_*",
-            "blocked.hlt_ends_the_shadow",
-            "blocked.rip_wraps_at_4_gib",
+            "event_blocking.hlt_ends_the_shadow",
+            "event_blocking.rip_wraps_at_4_gib",
             "string_io.single_step_of_each_element",
             "mmio.single_step",
         ],
     },
     Line {
-        id: "Time 4",
+        subject: "Time slices",
         expected: "A time slice ends the run",
         cases: &["exits.time_slice_ends_the_run", "exits.no_slice_no_end"],
     },
     Line {
-        id: "Time 5",
+        subject: "Time and optional exits",
         expected: "TSC offset and scaling; exits of HLT, MWAIT, PAUSE and others by choice",
-        cases: &["selected.*"],
+        cases: &["intercepts.*"],
     },
     Line {
-        id: "Memory 1",
+        subject: "EPT pointer",
         expected: "The EPT pointer has what the processor allows",
         cases: &[
             "ept.accessed_and_dirty_flags",
@@ -178,41 +172,41 @@ const LINES: &[Line] = &[
         ],
     },
     Line {
-        id: "Memory 2",
-        expected: "VPIDs; nothing of an EPT or a page table is used stale, and nothing is dropped without need",
-        cases: &["ept.drops_*", "ept.remapped_*", "ept.vpids_*", "ept.same_*", "ept.guest_*", "ept.host_writes_cr3"],
+        subject: "TLB",
+        expected: "VPIDs; no stale translation is used, and no flush comes without need",
+        cases: &["ept.flushes_*", "ept.remapped_*", "ept.vpids_*", "ept.same_*", "ept.guest_*", "ept.host_writes_cr3"],
     },
     Line {
-        id: "Memory 3",
+        subject: "EPT violations",
         expected: "An EPT violation says address, linear address, access and permissions; memory on demand",
         cases: &["ept.violation_*", "ept.demand_paging_*", "exits.unmapped_*", "exits.mapped_after_the_fault"],
     },
     Line {
-        id: "Memory 4",
+        subject: "Page walks",
         expected: "The guest's page tables are walked as the processor walks them",
         cases: &["walk.*", "string_io.outs_page_fault_in_the_middle", "string_io.ins_faults_before_the_device"],
     },
     Line {
-        id: "Lifecycle 1",
+        subject: "Lifecycle",
         expected: "new, setup, bind, run, unbind in any order that makes sense; an error otherwise",
-        cases: &["lifecycle.*", "world.moved_in_memory", "world.dropped_*", "world.used_on_another_processor"],
+        cases: &["lifecycle.*", "migration.moved_in_memory", "migration.dropped_*", "migration.used_on_another_cpu"],
     },
     Line {
-        id: "Lifecycle 2",
-        expected: "VMX is turned on once and off again, with nothing left behind",
-        cases: &["enable.*", "world.vmx_off_and_on", "owners.vmx_off_*", "ept.drops_of_vmx_off_and_on"],
+        subject: "VMX on and off",
+        expected: "VMX is turned on once and off again, and leaves nothing",
+        cases: &["enable.*", "migration.vmx_off_and_on", "fpu_owner.vmx_off_*", "ept.flushes_of_vmx_off_and_on"],
     },
     Line {
-        id: "Machines",
+        subject: "Machines",
         expected: "vCPUs on several processors interrupt and start each other; timers and lines are on time",
         cases: &["machines.*"],
     },
     Line {
-        id: "APIC",
+        subject: "APIC",
         expected: "The local APIC that the crate brings along: timer, priorities, faults and IPIs as the processor's",
         cases: &["apic.*"],
     },
-    Line { id: "Lifecycle 3", expected: "VMCS fields and regions as the processor has them", cases: &["vmcs.*"] },
+    Line { subject: "VMCS", expected: "VMCS fields and regions as the processor has them", cases: &["vmcs.*"] },
 ];
 
 /// The cases that passed, and the models on which they did.
@@ -239,18 +233,18 @@ fn render(passed: &Passed) -> Result<String> {
         "# What is expected of the vCPU, and the cases that show it\n\n\
          Each case is a guest that runs on the crate in `host/src/cases`. This file is made by \
          `cargo xtask test --write-cases`\nfrom the cases that passed, and compared with them by every full run.\n\n\
-         | Line | Expectation | Cases |\n|---|---|---|\n",
+         | Subject | Expectation | Cases |\n|---|---|---|\n",
     );
     let mut named = BTreeSet::new();
     for line in LINES {
         let mut cases = BTreeSet::new();
         for pattern in line.cases {
             let like: Vec<&String> = passed.keys().filter(|case| matches(pattern, case)).collect();
-            ensure!(!like.is_empty(), "no case that passed is like {pattern} ({})", line.id);
+            ensure!(!like.is_empty(), "no case that passed is like {pattern} ({})", line.subject);
             cases.extend(like);
         }
         let list: Vec<String> = cases.iter().map(|case| format!("`{case}`")).collect();
-        writeln!(text, "| {} | {} | {} |", line.id, line.expected, list.join(" "))?;
+        writeln!(text, "| {} | {} | {} |", line.subject, line.expected, list.join(" "))?;
         named.extend(cases);
     }
     let models: BTreeSet<&str> = passed.values().flatten().map(String::as_str).collect();
@@ -284,6 +278,6 @@ mod tests {
             names.filter(|name| name != leave_out).map(|name| (name, BTreeSet::new())).collect()
         };
         assert!(render(&every("")).is_ok());
-        assert!(render(&every("vmcs.x")).unwrap_err().to_string().contains("Lifecycle 3"));
+        assert!(render(&every("vmcs.x")).unwrap_err().to_string().contains("VMCS"));
     }
 }

@@ -26,15 +26,20 @@ fn read_folder(folder: &Path, names: &mut Vec<String>) -> Result<()> {
             read_folder(&path, names)?;
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-            names.extend(in_source(&text).map(str::to_owned));
+            names.extend(in_source(&text));
         }
     }
     Ok(())
 }
 
-/// `Case::new("NAME", ...)`.
-fn in_source(text: &str) -> impl Iterator<Item = &str> {
-    text.split("Case::new(").skip(1).filter_map(|rest| rest.trim_start().strip_prefix('"')?.split('"').next())
+/// `cases! { "SUITE":`, then `FUNCTION,` or `FUNCTION.method(...),`, one a line, and `}`. A name is `SUITE.FUNCTION`.
+fn in_source(text: &str) -> impl Iterator<Item = String> {
+    text.split("\ncases! { \"").skip(1).filter_map(|list| list.split("\n}").next()?.split_once("\":")).flat_map(
+        |(suite, functions)| {
+            let functions = functions.lines().filter_map(|line| line.trim().split(['.', ',']).next());
+            functions.filter(|function| !function.is_empty()).map(move |function| format!("{suite}.{function}"))
+        },
+    )
 }
 
 /// The names that are most like one that nothing has, best first.
@@ -59,7 +64,7 @@ mod tests {
 
     #[test]
     fn cases_are_found_in_the_host_s_sources() {
-        let text = "Case::new(\"a.b\", b), Case::new(\n    \"a.c\",\n c)";
+        let text = "use x;\ncases! { \"a\":\n    b,\n    c.needs(&[Need::Avx]).on_boot_cpu(),\n}\nfn b() {}\n";
         assert_eq!(in_source(text).collect::<Vec<_>>(), ["a.b", "a.c"]);
         let names = of_cases().expect("the host's sources");
         assert!(names.iter().any(|name| name.starts_with("xsetbv.")), "{names:?}");

@@ -15,7 +15,6 @@ use x86_vcpu::{
 
 use self::machine::Machine;
 use super::{
-    Case,
     check::{CaseResult, fail, is_true, same},
     code::guest_code,
     guest::{Guest, Mode},
@@ -27,14 +26,22 @@ use crate::{
     smp,
 };
 
-pub const CASES: &[Case] = &[
-    Case::new("apic.timer_of_the_x2apic", || periodic_timer(timer_by_msrs(), ends_by_msr())),
-    Case::new("apic.timer_of_a_page_that_moved", || periodic_timer(timer_by_page(), ends_by_page())),
-    Case::new("apic.task_priority_is_cr8", task_priority_is_cr8),
-    Case::new("apic.cpuid_tells_whether_it_is_on", cpuid_follows),
-    Case::new("apic.faults_where_the_processor_faults", faults),
-    Case::new("apic.vcpus_start_and_interrupt_each_other", two_vcpus).needs(&[Need::Processors(2)]).on_boot_cpu(),
-];
+cases! { "apic":
+    timer_of_the_x2apic,
+    timer_of_a_page_that_moved,
+    task_priority_is_cr8,
+    cpuid_tells_whether_it_is_on,
+    faults_where_the_processor_faults,
+    vcpus_start_and_interrupt_each_other.needs(&[Need::Processors(2)]).on_boot_cpu(),
+}
+
+fn timer_of_the_x2apic() -> CaseResult {
+    periodic_timer(timer_by_msrs(), ends_by_msr())
+}
+
+fn timer_of_a_page_that_moved() -> CaseResult {
+    periodic_timer(timer_by_page(), ends_by_page())
+}
 
 /// Where programs leave what they found.
 const RESULTS: u64 = 0x2_0000;
@@ -245,7 +252,7 @@ guest_code!(
 );
 
 /// Off, even out of the x2APIC's mode, it is none; on again, it is one.
-fn cpuid_follows() -> CaseResult {
+fn cpuid_tells_whether_it_is_on() -> CaseResult {
     let mut guest = Guest::long(switches_off_and_on())?;
     let mut policy = guest.vcpu.cpuid_policy()?;
     policy.show(CpuidFeature::APIC)?;
@@ -273,7 +280,7 @@ guest_code!(reserved_bits, "code64", "mov ecx, 0x1B", "rdmsr", "or eax, 0x200", 
 guest_code!(msr_without_x2apic, "code64", "mov ecx, 0x802", "rdmsr", "hlt");
 
 /// What the APIC refuses is #GP for the guest, at the instruction.
-fn faults() -> CaseResult {
+fn faults_where_the_processor_faults() -> CaseResult {
     const REPORT: u64 = 0x2_1000;
     for program in [back_to_the_page(), reserved_bits(), msr_without_x2apic()] {
         let mut guest = Guest::long(program)?;
@@ -387,7 +394,7 @@ const ROUNDS: u32 = 50;
 
 /// INIT and a start-up IPI start the other vCPU on its processor; then interrupts go to and fro. The receivers wait without
 /// an exit, so that nothing but the kick of each post lets them see it.
-fn two_vcpus() -> CaseResult {
+fn vcpus_start_and_interrupt_each_other() -> CaseResult {
     const STARTUP_PAGE: u64 = 0x9000;
     const HANDLER: u32 = 0xA000;
     let mut guest = Guest::long(starts_the_other())?;

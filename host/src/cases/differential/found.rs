@@ -1,17 +1,16 @@
 //! What the sequences have found, each by its name.
 
 use super::super::{
-    Case,
     check::{CaseResult, equal},
     code::guest_code,
     guest::{Guest, Mode},
 };
 
-pub const CASES: &[Case] = &[
-    Case::new("differential.fault_of_an_emulated_instruction_pushes_rf", pushes_rf),
-    Case::new("differential.int1_under_single_step_leaves_dr6", int1_leaves_dr6),
-    Case::new("differential.debug_exception_clears_old_breakpoints_in_dr6", clears_old_breakpoints),
-];
+cases! { "differential":
+    fault_of_an_emulated_instruction_pushes_rf,
+    int1_under_single_step_leaves_dr6,
+    debug_exception_clears_old_breakpoints_in_dr6,
+}
 
 const DB: u64 = 1;
 const GP: u64 = 13;
@@ -32,7 +31,7 @@ guest_code!(
 guest_code!(report_flags, "code64", "mov eax, [rsp + 24]", "out 0x99, eax", "hlt");
 
 /// With RF an IRET executes the instruction again without a breakpoint on it being hit again.
-fn pushes_rf() -> CaseResult {
+fn fault_of_an_emulated_instruction_pushes_rf() -> CaseResult {
     const RF: u64 = 1 << 16;
     let mut guest = Guest::new(Mode::Long, write_badly())?;
     guest.set_handler(GP, report_flags())?;
@@ -53,7 +52,7 @@ guest_code!(
 
 guest_code!(report_dr6, "code64", "mov rax, dr6", "out 0x99, eax", "hlt");
 
-fn int1_leaves_dr6() -> CaseResult {
+fn int1_under_single_step_leaves_dr6() -> CaseResult {
     let mut guest = Guest::new(Mode::Long, int1_under_single_step())?;
     guest.set_handler(DB, report_dr6())?;
     equal("DR6", guest.expect_out(0x99)?, 0xFFFF_0FF0)
@@ -73,7 +72,7 @@ guest_code!(
     "hlt",
 );
 
-fn clears_old_breakpoints() -> CaseResult {
+fn debug_exception_clears_old_breakpoints_in_dr6() -> CaseResult {
     let mut guest = Guest::new(Mode::Long, step_behind_breakpoints())?;
     guest.set_handler(DB, report_dr6())?;
     equal("DR6", guest.expect_out(0x99)?, 0xFFFF_4FF0)

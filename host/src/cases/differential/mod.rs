@@ -17,7 +17,6 @@ use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
 use x86_vcpu::{StartState, VmxArchVCpu};
 
 use super::{
-    Case,
     check::{CaseResult, Failure, fail},
     host_registers::HostState,
 };
@@ -29,10 +28,10 @@ use crate::{
 use sequence::{Kind, Sequence};
 use stage::{CODE, COMPARED, FX, LOG, OUT, Stage};
 
-pub const CASES: &[Case] = &[
-    Case::new("differential.plain_instructions", plain_instructions).on_boot_cpu(),
-    Case::new("differential.emulated_instructions", emulated_instructions).on_boot_cpu(),
-];
+cases! { "differential":
+    plain_instructions.on_boot_cpu(),
+    emulated_instructions.on_boot_cpu(),
+}
 
 /// Sequences between two changes of VMX, which cost more than they.
 const BATCH: u64 = 50;
@@ -67,7 +66,7 @@ fn run_all(kind: Kind, seed: u64, count: u64) -> CaseResult {
         for ((number, sequence), natively) in sequences().zip(natively) {
             let difference = match guest.run(&sequence) {
                 Ok(in_the_guest) => natively.difference(&in_the_guest),
-                Err(Failure { expected, got }) => Some(format!("in the guest not {expected}: {got}")),
+                Err(Failure { expected, got, .. }) => Some(format!("in the guest not {expected}: {got}")),
             };
             let start = stage.linear(CODE);
             different

@@ -12,7 +12,6 @@ use x86_vcpu::{
 
 use super::{
     super::{
-        Case,
         check::{CaseResult, equal, is_true, same},
         code::{ORIGIN, guest_code},
         guest::{Guest, Mode, PML4},
@@ -23,21 +22,21 @@ use super::{
 };
 use crate::{smp, vmx};
 
-pub const CASES: &[Case] = &[
-    Case::new("ept.drops_of_warm_exits", warm_exits),
-    Case::new("ept.drops_of_taking_turns", taking_turns),
-    Case::new("ept.drops_of_unbinding", unbinding),
-    Case::new("ept.drops_of_a_first_run", a_first_run),
-    Case::new("ept.drops_of_invalidation", invalidation),
-    Case::new("ept.drops_of_control_registers", control_registers),
-    Case::new("ept.drops_of_written_fields", written_fields),
-    Case::new("ept.drops_of_setup", setup),
-    Case::new("ept.drops_of_init", init),
-    Case::new("ept.drops_of_moves", moves).needs(&[Need::Processors(2)]).on_boot_cpu(),
-    Case::new("ept.drops_of_vmx_off_and_on", vmx_off_and_on),
-    Case::new("ept.vpids_run_out", vpids_run_out),
-    Case::new("ept.vpids_turned_off_and_on", turned_off_and_on),
-];
+cases! { "ept":
+    flushes_of_warm_exits,
+    flushes_of_alternating_vcpus,
+    flushes_of_unbinding,
+    flushes_of_a_first_run,
+    flushes_of_invalidation,
+    flushes_of_control_registers,
+    flushes_of_written_fields,
+    flushes_of_setup,
+    flushes_of_init,
+    flushes_of_moves.needs(&[Need::Processors(2)]).on_boot_cpu(),
+    flushes_of_vmx_off_and_on,
+    vpids_run_out,
+    vpids_turned_off_and_on,
+}
 
 const NONE: TlbFlushCounts = TlbFlushCounts { invept: 0, invvpid: 0 };
 const EPT: TlbFlushCounts = TlbFlushCounts { invept: 1, invvpid: 0 };
@@ -80,7 +79,7 @@ fn vpid(guest: &Guest) -> CaseResult<Option<u16>> {
     Ok(if on { Some(guest.vcpu.read_vmcs(VmcsControl16::VPID)?) } else { None })
 }
 
-fn warm_exits() -> CaseResult {
+fn flushes_of_warm_exits() -> CaseResult {
     with_and_without(|vpids| {
         let mut guest = warm()?;
         same("a VPID", vpid(&guest)?.is_some(), vpids)?;
@@ -90,7 +89,7 @@ fn warm_exits() -> CaseResult {
 }
 
 /// Two vCPUs on one processor, with one EPT each: neither disturbs the other.
-fn taking_turns() -> CaseResult {
+fn flushes_of_alternating_vcpus() -> CaseResult {
     with_and_without(|vpids| {
         let (mut first, mut second) = (warm()?, warm()?);
         let (_, drops) = drops_of(|| {
@@ -105,7 +104,7 @@ fn taking_turns() -> CaseResult {
     })
 }
 
-fn unbinding() -> CaseResult {
+fn flushes_of_unbinding() -> CaseResult {
     with_and_without(|_| {
         let (mut first, mut second) = (warm()?, warm()?);
         let (own, others) = (vpid(&first)?, vpid(&second)?);
@@ -127,7 +126,7 @@ fn unbinding() -> CaseResult {
 }
 
 /// Its EPT root may have been another's.
-fn a_first_run() -> CaseResult {
+fn flushes_of_a_first_run() -> CaseResult {
     with_and_without(|_| {
         warm()?;
         let mut guest = Guest::long(exits())?;
@@ -137,7 +136,7 @@ fn a_first_run() -> CaseResult {
 }
 
 /// Once for as many changes as there are between two entries, by either way of telling, and again when there are more.
-fn invalidation() -> CaseResult {
+fn flushes_of_invalidation() -> CaseResult {
     with_and_without(|_| {
         let mut guest = warm()?;
         let invalidator = guest.vcpu.ept_invalidator();
@@ -199,7 +198,7 @@ guest_code!(
 
 /// What the library writes for the guest drops what the processor would have dropped, and no more. (No MOV to CR4 that
 /// exits succeeds: the bits that the library owns are those that this guest does not have.)
-fn control_registers() -> CaseResult {
+fn flushes_of_control_registers() -> CaseResult {
     with_and_without(|vpids| {
         let linear = if vpids { LINEAR } else { NONE };
         let mut guest = Guest::protected(toggle_paging())?;
@@ -223,7 +222,7 @@ fn expect_drops(guest: &mut Guest, what: &str, expected: [TlbFlushCounts; 2]) ->
 }
 
 /// The caller writes what the guest's MOV to CR3 would have.
-fn written_fields() -> CaseResult {
+fn flushes_of_written_fields() -> CaseResult {
     with_and_without(|vpids| {
         let mut guest = warm()?;
         for (field, linear) in [
@@ -243,7 +242,7 @@ fn written_fields() -> CaseResult {
 }
 
 /// Another guest in the same vCPU has another VPID.
-fn setup() -> CaseResult {
+fn flushes_of_setup() -> CaseResult {
     with_and_without(|vpids| {
         let mut guest = warm()?;
         let before = vpid(&guest)?;
@@ -259,7 +258,7 @@ fn setup() -> CaseResult {
 }
 
 /// CR0.PG is clear after it; the VPID stays.
-fn init() -> CaseResult {
+fn flushes_of_init() -> CaseResult {
     with_and_without(|vpids| {
         let mut guest = warm()?;
         let before = vpid(&guest)?;
@@ -271,7 +270,7 @@ fn init() -> CaseResult {
 }
 
 /// One INVEPT on each processor that it comes to, and none of other kinds; staying there costs nothing.
-fn moves() -> CaseResult {
+fn flushes_of_moves() -> CaseResult {
     let mut guest = warm()?;
     guest.vcpu.unbind()?;
     let guest = Mutex::new(guest);
@@ -308,7 +307,7 @@ fn everywhere(work: impl Fn() -> CaseResult + Sync) -> CaseResult {
 }
 
 /// Somebody else may have had VMX in between.
-fn vmx_off_and_on() -> CaseResult {
+fn flushes_of_vmx_off_and_on() -> CaseResult {
     let mut guest = warm()?;
     vmx::with_state(|state| {
         state.disable()?;
@@ -346,7 +345,7 @@ fn vpids_run_out() -> CaseResult {
 }
 
 /// A vCPU that is bound takes the limit over when another one has run, or when it is bound again.
-fn turned_off_and_on() -> CaseResult {
+fn vpids_turned_off_and_on() -> CaseResult {
     let mut guest = warm()?;
     is_true("a VPID", vpid(&guest)?.is_some())?;
     {

@@ -4,7 +4,6 @@ use alloc::format;
 
 use super::{
     super::{
-        Case,
         check::{CaseResult, equal},
         code::guest_code,
         guest::{Guest, PML4},
@@ -13,15 +12,15 @@ use super::{
     vpids::with_and_without,
 };
 
-pub const CASES: &[Case] = &[
-    Case::new("ept.same_addresses", same_addresses),
-    Case::new("ept.same_vcpu_anew", same_vcpu_anew),
-    Case::new("ept.guest_changes_cr3", guest_changes_cr3),
-    Case::new("ept.guest_changes_cr3_with_pcids", guest_changes_cr3_with_pcids).needs(&[Need::Pcid]),
-    Case::new("ept.guest_clears_global_pages", guest_clears_global_pages),
-    Case::new("ept.guest_turns_paging_off_and_on", guest_turns_paging_off_and_on),
-    Case::new("ept.host_writes_cr3", host_writes_cr3),
-];
+cases! { "ept":
+    same_addresses,
+    same_vcpu_anew,
+    guest_changes_cr3,
+    guest_changes_cr3_with_pcids.needs(&[Need::Pcid]),
+    guest_clears_global_pages,
+    guest_turns_paging_off_and_on,
+    host_writes_cr3,
+}
 
 guest_code!(
     /// Counts in memory, in a page that is global.

@@ -9,7 +9,6 @@ use x86_vcpu::{StartState, VmExit, VmxArchVCpu};
 
 use super::{
     super::{
-        Case,
         check::{CaseResult, equal, fail, is_true, same},
         code::{ORIGIN, guest_code},
         guest::{Guest, Mode},
@@ -20,13 +19,13 @@ use super::{
 };
 use crate::{arch::time, hal::HostHal, mem::frames, vm::ept::Access};
 
-pub const CASES: &[Case] = &[
-    Case::new("ept.pages_of_4_kib_and_2_mib", pages_of_4_kib_and_2_mib),
-    Case::new("ept.page_of_1_gib", page_of_1_gib),
-    Case::new("ept.demand_paging_in_real_mode", demand_paging_in_real_mode).on_boot_cpu(),
-    Case::new("ept.demand_paging_in_protected_mode", demand_paging_in_protected_mode).on_boot_cpu(),
-    Case::new("ept.demand_paging_in_long_mode", demand_paging_in_long_mode).on_boot_cpu(),
-];
+cases! { "ept":
+    pages_of_4_kib_and_2_mib,
+    page_of_1_gib,
+    demand_paging_in_real_mode.on_boot_cpu(),
+    demand_paging_in_protected_mode.on_boot_cpu(),
+    demand_paging_in_long_mode.on_boot_cpu(),
+}
 
 guest_code!(
     /// The middle and the end of the page of 2 MiB at 4 MiB, and the page behind it.

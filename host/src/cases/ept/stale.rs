@@ -12,7 +12,6 @@ use x86_vcpu::{EptInvalidator, VmxArchVCpu};
 
 use super::{
     super::{
-        Case,
         check::{CaseResult, equal, fail, is_true, same},
         code::{ORIGIN, guest_code},
         guest::{Guest, Mode},
@@ -28,14 +27,12 @@ use crate::{
     vm::ept::{Access, Ept},
 };
 
-pub const CASES: &[Case] = &[
-    Case::new("ept.remapped_by_the_host", remapped_by_the_host),
-    Case::new("ept.remapped_by_the_guest", remapped_by_the_guest),
-    Case::new("ept.remapped_under_running_guests", remapped_under_running_guests)
-        .needs(&[Need::Processors(2)])
-        .on_boot_cpu(),
-    Case::new("ept.root_changed", root_changed),
-];
+cases! { "ept":
+    remapped_by_the_host,
+    remapped_by_the_guest,
+    remapped_under_running_guests.needs(&[Need::Processors(2)]).on_boot_cpu(),
+    root_changed,
+}
 
 const A: u64 = 0xAAAA_AAAA;
 const B: u64 = 0xBBBB_BBBB;

@@ -7,7 +7,6 @@ use axvcpu::AxVCpuExitReason as Exit;
 use x86_vcpu::{EptFault, EptFormat, EptTarget, EptViolation, VmExit, VmxExitReason};
 
 use super::super::{
-    Case,
     check::{CaseResult, equal, fail, is_true, same},
     code::guest_code,
     guest::{Guest, RAM_END, VECTOR_PORT},
@@ -15,16 +14,16 @@ use super::super::{
 };
 use crate::vm::ept::{Access, Ept};
 
-pub const CASES: &[Case] = &[
-    Case::new("ept.violation_says_what_was_accessed", says_what_was_accessed),
-    Case::new("ept.violation_of_permissions", of_permissions),
-    Case::new("ept.violation_in_a_page_walk", in_a_page_walk),
-    Case::new("ept.violation_without_linear_address", without_linear_address),
-    Case::new("ept.violation_in_event_delivery", in_event_delivery),
-    Case::new("ept.violation_in_interrupt_delivery", in_interrupt_delivery),
-    Case::new("ept.accessed_and_dirty_flags", accessed_and_dirty_flags).needs(&[Need::EptAccessedDirty]),
-    Case::new("ept.misconfiguration_shows_the_walk", misconfiguration_shows_the_walk),
-];
+cases! { "ept":
+    violation_says_what_was_accessed,
+    violation_of_permissions,
+    violation_in_a_page_walk,
+    violation_without_linear_address,
+    violation_in_event_delivery,
+    violation_in_interrupt_delivery,
+    accessed_and_dirty_flags.needs(&[Need::EptAccessedDirty]),
+    misconfiguration_shows_the_walk,
+}
 
 /// A page that no case of these has mapped from the start.
 const PAGE: u64 = RAM_END + 0x10_0000;
@@ -69,7 +68,7 @@ guest_code!(touch, "code64", "mov eax, [rdi]", "mov [rdi], ecx", "jmp rdi",);
 
 /// A read, then a write, then a fetch of a page that gets one permission more at each violation. Its content, HLT, is
 /// what the fetch executes.
-fn says_what_was_accessed() -> CaseResult {
+fn violation_says_what_was_accessed() -> CaseResult {
     let mut guest = guest(touch())?;
     let at = PAGE + 0x238;
     guest.vcpu.regs_mut().rdi = AGAIN + at;
@@ -107,7 +106,7 @@ guest_code!(
     "hlt",
 );
 
-fn of_permissions() -> CaseResult {
+fn violation_of_permissions() -> CaseResult {
     // mov eax, 7; ret
     const CODE: u64 = 0xC300_0000_07B8;
     let mut guest = guest(call_and_read())?;
@@ -127,7 +126,7 @@ fn of_permissions() -> CaseResult {
 guest_code!(read_once, "code64", "mov eax, [rdi]", "hlt");
 
 /// The guest's own page directory is not there: its address is the one that faults, whatever the linear one was.
-fn in_a_page_walk() -> CaseResult {
+fn violation_in_a_page_walk() -> CaseResult {
     const DIRECTORY: u64 = PAGE;
     let mut guest = guest(read_once())?;
     guest.write_words(0x2010, &[DIRECTORY | 3])?;
@@ -163,7 +162,7 @@ guest_code!(
     "hlt",
 );
 
-fn without_linear_address() -> CaseResult {
+fn violation_without_linear_address() -> CaseResult {
     let mut guest = Guest::protected(load_pdptes())?;
     guest.write_words(0x1_2000, &[0x1_3001, 0, 0, 0])?;
     guest.write_words(0x1_3000, &[0x83])?;
@@ -199,7 +198,7 @@ guest_code!(
 );
 
 /// The push of the delivery faults; when the stack is there, the event comes once, with all that belongs to it.
-fn in_event_delivery() -> CaseResult {
+fn violation_in_event_delivery() -> CaseResult {
     for (code, vector, length) in [(fault_on_missing_stack(), 6, 0), (int_on_missing_stack(), 0x77, 2)] {
         let mut guest = guest(code)?;
         guest.vcpu.regs_mut().rdi = PAGE + 0x800;
@@ -234,7 +233,7 @@ guest_code!(
 );
 
 /// The same for an interrupt and an NMI that the host injects.
-fn in_interrupt_delivery() -> CaseResult {
+fn violation_in_interrupt_delivery() -> CaseResult {
     for round in 0..3 {
         let mut guest = guest(wait_on_missing_stack())?;
         guest.vcpu.regs_mut().rdi = PAGE + 0x800;

@@ -10,11 +10,13 @@ use crate::vmx::{self, State};
 pub struct VpidLimit(());
 
 impl VpidLimit {
+    #[track_caller]
     pub fn set(limit: u16) -> CaseResult<Self> {
         vmx::with_state(|state| state.set_vpid_limit(limit))?;
         Ok(Self(()))
     }
 
+    #[track_caller]
     pub fn none() -> CaseResult<Self> {
         Self::set(0)
     }
@@ -35,8 +37,9 @@ pub fn with_and_without(case: impl Fn(bool) -> CaseResult) -> CaseResult {
 }
 
 /// INVEPTs and INVVPIDs that `f` makes on this processor.
-pub fn drops_of<T>(f: impl FnOnce() -> CaseResult<T>) -> CaseResult<(T, TlbFlushCounts)> {
-    let before = vmx::with_state(State::tlb_flush_counts)?;
+#[track_caller]
+pub fn drops_of<T>(f: impl FnOnce() -> CaseResult<T>) -> CaseResult<(T, TranslationDrops)> {
+    let before = vmx::with_state(State::translation_drops)?;
     let result = f()?;
     let after = vmx::with_state(State::tlb_flush_counts)?;
     Ok((result, TlbFlushCounts { invept: after.invept - before.invept, invvpid: after.invvpid - before.invvpid }))

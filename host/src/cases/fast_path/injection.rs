@@ -6,7 +6,6 @@ use x86_vcpu::vmx::VmxExitReason;
 
 use super::{next_exit, start};
 use crate::cases::{
-    Case,
     check::{CaseResult, equal, fail, is_true},
     code::guest_code,
     guest::{Guest, RAM_END, VECTOR_PORT},
@@ -17,17 +16,17 @@ use crate::vm::ept::Access;
 const VECTOR: usize = 0x1E;
 const R8_PORT: u16 = 0x9A;
 
-pub const CASES: &[Case] = &[
-    Case::new("quick.interrupt_waits_for_its_flag", waits_for_its_flag),
-    Case::new("quick.interrupt_behind_sti_and_an_exit", behind_sti_and_an_exit),
-    Case::new("quick.interrupt_behind_sti_and_cpuid", behind_sti_and_cpuid),
-    Case::new("quick.interrupt_in_a_shadow", in_a_shadow),
-    Case::new("quick.interrupt_behind_a_step", behind_a_step),
-    Case::new("quick.interrupt_at_4_gib", at_4_gib),
-    Case::new("quick.interrupt_and_a_bind", and_a_bind),
-    Case::new("quick.interrupts_of_two_vectors", two_vectors),
-    Case::new("quick.interrupt_comes_once", comes_once),
-];
+cases! { "fast_path":
+    interrupt_waits_for_its_flag,
+    interrupt_after_sti_and_an_exit,
+    interrupt_after_sti_and_cpuid,
+    interrupt_in_a_shadow,
+    interrupt_after_a_single_step,
+    interrupt_at_4_gib,
+    interrupt_kept_across_a_bind,
+    interrupts_of_two_vectors,
+    interrupt_comes_once,
+}
 
 guest_code!(says_r8, "code64", "mov rax, r8", "out 0x9A, al", "iretq");
 
@@ -72,7 +71,7 @@ guest_code!(
     "hlt",
 );
 
-fn waits_for_its_flag() -> CaseResult {
+fn interrupt_waits_for_its_flag() -> CaseResult {
     let mut guest = at_third_out(closed())?;
     guest.vcpu.queue_interrupt(VECTOR)?;
     for _ in 0..2 {
@@ -96,7 +95,7 @@ guest_code!(
 );
 
 /// The shadow of STI ends with the instruction of the exit.
-fn behind_sti_and_an_exit() -> CaseResult {
+fn interrupt_after_sti_and_an_exit() -> CaseResult {
     let mut guest = at_third_out(sti_out())?;
     is_true("ready", guest.vcpu.ready_for_interrupt()?)?;
     guest.vcpu.queue_interrupt(VECTOR)?;
@@ -120,7 +119,7 @@ guest_code!(
 );
 
 /// The same where the crate has completed the instruction.
-fn behind_sti_and_cpuid() -> CaseResult {
+fn interrupt_after_sti_and_cpuid() -> CaseResult {
     let mut guest = at_third_out(sti_cpuid())?;
     while guest.vcpu.exit_info()?.exit_reason != VmxExitReason::CPUID {
         is_true("CPUID", matches!(guest.vcpu.run()?, Exit::Nothing))?;
@@ -147,7 +146,7 @@ guest_code!(
 );
 
 /// The instruction of the exit is executed again, and the shadow is there until it is done.
-fn in_a_shadow() -> CaseResult {
+fn interrupt_in_a_shadow() -> CaseResult {
     let mut guest = at_third_out(mov_ss())?;
     is_true("an exit in the shadow", matches!(next_exit(&mut guest)?, Exit::NestedPageFault { .. }))?;
     guest.memory.add_page(RAM_END, Access::READ, |page| page[0x123] = 0x5A)?;
@@ -171,7 +170,7 @@ guest_code!(
 );
 
 /// The trap of the instruction goes first.
-fn behind_a_step() -> CaseResult {
+fn interrupt_after_a_single_step() -> CaseResult {
     const DB: u64 = 1;
     let mut guest = at_third_out(steps())?;
     guest.vcpu.queue_interrupt(VECTOR)?;
@@ -194,7 +193,7 @@ guest_code!(
 );
 
 /// RIP wraps behind the instruction of the exit, and the handler returns to 0.
-fn at_4_gib() -> CaseResult {
+fn interrupt_at_4_gib() -> CaseResult {
     const TOP: u64 = 0xFFFF_F000;
     let mut guest = Guest::protected(to_the_top())?;
     // out 0x99, al
@@ -224,7 +223,7 @@ guest_code!(
 );
 
 /// Work for the processor comes beside it, before it and behind it.
-fn and_a_bind() -> CaseResult {
+fn interrupt_kept_across_a_bind() -> CaseResult {
     for first in [false, true] {
         let mut guest = at_third_out(open())?;
         let r8 = guest.vcpu.regs().r8;
@@ -243,7 +242,7 @@ fn and_a_bind() -> CaseResult {
 }
 
 /// The first one goes first, and the other one when the handler has returned.
-fn two_vectors() -> CaseResult {
+fn interrupts_of_two_vectors() -> CaseResult {
     const ANOTHER: usize = 0x1D;
     guest_code!(says_1d, "code64", "mov al, 0x1D", "out 0x9B, al", "iretq");
     let mut guest = at_third_out(open())?;
@@ -259,7 +258,7 @@ fn two_vectors() -> CaseResult {
 }
 
 /// Also where it was asked for twice before the guest could take it.
-fn comes_once() -> CaseResult {
+fn interrupt_comes_once() -> CaseResult {
     let mut guest = at_third_out(open())?;
     for r8 in 2..5 {
         guest.vcpu.queue_interrupt(VECTOR)?;

@@ -8,7 +8,7 @@ use x86_64::registers::debug::{Dr7, Dr7Flags, Dr7Value};
 use x86_vcpu::vmx::VmxExitReason;
 
 use crate::cases::{
-    Case, callee_saved,
+    callee_saved,
     check::{CaseResult, equal, fail, is_true, same},
     code::{ORIGIN, guest_code},
     guest::{Guest, RAM_END, VECTOR_PORT},
@@ -18,30 +18,32 @@ use crate::{
     vm::ept::Access,
 };
 
-pub const CASES: &[Case] = &[
-    Case::new("quick.each_instruction_once", each_instruction_once),
-    Case::new("quick.each_instruction_once_behind_work", each_instruction_once_behind_work),
-    Case::new("quick.shadow_behind_a_bind", shadow_behind_a_bind),
-    Case::new("quick.rip_wraps_at_4_gib", rip_wraps_at_4_gib),
-    Case::new("quick.interrupt_between_runs", interrupt_between_runs),
-    Case::new("quick.init_between_runs", init_between_runs),
-    Case::new("quick.interrupt_before_run_once", interrupt_before_run_once),
-    Case::new("quick.rip_wraps_in_run_once", rip_wraps_in_run_once),
-    Case::new("quick.shadow_behind_another_exit", shadow_behind_another_exit),
-    Case::new("quick.two_exceptions", two_exceptions),
-    Case::new("quick.open_window", open_window),
-    Case::new("quick.interrupt_whose_delivery_exits", interrupt_whose_delivery_exits),
-    Case::new("quick.host_with_a_breakpoint", host_with_a_breakpoint),
-    Case::new("quick.undecoded_is_over", undecoded_is_over),
-    Case::new("quick.unreachable_is_over", unreachable_is_over),
-];
+cases! { "fast_path":
+    each_instruction_once,
+    each_instruction_once_after_slow_entries,
+    shadow_after_a_bind,
+    rip_wraps_at_4_gib,
+    interrupt_between_runs,
+    init_between_runs,
+    interrupt_before_run_once,
+    rip_wraps_in_run_once,
+    shadow_after_another_exit,
+    two_exceptions,
+    open_window,
+    interrupt_whose_delivery_exits,
+    host_with_a_breakpoint,
+    undecoded_is_reported_once,
+    unreadable_code_is_reported_once,
+}
 
 /// The slice of a guest that is run by [`next_exit`] from here on.
+#[track_caller]
 pub fn start(guest: &mut Guest) -> CaseResult {
     Ok(guest.vcpu.set_time_slice(Some(time::ticks(200_000)))?)
 }
 
 /// The next exit that is the caller's business.
+#[track_caller]
 pub fn next_exit(guest: &mut Guest) -> CaseResult<Exit> {
     for _ in 0..50 {
         match callee_saved::around(|| guest.vcpu.run())?? {
@@ -73,7 +75,7 @@ fn each_instruction_once() -> CaseResult {
 }
 
 /// The same with an unbind and a bind between two runs, and then something to do for the processor.
-fn each_instruction_once_behind_work() -> CaseResult {
+fn each_instruction_once_after_slow_entries() -> CaseResult {
     let mut turn = 0;
     instructions_with(|guest| {
         turn += 1;
@@ -244,7 +246,7 @@ guest_code!(says_bl, "code64", "mov al, bl", "out 0x9A, al", "iretq");
 
 /// That the instruction of an exit ended a shadow says nothing of the shadow at the next exit: with a quick entry in between,
 /// and with a careful one.
-fn shadow_behind_another_exit() -> CaseResult {
+fn shadow_after_another_exit() -> CaseResult {
     for (code, is_quick) in [(shadow_behind_cpuid(), true), (shadow_behind_out(), false)] {
         let mut guest = Guest::long(code)?;
         guest.set_handler(0x1E, says_bl())?;
@@ -264,7 +266,7 @@ fn shadow_behind_another_exit() -> CaseResult {
 }
 
 /// The same where the entry in between is the first behind a bind.
-fn shadow_behind_a_bind() -> CaseResult {
+fn shadow_after_a_bind() -> CaseResult {
     let mut guest = Guest::long(shadow_behind_cpuid())?;
     start(&mut guest)?;
     next_exit(&mut guest)?;
@@ -386,7 +388,7 @@ fn runs_with_dr7(guest: &mut Guest, value: u64) -> CaseResult {
 guest_code!(to_a_device, "code64", "mov eax, 0x200000", "fninit", "2: fld qword ptr [rax]", "out 0x99, al", "jmp 2b");
 
 /// What is said of an instruction that is not emulated is said once: here memory comes to the place of the device.
-fn undecoded_is_over() -> CaseResult {
+fn undecoded_is_reported_once() -> CaseResult {
     let mut guest = Guest::long(to_a_device())?;
     guest.vcpu.set_mmio_range((RAM_END as usize).into(), 0x1000, true)?;
     start(&mut guest)?;
@@ -398,7 +400,7 @@ fn undecoded_is_over() -> CaseResult {
 }
 
 /// The same for an instruction that could not be read, because its page was away.
-fn unreachable_is_over() -> CaseResult {
+fn unreadable_code_is_reported_once() -> CaseResult {
     let mut guest = Guest::long(to_a_device())?;
     start(&mut guest)?;
     is_true("an exit by the device", matches!(next_exit(&mut guest)?, Exit::NestedPageFault { .. }))?;

@@ -9,7 +9,6 @@ use x86_vcpu::UnbindPolicy;
 
 use crate::{
     cases::{
-        Case,
         check::{CaseResult, equal},
         code::guest_code,
         guest::Guest,
@@ -17,10 +16,10 @@ use crate::{
     vmx,
 };
 
-pub const CASES: &[Case] = &[
-    Case::new("world.host_changes_between_binds", host_changes_between_binds),
-    Case::new("world.host_changes_control_registers", host_changes_control_registers),
-];
+cases! { "host_state":
+    changes_between_binds,
+    control_registers_change_between_binds,
+}
 
 /// FS_BASE and KERNEL_GS_BASE: a host exchanges them with its threads.
 const VARIABLES: [u32; 2] = [0xC000_0100, 0xC000_0102];
@@ -40,7 +39,7 @@ guest_code!(
 
 /// What the host has at a bind it has after the exits that follow: each bind takes it anew. Every run compares. Whether the
 /// vCPU was away in between or stayed makes no difference.
-fn host_changes_between_binds() -> CaseResult {
+fn changes_between_binds() -> CaseResult {
     for policy in [UnbindPolicy::Release, UnbindPolicy::Stay] {
         let mut guest = Guest::long(spin())?;
         guest.vcpu.set_unbind_policy(policy);
@@ -73,7 +72,7 @@ fn host_changes_between_binds() -> CaseResult {
 }
 
 /// The same of bits that no processor refuses: CR0.AM, CR3.PWT and CR4.PCE.
-fn host_changes_control_registers() -> CaseResult {
+fn control_registers_change_between_binds() -> CaseResult {
     for policy in [UnbindPolicy::Release, UnbindPolicy::Stay] {
         let mut guest = Guest::long(spin())?;
         guest.vcpu.set_unbind_policy(policy);

@@ -16,7 +16,6 @@ use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
 use crate::{
     arch::interrupts::{self, Frame},
     cases::{
-        Case,
         callee_saved::NAMES,
         check::{CaseResult, equal, is_error, is_true},
         code::guest_code,
@@ -25,10 +24,10 @@ use crate::{
     },
 };
 
-pub const CASES: &[Case] = &[
-    Case::new("switch.host_registers_behind_an_exit", behind_an_exit),
-    Case::new("switch.host_registers_behind_a_refusal", behind_a_refusal),
-];
+cases! { "host_state":
+    callee_saved_registers_after_an_exit,
+    callee_saved_registers_after_a_refused_entry,
+}
 
 guest_code!(
     own_values,
@@ -53,13 +52,13 @@ fn guest_with_own_values() -> CaseResult<Guest> {
     Ok(guest)
 }
 
-fn behind_an_exit() -> CaseResult {
+fn callee_saved_registers_after_an_exit() -> CaseResult {
     let mut guest = guest_with_own_values()?;
     let exit = around_the_switch(|| guest.vcpu.run())??;
     is_true("OUT", matches!(exit, Exit::IoWrite { .. }))
 }
 
-fn behind_a_refusal() -> CaseResult {
+fn callee_saved_registers_after_a_refused_entry() -> CaseResult {
     let mut guest = guest_with_own_values()?;
     entry_refused::make_launch_state_clear();
     let result = around_the_switch(|| guest.vcpu.run())?;

@@ -12,7 +12,6 @@ use x86_64::{
 use x86_vcpu::vmx::VmcsGuestNW;
 
 use crate::cases::{
-    Case,
     check::{CaseResult, equal, fail, same},
     code::{ORIGIN, guest_code},
     guest::Guest,
@@ -24,17 +23,17 @@ use crate::{
     vmx,
 };
 
-pub const CASES: &[Case] = &[
-    Case::new("world.guest_uses_syscall", syscall),
-    Case::new("world.guest_uses_syscall_in_compatibility_mode", syscall_in_compatibility_mode),
-    Case::new("world.guest_uses_sysenter", sysenter),
-    Case::new("world.guest_uses_swapgs", swapgs),
-    Case::new("world.guest_uses_rdtscp", rdtscp).needs(&[Need::Rdtscp]),
-    Case::new("world.guest_uses_xsaves", xsaves).needs(&[Need::Xsaves]),
-    Case::new("world.machine_checks_stay_enabled", machine_checks_stay_enabled),
-    Case::new("world.host_task_register_is_loaded_again", host_task_register_is_loaded_again),
-    Case::new("world.tables_as_large_as_can_be", tables_as_large_as_can_be),
-];
+cases! { "host_state":
+    guest_uses_syscall,
+    guest_uses_syscall_in_compatibility_mode,
+    guest_uses_sysenter,
+    guest_uses_swapgs,
+    guest_uses_rdtscp.needs(&[Need::Rdtscp]),
+    guest_uses_xsaves.needs(&[Need::Xsaves]),
+    machine_checks_stay_enabled,
+    task_register_is_loaded_again,
+    descriptor_tables_of_maximum_size,
+}
 
 /// Runs to HLT with exits on the way, under a host with values of its own everywhere.
 fn run(code: &[u8]) -> CaseResult<Guest> {
@@ -82,7 +81,7 @@ guest_code!(
 );
 
 /// Under a host with other values in all MSRs, and in one whose TSC_AUX is the guest's, so that it is not switched.
-fn syscall() -> CaseResult {
+fn guest_uses_syscall() -> CaseResult {
     used_syscall(&run(use_syscall())?)?;
     let mut guest = Guest::long(use_syscall())?;
     guest.run_to_halt()?;
@@ -132,7 +131,7 @@ guest_code!(
 );
 
 /// Intel's processors do not have it there (#UD); one that has it goes where the guest's CSTAR says, not the host's.
-fn syscall_in_compatibility_mode() -> CaseResult {
+fn guest_uses_syscall_in_compatibility_mode() -> CaseResult {
     const UNDEFINED: u64 = 6;
     let host = PatternedHost::new(Pattern(2))?;
     let mut guest = Guest::long(use_compatibility_syscall())?;
@@ -169,7 +168,7 @@ guest_code!(
     "hlt",
 );
 
-fn sysenter() -> CaseResult {
+fn guest_uses_sysenter() -> CaseResult {
     let guest = run(use_sysenter())?;
     let registers = guest.vcpu.regs();
     equal("RSI, set where SYSENTER leads", registers.rsi, 0x77)?;
@@ -199,7 +198,7 @@ guest_code!(
 );
 
 /// The program reads itself.
-fn swapgs() -> CaseResult {
+fn guest_uses_swapgs() -> CaseResult {
     let guest = run(use_swapgs())?;
     let registers = guest.vcpu.regs();
     equal("GS:0", registers.rbx, guest.read_u64(ORIGIN)?)?;
@@ -228,7 +227,7 @@ guest_code!(
     "hlt",
 );
 
-fn rdtscp() -> CaseResult {
+fn guest_uses_rdtscp() -> CaseResult {
     check_rdtscp(&run(use_rdtscp())?)?;
     // A host whose TSC_AUX is as the guest's at first: nothing is switched until the guest writes it.
     let mut guest = Guest::long(use_rdtscp())?;
@@ -262,7 +261,7 @@ guest_code!(
 );
 
 /// The guest has no supervisor state, whatever the host has enabled in IA32_XSS: XCOMP_BV says what was saved.
-fn xsaves() -> CaseResult {
+fn guest_uses_xsaves() -> CaseResult {
     let guest = run(use_xsaves())?;
     equal("XCOMP_BV of XSAVES", guest.vcpu.regs().rbx, 1 << 63 | 0b11)
 }
@@ -283,7 +282,7 @@ fn machine_checks_stay_enabled() -> CaseResult {
 
 /// A host whose GDTR and IDTR have the limits that an exit gives them needs no reload: what the exit loads is all. Every
 /// run compares.
-fn tables_as_large_as_can_be() -> CaseResult {
+fn descriptor_tables_of_maximum_size() -> CaseResult {
     let (gdt, idt) = (sgdt(), sidt());
     let largest = |table: &DescriptorTablePointer| DescriptorTablePointer { limit: 0xFFFF, base: table.base };
     // SAFETY: the same tables; nothing uses an entry behind their ends.
@@ -311,7 +310,7 @@ guest_code!(say_again, "code64", "2: out 0x99, al", "jmp 2b");
 
 /// An exit leaves the limit that a TSS without I/O bitmap has. What it is then only IN and OUT at CPL 3 would show, but LTR,
 /// which puts it right, sets the descriptor's busy bit.
-fn host_task_register_is_loaded_again() -> CaseResult {
+fn task_register_is_loaded_again() -> CaseResult {
     let busy_behind_a_run = |limit| {
         segments::load_task(limit);
         vmx::with_state(vmx::State::refresh)?;

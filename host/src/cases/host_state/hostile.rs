@@ -4,7 +4,6 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::cases::{
-    Case,
     check::{CaseResult, equal, is_true},
     code::guest_code,
     guest::Guest,
@@ -13,15 +12,15 @@ use crate::cases::{
     patterned::{Pattern, PatternedHost},
 };
 
-pub const CASES: &[Case] = &[
-    Case::new("world.hostile_breakpoints", breakpoints),
-    Case::new("world.hostile_msrs", msrs),
-    Case::new("world.hostile_cr4", cr4),
-    Case::new("world.hostile_xcr0", xcr0).needs(&[Need::Xsave]),
-    Case::new("world.hostile_fpu", fpu),
-    Case::new("world.hostile_flags", flags),
-    Case::new("world.hostile_single_step", single_step),
-];
+cases! { "host_state":
+    hostile_breakpoints,
+    hostile_msrs,
+    hostile_cr4,
+    hostile_xcr0.needs(&[Need::Xsave]),
+    hostile_fpu,
+    hostile_flags,
+    hostile_single_step,
+}
 
 /// Exits of each program.
 const EXITS: u64 = 3;
@@ -83,7 +82,7 @@ guest_code!(
     "hlt",
 );
 
-fn breakpoints() -> CaseResult {
+fn hostile_breakpoints() -> CaseResult {
     let prepare = |guest: &mut Guest| {
         let (code, data) = (bait as *const () as u64, (&raw const BAIT) as u64);
         // The last is read by the library between loading these registers and entering the guest: a host that watches
@@ -146,7 +145,7 @@ guest_code!(
     "hlt",
 );
 
-fn msrs() -> CaseResult {
+fn hostile_msrs() -> CaseResult {
     survive(write_msrs(), |_| Ok(()), |_| Ok(()))
 }
 
@@ -182,7 +181,7 @@ guest_code!(
     "iretq",
 );
 
-fn cr4() -> CaseResult {
+fn hostile_cr4() -> CaseResult {
     survive(
         write_cr4(),
         |guest| guest.set_handler(13, skip_three_bytes()),
@@ -213,7 +212,7 @@ guest_code!(
     "hlt",
 );
 
-fn xcr0() -> CaseResult {
+fn hostile_xcr0() -> CaseResult {
     survive(shrink_xcr0(), |_| Ok(()), |_| Ok(()))
 }
 
@@ -248,7 +247,7 @@ guest_code!(
     "hlt",
 );
 
-fn fpu() -> CaseResult {
+fn hostile_fpu() -> CaseResult {
     survive(
         unmask(),
         |_| Ok(()),
@@ -279,7 +278,7 @@ guest_code!(
     "hlt",
 );
 
-fn flags() -> CaseResult {
+fn hostile_flags() -> CaseResult {
     survive(set_flags(), |_| Ok(()), |guest| equal("RFLAGS", guest.vcpu.regs().rbx, 0x24_7CD7))
 }
 
@@ -303,7 +302,7 @@ guest_code!(
 
 guest_code!(count_traps, "code64", "inc r9", "iretq");
 
-fn single_step() -> CaseResult {
+fn hostile_single_step() -> CaseResult {
     survive(
         step_through_exits(),
         |guest| guest.set_handler(1, count_traps()),

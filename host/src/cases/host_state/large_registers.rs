@@ -4,19 +4,18 @@
 use core::arch::asm;
 
 use crate::cases::{
-    Case,
     check::{CaseResult, equal},
     code::guest_code,
     guest::Guest,
     need::Need,
 };
 
-pub const CASES: &[Case] = &[
-    Case::new("host.avx_registers", avx_registers).needs(&[Need::Avx, Need::HostSse]),
-    Case::new("host.x87_registers", x87_registers).needs(&[Need::HostSse]),
-    Case::new("host.debug_registers", debug_registers),
-    Case::new("host.msrs", msrs),
-];
+cases! { "host_state":
+    avx_registers.needs(&[Need::Avx, Need::HostSse]),
+    x87_registers.needs(&[Need::HostSse]),
+    debug_registers,
+    msrs,
+}
 
 guest_code!(
     clobber_avx,

@@ -7,7 +7,6 @@ use spin::Mutex;
 
 use crate::{
     cases::{
-        Case,
         check::CaseResult,
         need::Need,
         on_cpu::on_cpu,
@@ -16,17 +15,17 @@ use crate::{
     smp,
 };
 
-pub const CASES: &[Case] = &[
-    Case::new("world.patterns_alone", alone),
-    Case::new("world.patterns_take_turns", take_turns),
-    Case::new("world.patterns_both_bound", both_bound),
-    Case::new("world.patterns_stay", stay),
-    Case::new("world.patterns_reduced_xcr0", reduced_xcr0).needs(&[Need::Xsave]).on_boot_cpu(),
-    Case::new("world.patterns_migration", migration).needs(&[Need::Processors(2)]).on_boot_cpu(),
-];
+cases! { "host_state":
+    patterns_of_one_guest,
+    patterns_of_alternating_guests,
+    patterns_of_two_bound_guests,
+    patterns_of_guests_kept_loaded,
+    patterns_with_a_reduced_xcr0.needs(&[Need::Xsave]).on_boot_cpu(),
+    patterns_of_migrating_guests.needs(&[Need::Processors(2)]).on_boot_cpu(),
+}
 
 /// One guest, and exits.
-fn alone() -> CaseResult {
+fn patterns_of_one_guest() -> CaseResult {
     for set in [0, 1] {
         let host = PatternedHost::new(Pattern(2 + set))?;
         let mut patterned = PatternedGuest::new(set, ALL)?;
@@ -37,7 +36,7 @@ fn alone() -> CaseResult {
 }
 
 /// The two unbind and bind, in all orders of which does so first.
-fn take_turns() -> CaseResult {
+fn patterns_of_alternating_guests() -> CaseResult {
     let host = PatternedHost::new(Pattern(2))?;
     for (first, second) in [(0, 1), (1, 0)] {
         let (mut first, mut second) = (PatternedGuest::unbound(first, ALL)?, PatternedGuest::unbound(second, ALL)?);
@@ -52,7 +51,7 @@ fn take_turns() -> CaseResult {
 }
 
 /// Both stay bound: the vCPU that runs makes its VMCS the current one.
-fn both_bound() -> CaseResult {
+fn patterns_of_two_bound_guests() -> CaseResult {
     let host = PatternedHost::new(Pattern(2))?;
     let (mut first, mut second) = (PatternedGuest::new(0, ALL)?, PatternedGuest::new(1, ALL)?);
     for round in 0..EXITS as u64 {
@@ -64,7 +63,7 @@ fn both_bound() -> CaseResult {
 }
 
 /// Two stay on the processor when they are unbound, and a third comes and goes.
-fn stay() -> CaseResult {
+fn patterns_of_guests_kept_loaded() -> CaseResult {
     let host = PatternedHost::new(Pattern(2))?;
     // Three of them would be too much for a processor's stack.
     let mut staying = vec![PatternedGuest::staying(0)?, PatternedGuest::staying(1)?];
@@ -89,7 +88,7 @@ fn stay() -> CaseResult {
 }
 
 /// What XCR0 leaves out is in the registers all the same, and SSE works without it.
-fn reduced_xcr0() -> CaseResult {
+fn patterns_with_a_reduced_xcr0() -> CaseResult {
     // A host with all, and one that has enabled less than its guests.
     for set in [2, 3] {
         let host = PatternedHost::new(Pattern(set))?;
@@ -112,7 +111,7 @@ fn reduced_xcr0() -> CaseResult {
 }
 
 /// The two go around the processors, on each of which the host has values of its own.
-fn migration() -> CaseResult {
+fn patterns_of_migrating_guests() -> CaseResult {
     let guests = Mutex::new((PatternedGuest::unbound(0, ALL)?, PatternedGuest::unbound(1, ALL)?));
     for round in 0..EXITS {
         let processor = (round + 1) % smp::count();

@@ -7,7 +7,6 @@ use raw_cpuid::CpuId;
 
 use super::{
     super::{
-        Case,
         check::{CaseResult, fail},
         guest::Guest,
         need::Need,
@@ -18,15 +17,43 @@ use super::{
     harness::{FLAGS, Harness, OTHER_SEGMENT, SEGMENT, VECTORS, YMM_SIZE},
 };
 
-pub const CASES: &[Case] = &[
-    Case::new("mmio.moves_64", || compare(Harness::Bits64, forms::moves_64())).on_boot_cpu(),
-    Case::new("mmio.arithmetic_64", || compare(Harness::Bits64, forms::arithmetic_64())).on_boot_cpu(),
-    Case::new("mmio.strings_64", || compare(Harness::Bits64, forms::strings_64())).on_boot_cpu(),
-    Case::new("mmio.vectors_64", || compare(Harness::Bits64, forms::vectors_64())).on_boot_cpu(),
-    Case::new("mmio.avx_64", || compare(Harness::Avx, forms::avx_64())).needs(&[Need::Avx]).on_boot_cpu(),
-    Case::new("mmio.all_32", || compare(Harness::Bits32, forms::all_32())).on_boot_cpu(),
-    Case::new("mmio.all_16", || compare(Harness::Bits16, forms::all_16())).on_boot_cpu(),
-];
+cases! { "mmio":
+    moves_64.on_boot_cpu(),
+    arithmetic_64.on_boot_cpu(),
+    strings_64.on_boot_cpu(),
+    vectors_64.on_boot_cpu(),
+    avx_64.needs(&[Need::Avx]).on_boot_cpu(),
+    all_32.on_boot_cpu(),
+    all_16.on_boot_cpu(),
+}
+
+fn moves_64() -> CaseResult {
+    compare(Harness::Bits64, forms::moves_64())
+}
+
+fn arithmetic_64() -> CaseResult {
+    compare(Harness::Bits64, forms::arithmetic_64())
+}
+
+fn strings_64() -> CaseResult {
+    compare(Harness::Bits64, forms::strings_64())
+}
+
+fn vectors_64() -> CaseResult {
+    compare(Harness::Bits64, forms::vectors_64())
+}
+
+fn avx_64() -> CaseResult {
+    compare(Harness::Avx, forms::avx_64())
+}
+
+fn all_32() -> CaseResult {
+    compare(Harness::Bits32, forms::all_32())
+}
+
+fn all_16() -> CaseResult {
+    compare(Harness::Bits16, forms::all_16())
+}
 
 const SEEDS: u64 = 4;
 

@@ -8,29 +8,30 @@ use x86_vcpu::vmx::VmcsGuestNW;
 
 use super::{
     super::{
-        Case,
         check::{CaseResult, equal, fail, is_error, is_true, same},
         code::guest_code,
-        guest::Guest,
+        guest::{Guest, RAM_END},
+        need::Need,
     },
     device::{self, DEVICE, Device, SIZE},
 };
 use crate::vm::ept::Access;
 
-pub const CASES: &[Case] = &[
-    Case::new("mmio.undeclared", undeclared),
-    Case::new("mmio.undecoded", undecoded),
-    Case::new("mmio.fault_in_place_of_a_value", fault_in_place_of_a_value),
-    Case::new("mmio.asked_again", asked_again),
-    Case::new("mmio.parts", parts),
-    Case::new("mmio.ranges", ranges),
-    Case::new("mmio.fault_of_the_other_operand", fault_of_the_other_operand),
-    Case::new("mmio.single_step", single_step),
-    Case::new("mmio.callers_changes_stay", callers_changes_stay),
-    Case::new("mmio.memory_goes_away", memory_goes_away),
-    Case::new("mmio.memory_goes_away_undeclared", memory_goes_away_undeclared),
-    Case::new("mmio.execute_only_code", execute_only_code),
-];
+cases! { "mmio":
+    undeclared,
+    undecoded,
+    fault_in_place_of_a_value,
+    asked_again,
+    parts,
+    ranges,
+    fault_of_the_other_operand,
+    single_step,
+    callers_changes_stay,
+    memory_goes_away,
+    memory_goes_away_undeclared,
+    execute_only_code,
+    device_write_leaves_xcr0.needs(&[Need::Xsave]),
+}
 
 guest_code!(
     read_once,
@@ -354,4 +355,33 @@ fn execute_only_code() -> CaseResult {
     }
     guest.halt()?;
     equal("RCX", guest.vcpu.regs().rcx, 0xFFFF_FFFF_FFFF_8001)
+}
+
+guest_code!(
+    write_xmm0,
+    "code64",
+    "mov eax, 0x40620",
+    "mov cr4, rax",
+    "xor ecx, ecx",
+    "xor edx, edx",
+    "mov eax, 3",
+    "xsetbv",
+    "mov esi, 0x200000",
+    "movups [rsi], xmm0",
+    "xgetbv",
+    "mov ebx, eax",
+    "hlt",
+);
+
+/// A device that gets an XMM register: to look at it changes nothing, wherever the guest's registers are.
+fn device_write_leaves_xcr0() -> CaseResult {
+    let mut guest = Guest::long(write_xmm0())?;
+    guest.vcpu.set_mmio_range((RAM_END as usize).into(), 0x1000, true)?;
+    loop {
+        match guest.exit()? {
+            Exit::MmioWrite { .. } => {}
+            Exit::Halt => return equal("XCR0", guest.vcpu.regs().rbx, 3),
+            other => return fail("a write to the device", guest.describe(&other)),
+        }
+    }
 }

@@ -21,6 +21,7 @@ pub struct PatternedGuest {
 
 impl PatternedGuest {
     /// Bound, before its first instruction.
+    #[track_caller]
     pub fn new(pattern: u64, xcr0: u64) -> CaseResult<Self> {
         let mut guest = Guest::long(program::code())?;
         let values = Values::new(Pattern(pattern), xcr0);
@@ -28,6 +29,7 @@ impl PatternedGuest {
         Ok(Self { guest, values })
     }
 
+    #[track_caller]
     pub fn unbound(pattern: u64, xcr0: u64) -> CaseResult<Self> {
         let mut patterned = Self::new(pattern, xcr0)?;
         patterned.guest.vcpu.unbind()?;
@@ -35,6 +37,7 @@ impl PatternedGuest {
     }
 
     /// The same, and it gives nothing back when it is unbound.
+    #[track_caller]
     pub fn staying(pattern: u64) -> CaseResult<Self> {
         let mut patterned = Self::unbound(pattern, ALL)?;
         patterned.guest.vcpu.set_unbind_policy(UnbindPolicy::Stay);
@@ -42,11 +45,13 @@ impl PatternedGuest {
     }
 
     /// To the next exit.
+    #[track_caller]
     pub fn step(&mut self, host: &PatternedHost, round: u64) -> CaseResult {
         host.around(round, || self.guest.expect_out(PORT).map(drop))
     }
 
     /// The same with a bind before it and an unbind behind it.
+    #[track_caller]
     pub fn bound_step(&mut self, host: &PatternedHost, round: u64) -> CaseResult {
         host.around_binding(round, || {
             self.guest.vcpu.bind()?;
@@ -56,6 +61,7 @@ impl PatternedGuest {
     }
 
     /// Behind the last exit: the guest stores what it has.
+    #[track_caller]
     pub fn finish(mut self, host: &PatternedHost) -> CaseResult {
         self.guest.vcpu.bind()?;
         host.around(100, || self.guest.halt())?;
@@ -64,6 +70,7 @@ impl PatternedGuest {
 }
 
 /// A guest that ran to its end with all its registers changed.
+#[track_caller]
 pub fn guest_with_everything_changed() -> CaseResult<Guest> {
     let mut patterned = PatternedGuest::new(0, ALL)?;
     let host = PatternedHost::new(Pattern(2))?;

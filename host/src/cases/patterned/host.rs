@@ -56,6 +56,7 @@ pub struct PatternedHost {
 
 impl PatternedHost {
     /// Sets everything on the processor that executes this. vCPUs see it from their next bind on.
+    #[track_caller]
     pub fn new(pattern: Pattern) -> CaseResult<Self> {
         let mut before = Self {
             pattern,
@@ -108,6 +109,7 @@ impl PatternedHost {
 
     /// Runs `f`, which runs a guest, with patterns also in the registers that interrupts and calls may change; compares
     /// those that compiled code leaves alone.
+    #[track_caller]
     pub fn around<T>(&self, round: u64, f: impl FnOnce() -> CaseResult<T>) -> CaseResult<T> {
         let components = image::components();
         let pattern = Pattern(self.pattern.0 + 2 * round);
@@ -136,6 +138,7 @@ impl PatternedHost {
 
     /// Runs `f`, which binds, runs and unbinds a guest, and compares the extended state of a host without SSE, which gets
     /// it back at the unbind.
+    #[track_caller]
     pub fn around_binding<T>(&self, round: u64, f: impl FnOnce() -> CaseResult<T>) -> CaseResult<T> {
         if HOST_HAS_SSE {
             return f();

@@ -68,6 +68,7 @@ impl Image {
     }
 
     /// Compares all registers but those that `skip` names.
+    #[track_caller]
     pub fn expect(&self, expected: &Self, whose: &str, components: u64, skip: impl Fn(&str) -> bool) -> CaseResult {
         for Part { name, offset, length } in parts(components) {
             let range = offset..offset + length;

@@ -52,6 +52,7 @@ impl Values {
     }
 
     /// Puts everything where the program loads it from.
+    #[track_caller]
     pub fn write(&self, guest: &mut Guest) -> CaseResult {
         for slot in &self.slots {
             guest.write_words(program::LOAD + slot.offset, &[slot.value])?;
@@ -67,6 +68,7 @@ impl Values {
     }
 
     /// Compares everything with what the program stored.
+    #[track_caller]
     pub fn expect(&self, guest: &Guest) -> CaseResult {
         for Slot { name, offset, value } in &self.slots {
             let mask = if (slot::SELECTORS..slot::ALL_XCR0).contains(offset) { 0xFFFF } else { u64::MAX };

@@ -6,7 +6,6 @@ use x86_vcpu::SpeculationPolicy;
 
 use crate::arch::time;
 use crate::cases::{
-    Case,
     check::{CaseResult, is_true},
     code::guest_code,
     entry_refused::{VMRESUME_OF_A_CLEAR_VMCS, expect_refusal, make_launch_state_clear},
@@ -14,12 +13,12 @@ use crate::cases::{
     patterned::{ALL, EXITS, Pattern, PatternedGuest, PatternedHost},
 };
 
-pub const CASES: &[Case] = &[
-    Case::new("world.speculation_barriers_on", on),
-    Case::new("world.speculation_barriers_off", off),
-    Case::new("world.speculation_barriers_on_and_off", on_and_off),
-    Case::new("world.speculation_barriers_while_bound", while_bound),
-];
+cases! { "speculation":
+    barriers_on,
+    barriers_off,
+    barriers_on_and_off,
+    barriers_while_bound,
+}
 
 /// All but the flush, whose MSR Bochs does not have. The library leaves out what needs IBPB where there is none.
 const ALL_BARRIERS: SpeculationPolicy = SpeculationPolicy {
@@ -31,15 +30,15 @@ const ALL_BARRIERS: SpeculationPolicy = SpeculationPolicy {
     clear_history: true,
 };
 
-fn on() -> CaseResult {
+fn barriers_on() -> CaseResult {
     with([ALL_BARRIERS; 2])
 }
 
-fn off() -> CaseResult {
+fn barriers_off() -> CaseResult {
     with([SpeculationPolicy::NONE; 2])
 }
 
-fn on_and_off() -> CaseResult {
+fn barriers_on_and_off() -> CaseResult {
     with([ALL_BARRIERS, SpeculationPolicy::NONE])
 }
 
@@ -85,7 +84,7 @@ fn quickest(guest: &mut Guest) -> CaseResult<u64> {
 }
 
 /// A policy holds from the next run on, also without a bind: its branches take time.
-fn while_bound() -> CaseResult {
+fn barriers_while_bound() -> CaseResult {
     let mut guest = Guest::long(exits())?;
     guest.vcpu.set_speculation_policy(SpeculationPolicy::NONE);
     let without = quickest(&mut guest)?;

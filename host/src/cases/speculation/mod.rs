@@ -7,7 +7,6 @@ use x86_64::registers::model_specific::Msr;
 use x86_vcpu::{CpuidFeature, UnbindPolicy, vmx::VmcsControl32};
 
 use crate::cases::{
-    Case,
     check::{CaseResult, equal, fail, same},
     code::guest_code,
     guest::{Guest, Mode},
@@ -17,19 +16,19 @@ use crate::cases::{
 
 const NEEDS: &[Need] = &[Need::SpeculationControl];
 
-pub const CASES: &[Case] = &[
-    Case::new("world.spec_ctrl_is_each_guests_own", each_guests_own).needs(NEEDS),
-    Case::new("world.spec_ctrl_costs_nothing_unused", costs_nothing_unused).needs(NEEDS),
-    Case::new("world.spec_ctrl_without_an_exit", without_an_exit).needs(NEEDS),
-    Case::new("world.spec_ctrl_is_reset", is_reset).needs(NEEDS),
-    Case::new("world.spec_ctrl_refuses_other_bits", refuses_other_bits).needs(NEEDS),
-    Case::new("world.spec_ctrl_hides_bits", hides_bits).needs(NEEDS),
-    Case::new("world.spec_ctrl_exits_for_the_caller", exits_for_the_caller).needs(NEEDS),
-    Case::new("world.pred_cmd", pred_cmd).needs(NEEDS),
-    Case::new("world.pred_cmd_without_an_exit", pred_cmd_without_an_exit).needs(NEEDS),
-    Case::new("world.spec_ctrl_of_a_host_where_a_vcpu_stays", spec_ctrl_staying).needs(NEEDS),
-    Case::new("world.speculation_control_hidden", hidden).needs(NEEDS),
-];
+cases! { "speculation":
+    spec_ctrl_is_each_guests_own.needs(NEEDS),
+    spec_ctrl_costs_nothing_unused.needs(NEEDS),
+    spec_ctrl_without_an_exit.needs(NEEDS),
+    spec_ctrl_is_reset.needs(NEEDS),
+    spec_ctrl_refuses_other_bits.needs(NEEDS),
+    spec_ctrl_hides_bits.needs(NEEDS),
+    spec_ctrl_exits_for_the_caller.needs(NEEDS),
+    pred_cmd.needs(NEEDS),
+    pred_cmd_without_an_exit.needs(NEEDS),
+    host_spec_ctrl_with_a_loaded_vcpu.needs(NEEDS),
+    hidden_from_the_guest.needs(NEEDS),
+}
 
 const SPEC_CTRL: u64 = 0x48;
 const PRED_CMD: u64 = 0x49;
@@ -74,7 +73,7 @@ fn access(guest: &mut Guest, msr: u64, value: u64) -> CaseResult<(u64, u64, u64)
 }
 
 /// Two guests and a host with different values, in turns. Every run compares the host's.
-fn each_guests_own() -> CaseResult {
+fn spec_ctrl_is_each_guests_own() -> CaseResult {
     let _host = PatternedHost::new(Pattern(2))?;
     let (mut first, mut second) = (accessor()?, accessor()?);
     same("first guest, first write", access(&mut first, SPEC_CTRL, SSBD)?, (0, SSBD, 0))?;
@@ -100,7 +99,7 @@ guest_code!(
 );
 
 /// The lists stay empty until the guest writes another value than 0.
-fn costs_nothing_unused() -> CaseResult {
+fn spec_ctrl_costs_nothing_unused() -> CaseResult {
     const COUNTS: [VmcsControl32; 3] = [
         VmcsControl32::VMENTRY_MSR_LOAD_COUNT,
         VmcsControl32::VMEXIT_MSR_LOAD_COUNT,
@@ -139,7 +138,7 @@ guest_code!(
 );
 
 /// Kernels write it at every system call.
-fn without_an_exit() -> CaseResult {
+fn spec_ctrl_without_an_exit() -> CaseResult {
     let mut guest = Guest::long(many_writes())?;
     guest.expect_out(0x99)?;
     match guest.run_once()? {
@@ -148,7 +147,7 @@ fn without_an_exit() -> CaseResult {
     }
 }
 
-fn is_reset() -> CaseResult {
+fn spec_ctrl_is_reset() -> CaseResult {
     let mut guest = accessor()?;
     access(&mut guest, SPEC_CTRL, SSBD)?;
     guest.restart(Mode::Long)?;
@@ -171,7 +170,7 @@ fn is_reset() -> CaseResult {
 }
 
 /// Before the register is the guest's, and behind that.
-fn refuses_other_bits() -> CaseResult {
+fn spec_ctrl_refuses_other_bits() -> CaseResult {
     let mut guest = accessor()?;
     same("a bit that does not exist", access(&mut guest, SPEC_CTRL, 1 << 16)?, (0, 0, 1))?;
     access(&mut guest, SPEC_CTRL, SSBD)?;
@@ -179,7 +178,7 @@ fn refuses_other_bits() -> CaseResult {
 }
 
 /// A guest that is not shown SSBD cannot set it, also once it uses the register.
-fn hides_bits() -> CaseResult {
+fn spec_ctrl_hides_bits() -> CaseResult {
     let mut guest = accessor()?;
     let mut policy = guest.vcpu.cpuid_policy()?;
     policy.hide(CpuidFeature::SSBD);
@@ -193,7 +192,7 @@ fn hides_bits() -> CaseResult {
 
 /// The caller's word holds behind the guest's first write, which would let the register be passed through, and behind a
 /// reset; until the caller takes it back.
-fn exits_for_the_caller() -> CaseResult {
+fn spec_ctrl_exits_for_the_caller() -> CaseResult {
     let mut guest = Guest::long(many_writes())?;
     guest.vcpu.try_set_msr_intercept(SPEC_CTRL as u32, true)?;
     for _ in 0..2 {
@@ -257,7 +256,7 @@ guest_code!(
 );
 
 /// A guest that is not given them does not see them, and the caller answers.
-fn hidden() -> CaseResult {
+fn hidden_from_the_guest() -> CaseResult {
     const SHOWN: u64 = 1 << 26 | 1 << 27 | 1 << 31;
     let mut guest = Guest::long(ask())?;
     let shown = guest.vcpu.cpuid_policy()?;
@@ -296,7 +295,7 @@ guest_code!(
 );
 
 /// SPEC_CTRL of a host is what it has at the bind, also for a vCPU that stays.
-fn spec_ctrl_staying() -> CaseResult {
+fn host_spec_ctrl_with_a_loaded_vcpu() -> CaseResult {
     for policy in [UnbindPolicy::Release, UnbindPolicy::Stay] {
         let mut guest = Guest::long(spec_ctrl_and_spin())?;
         guest.vcpu.set_unbind_policy(policy);

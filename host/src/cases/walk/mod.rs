@@ -15,7 +15,6 @@ use axaddrspace::GuestPhysAddr;
 use x86_vcpu::{AccessError, GuestException, GuestMemory, PagingMode, UnmappedGuestMemory};
 
 use super::{
-    Case,
     check::{CaseResult, fail, same},
     guest::Guest,
     runner::note,
@@ -23,11 +22,23 @@ use super::{
 use combination::{Combination, Features, Setting};
 use program::PARAMETERS;
 
-pub const CASES: &[Case] = &[
-    Case::new("walk.bits_32", || compare(PagingMode::Bits32)).on_boot_cpu(),
-    Case::new("walk.pae", || compare(PagingMode::Pae)).on_boot_cpu(),
-    Case::new("walk.level_4", || compare(PagingMode::Level4)).on_boot_cpu(),
-];
+cases! { "walk":
+    bits_32.on_boot_cpu(),
+    pae.on_boot_cpu(),
+    level_4.on_boot_cpu(),
+}
+
+fn bits_32() -> CaseResult {
+    compare(PagingMode::Bits32)
+}
+
+fn pae() -> CaseResult {
+    compare(PagingMode::Pae)
+}
+
+fn level_4() -> CaseResult {
+    compare(PagingMode::Level4)
+}
 
 pub const RECORDS: u64 = 0x10_0000;
 const RESULTS: u64 = 0x14_0000;

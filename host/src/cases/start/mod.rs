@@ -1,24 +1,26 @@
 //! Start states: what the guest finds in its registers.
 
-use super::{
-    Case,
+pub mod reset;
+
+use axvcpu::AxArchVCpu;
+use x86_vcpu::{PhysFrameHal, StartState};
+
+use crate::cases::{
     check::{CaseResult, equal},
     code::{ORIGIN, guest_code},
     guest::{Guest, Mode, PML4, STACK_TOP},
 };
 use crate::vm::ept::Access;
-use axvcpu::AxArchVCpu;
-use x86_vcpu::{PhysFrameHal, StartState};
 
-pub const CASES: &[Case] = &[
-    Case::new("start.real_mode", real_mode),
-    Case::new("start.real_mode_by_set_entry", real_mode_by_set_entry),
-    Case::new("start.real_mode_above_64_kib", real_mode_above_64_kib),
-    Case::new("start.protected_32", protected_32),
-    Case::new("start.long_64", long_64),
-    Case::new("start.reset_vector", reset_vector),
-    Case::new("start.ready_hal", ready_hal),
-];
+cases! { "start":
+    real_mode,
+    real_mode_by_set_entry,
+    real_mode_above_64_kib,
+    protected_32,
+    long_64,
+    reset_vector,
+    ready_hal,
+}
 
 guest_code!(say_42, "code16", "mov al, 42", "out 0x99, al", "mov eax, cr0", "mov ebx, cs", "mov ecx, ss", "hlt",);
 

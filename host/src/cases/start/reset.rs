@@ -13,27 +13,29 @@ use x86_vcpu::{
     vmx::{VmcsGuest16, VmcsGuest32, VmcsGuestNW},
 };
 
-use super::{
-    Case,
+use crate::cases::{
     check::{CaseResult, equal, is_true},
     code::{ORIGIN, guest_code},
     guest::{Guest, Mode},
     host_registers::has_tsc_aux,
+    need::Need,
     start,
 };
 
-pub const CASES: &[Case] = &[
-    Case::new("start.reset_registers", registers),
-    Case::new("start.reset_extended_state", extended_state),
-    Case::new("start.reset_msrs", msrs),
-    Case::new("start.reset_hidden_state", hidden_state),
-    Case::new("start.setup_is_a_reset", setup_is_a_reset),
-    Case::new("start.setup_resets_cr8", setup_resets_cr8),
-    Case::new("start.setup_ends_blocking", setup_ends_blocking),
-    Case::new("start.setup_ends_hlt", setup_ends_hlt),
-    Case::new("start.setup_drops_events", setup_drops_events),
-    Case::new("start.blocking_written_by_the_caller", blocking_written_by_the_caller),
-];
+cases! { "start":
+    reset_registers,
+    reset_extended_state,
+    reset_msrs,
+    reset_hidden_state,
+    setup_is_a_reset,
+    setup_resets_cr8,
+    setup_ends_blocking,
+    setup_ends_hlt,
+    setup_drops_events,
+    blocking_written_by_the_caller,
+    setup_resets_the_fpu,
+    setup_resets_what_xcr0_leaves_out.needs(&[Need::Avx]),
+}
 
 guest_code!(
     dump,
@@ -123,14 +125,14 @@ fn run() -> CaseResult<Guest> {
 }
 
 fn fill_in(guest: &mut Guest) -> CaseResult {
-    guest.memory.write(0x8FF0, &(super::patterned::components() as u32).to_le_bytes())?;
+    guest.memory.write(0x8FF0, &(crate::cases::patterned::components() as u32).to_le_bytes())?;
     for (index, (_, number, _)) in (0..).zip(msr_values()) {
         guest.memory.write(MSRS + index * 12, &number.to_le_bytes())?;
     }
     Ok(())
 }
 
-fn registers() -> CaseResult {
+fn reset_registers() -> CaseResult {
     let mut guest = start::with_rom(dump())?;
     // What `Guest` gave it is not of the reset.
     guest.vcpu.set_stack_pointer(0);
@@ -182,7 +184,7 @@ fn check_registers(guest: &Guest) -> CaseResult {
     Ok(())
 }
 
-fn extended_state() -> CaseResult {
+fn reset_extended_state() -> CaseResult {
     check_extended_state(&run()?)
 }
 
@@ -205,7 +207,7 @@ fn check_extended_state(guest: &Guest) -> CaseResult {
     }
     all_zero(guest, "ST0 to ST7", 0x908E, 80)?;
     all_zero(guest, "XMM0 to XMM7", 0x9200 + 160, 128)?;
-    let components = super::patterned::components();
+    let components = crate::cases::patterned::components();
     if components == 0 {
         return Ok(());
     }
@@ -248,7 +250,7 @@ fn msr_values() -> impl Iterator<Item = (&'static str, u32, u64)> {
     .chain(aux)
 }
 
-fn msrs() -> CaseResult {
+fn reset_msrs() -> CaseResult {
     check_msrs(&run()?)
 }
 
@@ -260,7 +262,7 @@ fn check_msrs(guest: &Guest) -> CaseResult {
 }
 
 /// Bases and limits, which no instruction reads.
-fn hidden_state() -> CaseResult {
+fn reset_hidden_state() -> CaseResult {
     let guest = start::with_rom(dump())?;
     check_hidden_state(&guest)?;
     let leaf = CpuId::new().get_feature_info();
@@ -306,7 +308,7 @@ fn check_hidden_state(guest: &Guest) -> CaseResult {
 
 /// A vCPU that ran, with all registers changed, starts anew from the same state. Its memory stays as it was.
 fn setup_is_a_reset() -> CaseResult {
-    let mut guest = super::patterned::guest_with_everything_changed()?;
+    let mut guest = crate::cases::patterned::guest_with_everything_changed()?;
     start::add_rom(&mut guest, dump())?;
     guest.vcpu.unbind()?;
     guest.vcpu.set_start_state(x86_vcpu::StartState::Reset)?;
@@ -325,7 +327,7 @@ guest_code!(read_cr8, "code64", "mov rbx, cr8", "mov rcx, cr2", "mov rsi, dr2", 
 
 /// The same into 64-bit mode, for what 16-bit code cannot read.
 fn setup_resets_cr8() -> CaseResult {
-    let mut guest = super::patterned::guest_with_everything_changed()?;
+    let mut guest = crate::cases::patterned::guest_with_everything_changed()?;
     guest.memory.write(ORIGIN, read_cr8())?;
     guest.restart(Mode::Long)?;
     guest.halt()?;
@@ -400,4 +402,58 @@ fn blocking_written_by_the_caller() -> CaseResult {
     is_true("ready behind CPUID", guest.vcpu.ready_for_interrupt()?)?;
     guest.vcpu.write_guest_field(VmcsGuest32::INTERRUPTIBILITY_STATE, BY_STI);
     is_true("blocked", !guest.vcpu.ready_for_interrupt()?)
+}
+
+guest_code!(
+    change_control_word,
+    "code32",
+    "fnstcw [0x10020]",
+    "movzx ebx, word ptr [0x10020]",
+    "mov word ptr [0x10010], 0x0F7F",
+    "fldcw [0x10010]",
+    "hlt",
+);
+
+/// Also where the registers keep the guest's state between its runs.
+fn setup_resets_the_fpu() -> CaseResult {
+    const AFTER_RESET: u64 = 0x0040;
+    let mut guest = Guest::protected(change_control_word())?;
+    for _ in 0..2 {
+        guest.halt()?;
+        equal("FCW", guest.vcpu.regs().rbx, AFTER_RESET)?;
+        let root = guest.memory.ept.root() as usize;
+        guest.vcpu.setup(root.into(), 0.into())?;
+    }
+    Ok(())
+}
+
+guest_code!(
+    fill_ymm0,
+    "code64",
+    "mov eax, 0x40620",
+    "mov cr4, rax",
+    "xor ecx, ecx",
+    "xor edx, edx",
+    "mov eax, 7",
+    "xsetbv",
+    "vmovdqu [0x10000], ymm0",
+    "vpcmpeqd xmm0, xmm0, xmm0",
+    "vinsertf128 ymm0, ymm0, xmm0, 1",
+    "mov eax, 1",
+    "xsetbv",
+    "hlt",
+);
+
+/// The same for a register that the guest has hidden by XCR0.
+fn setup_resets_what_xcr0_leaves_out() -> CaseResult {
+    let mut guest = Guest::long(fill_ymm0())?;
+    for _ in 0..2 {
+        guest.halt()?;
+        for offset in [0, 8, 16, 24] {
+            equal("YMM0", guest.read_u64(0x10000 + offset)?, 0)?;
+        }
+        let root = guest.memory.ept.root() as usize;
+        guest.vcpu.setup(root.into(), 0.into())?;
+    }
+    Ok(())
 }
