@@ -11,7 +11,7 @@ use core::{
 use spin::Once;
 use x86_64::instructions::interrupts;
 
-use crate::arch::{self, interrupts::WAKE_VECTOR, lapic, paging, processor, time};
+use crate::arch::{self, lapic, paging, processor, time, vectors::WAKE_VECTOR};
 
 const STACK_SIZE: usize = 256 * 1024;
 const MILLISECOND: u64 = 1_000_000;

@@ -12,6 +12,7 @@ mod assembler;
 mod instructions;
 pub mod layout;
 mod mode;
+mod prologue;
 mod source;
 mod values;
 
@@ -43,7 +44,7 @@ pub struct Program {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Bytes without a thought.
+    /// Random bytes.
     Bytes,
     /// Instructions, most of them valid, and most of those of interest to a hypervisor.
     Instructions,
@@ -52,7 +53,7 @@ pub enum Kind {
 /// What exceptions and interrupts lead to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Handlers {
-    /// They report their vector to a port and return, behind the instruction for a fault.
+    /// They report their vector to a port and return. After a fault they skip the instruction.
     Return,
     /// They halt.
     Halt,
@@ -82,7 +83,7 @@ impl Program {
         let s = &mut source;
         let mode = *s.pick(&Mode::ALL);
         let kind = if s.one_in(4) { Kind::Bytes } else { Kind::Instructions };
-        let mut code = mode.prologue(s);
+        let mut code = prologue::prologue(mode, s);
         match kind {
             Kind::Bytes => {
                 let length = 16 + s.below(240) as usize;

@@ -25,7 +25,7 @@ pub fn address(s: &mut Source) -> u64 {
         1 => layout::PML4 + s.below(0x6000),
         2 => layout::CODE + s.below(0x1000),
         3 => layout::MISCONFIGURED + s.below(0x3000),
-        // Behind the RAM: nothing, or a device.
+        // Above the RAM: nothing, or a device.
         4 => *s.pick(&[
             0x2_0000,
             0xA_0000,

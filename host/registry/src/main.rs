@@ -22,6 +22,7 @@ mod boot_info;
 #[path = "../../src/cases"]
 mod cases {
     pub mod code;
+    pub mod layout;
 }
 #[path = "../../src/config.rs"]
 mod config;

@@ -2,7 +2,7 @@
 
 use x86_64::registers::control::{Cr2, Cr3, Cr4};
 
-use super::{interrupts::Frame, processor};
+use super::{frame::Frame, processor};
 use crate::output::{console, verdict};
 
 pub fn handle(frame: &Frame) -> ! {

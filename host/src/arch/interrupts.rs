@@ -12,13 +12,7 @@ use x86_64::{
     structures::DescriptorTablePointer,
 };
 
-use super::{exceptions, lapic, segments::Stack};
-
-/// Ends the HLT of a processor that waits for work or for an answer.
-pub const WAKE_VECTOR: u8 = 0xF0;
-/// That of the local APIC's timer.
-pub const TIMER_VECTOR: u8 = 0xEF;
-pub const SPURIOUS_VECTOR: u8 = 0xFF;
+use super::{exceptions, frame::Frame, lapic, segments::Stack, vectors::SPURIOUS_VECTOR};
 
 const VECTORS: usize = 256;
 const DEBUG: u64 = 1;
@@ -48,34 +42,6 @@ static STEPPER: Mutex<Option<fn(&mut Frame)>> = Mutex::new(None);
 /// Sets who is called at each #DB of this host, of which there are none otherwise.
 pub fn set_stepper(stepper: Option<fn(&mut Frame)>) {
     without_interrupts(|| *STEPPER.lock() = stepper);
-}
-
-/// What the stubs below leave on the stack.
-#[repr(C)]
-#[derive(Debug)]
-pub struct Frame {
-    pub r15: u64,
-    pub r14: u64,
-    pub r13: u64,
-    pub r12: u64,
-    pub r11: u64,
-    pub r10: u64,
-    pub r9: u64,
-    pub r8: u64,
-    pub rbp: u64,
-    pub rdi: u64,
-    pub rsi: u64,
-    pub rdx: u64,
-    pub rcx: u64,
-    pub rbx: u64,
-    pub rax: u64,
-    pub vector: u64,
-    pub error: u64,
-    pub rip: u64,
-    pub cs: u64,
-    pub rflags: u64,
-    pub rsp: u64,
-    pub ss: u64,
 }
 
 #[unsafe(no_mangle)]

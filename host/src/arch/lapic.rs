@@ -3,11 +3,15 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use bit_field::BitField;
-use x86_64::{instructions::interrupts::without_interrupts, registers::model_specific::Msr};
+use x86_64::{
+    instructions::interrupts::{self, without_interrupts},
+    registers::model_specific::Msr,
+};
 
 use super::{
-    interrupts::{SPURIOUS_VECTOR, TIMER_VECTOR},
-    time::{self, Rate},
+    rate::Rate,
+    time,
+    vectors::{SPURIOUS_VECTOR, TIMER_VECTOR},
 };
 
 const ID: u32 = 0x02;
@@ -50,6 +54,15 @@ pub fn start_timer(nanos: u64) {
 
 pub fn stop_timer() {
     write(INITIAL_COUNT, 0);
+}
+
+/// Halts this processor until an interrupt, or for so long. Interrupts are off before and after it; one that has come
+/// by then ends it at once.
+pub fn sleep(nanos: u64) {
+    start_timer(nanos);
+    interrupts::enable_and_hlt();
+    interrupts::disable();
+    stop_timer();
 }
 
 /// Measures the timer's rate, which is that of all processors, by the time that is known already.

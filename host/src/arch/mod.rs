@@ -2,12 +2,15 @@
 
 mod exceptions;
 pub mod features;
+pub mod frame;
 pub mod interrupts;
 pub mod lapic;
 pub mod paging;
 pub mod processor;
+pub mod rate;
 pub mod segments;
 pub mod time;
+pub mod vectors;
 pub mod vmcs;
 
 /// What the first processor still lacks after the boot code, and what all processors share.

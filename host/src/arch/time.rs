@@ -6,43 +6,17 @@ use core::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use x86_64::instructions::{interrupts, port::Port};
+use x86_64::instructions::port::Port;
 
-use super::lapic;
+use super::rate::Rate;
 
 /// Rate of the 8254's input on every PC.
 pub const PIT_HZ: u64 = 1_193_182;
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
 static TSC_HZ: AtomicU64 = AtomicU64::new(NANOS_PER_SECOND);
-static TSC_TO_NANOS: AtomicU64 = AtomicU64::new(Rate::between(NANOS_PER_SECOND, NANOS_PER_SECOND).0);
-static NANOS_TO_TSC: AtomicU64 = AtomicU64::new(Rate::between(NANOS_PER_SECOND, NANOS_PER_SECOND).0);
-
-/// From one clock to another: a factor with 48 bits behind the point. The host looks at the time at every exit, and a
-/// multiplication costs a fraction of a division.
-#[derive(Clone, Copy)]
-pub struct Rate(u64);
-
-impl Rate {
-    const POINT: u32 = 48;
-
-    /// `to` is less than 2^15 times as quick as `from`.
-    pub const fn between(from_hz: u64, to_hz: u64) -> Self {
-        Self((((to_hz as u128) << Self::POINT) / from_hz as u128) as u64)
-    }
-
-    pub const fn from_raw(raw: u64) -> Self {
-        Self(raw)
-    }
-
-    pub const fn to_raw(self) -> u64 {
-        self.0
-    }
-
-    pub const fn convert(self, ticks: u64) -> u64 {
-        ((ticks as u128 * self.0 as u128) >> Self::POINT) as u64
-    }
-}
+static TSC_TO_NANOS: AtomicU64 = AtomicU64::new(Rate::between(NANOS_PER_SECOND, NANOS_PER_SECOND).to_raw());
+static NANOS_TO_TSC: AtomicU64 = AtomicU64::new(Rate::between(NANOS_PER_SECOND, NANOS_PER_SECOND).to_raw());
 
 pub fn tsc() -> u64 {
     // SAFETY: nothing forbids RDTSC in ring 0.
@@ -60,12 +34,12 @@ pub fn now() -> u64 {
 
 /// Ticks of the time stamp counter as nanoseconds.
 pub fn nanos(ticks: u64) -> u64 {
-    Rate(TSC_TO_NANOS.load(Ordering::Relaxed)).convert(ticks)
+    Rate::from_raw(TSC_TO_NANOS.load(Ordering::Relaxed)).convert(ticks)
 }
 
 /// Nanoseconds as ticks of the time stamp counter.
 pub fn ticks(nanos: u64) -> u64 {
-    Rate(NANOS_TO_TSC.load(Ordering::Relaxed)).convert(nanos)
+    Rate::from_raw(NANOS_TO_TSC.load(Ordering::Relaxed)).convert(nanos)
 }
 
 pub fn wait(nanos: u64) {
@@ -73,15 +47,6 @@ pub fn wait(nanos: u64) {
     while now() < end {
         core::hint::spin_loop();
     }
-}
-
-/// Halts this processor until an interrupt, or for so long. Interrupts are off before and after it; one that has come
-/// by then ends it at once.
-pub fn sleep(nanos: u64) {
-    lapic::start_timer(nanos);
-    interrupts::enable_and_hlt();
-    interrupts::disable();
-    lapic::stop_timer();
 }
 
 /// Counts time stamp ticks while channel 2 of the timer chip counts down 20 ms.
@@ -104,7 +69,7 @@ pub fn calibrate() {
         gate.write(before);
         let hz = ticks * PIT_HZ / COUNT;
         TSC_HZ.store(hz, Ordering::Relaxed);
-        TSC_TO_NANOS.store(Rate::between(hz, NANOS_PER_SECOND).0, Ordering::Relaxed);
-        NANOS_TO_TSC.store(Rate::between(NANOS_PER_SECOND, hz).0, Ordering::Relaxed);
+        TSC_TO_NANOS.store(Rate::between(hz, NANOS_PER_SECOND).to_raw(), Ordering::Relaxed);
+        NANOS_TO_TSC.store(Rate::between(NANOS_PER_SECOND, hz).to_raw(), Ordering::Relaxed);
     }
 }

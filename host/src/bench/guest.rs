@@ -10,7 +10,7 @@ use super::{
     ticks::Stamps,
 };
 use crate::{
-    cases::code::ORIGIN,
+    cases::layout::ORIGIN,
     config::BenchConfig,
     measured::{self, Vcpu},
     vm::memory::Memory,
@@ -71,7 +71,7 @@ impl Guest {
         self.leave_out_end_mark()
     }
 
-    /// The mark behind the last round is another guest's.
+    /// The mark after the last round is another guest's.
     pub fn leave_out_end_mark(&mut self) -> BenchResult {
         self.tell(MARKS_END, 0)
     }
@@ -86,7 +86,7 @@ impl Guest {
             .map(|round| {
                 let bytes = self.memory.read(STAMPS + round * 16, 16)?;
                 let number = |bytes: &[u8]| bytes.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte));
-                Ok(Stamps { before: number(&bytes[..8]), behind: number(&bytes[8..]) })
+                Ok(Stamps { before: number(&bytes[..8]), after: number(&bytes[8..]) })
             })
             .collect()
     }

@@ -1,4 +1,4 @@
-//! What an exit costs. The counting is done from outside: a guest executes `xchg bx, bx` before and behind what is
+//! What an exit costs. The counting is done from outside: a guest executes `xchg bx, bx` before and after what is
 //! measured, there Bochs' debugger turns its instruction trace on and off, and the runner reads the trace. On a machine
 //! whose time stamp counter means something, the guest's own time stamps say how long each round took.
 //!
@@ -23,8 +23,9 @@ use x86_64::instructions::{hlt, port::Port};
 use crate::{
     config::BenchConfig,
     measured,
+    mem::frames::OutOfMemory,
     output::{console, serial},
-    vm::memory::{OutOfMemory, OutOfRange},
+    vm::memory::OutOfRange,
 };
 use callers::CALLERS;
 use ticks::Ticks;
@@ -78,9 +79,9 @@ const BOCHS_PORT: u16 = 0x8900;
 const QEMU_PORT: u16 = 0xF4;
 
 impl Failed {
-    /// An exit that the row does not mean.
+    /// Another exit than the row's.
     pub fn by(exit: &Exit) -> Self {
-        Self(format!("{exit:?}"))
+        Self(format!("exits as {exit:?}"))
     }
 }
 

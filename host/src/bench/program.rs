@@ -11,14 +11,14 @@ pub const END_PORT: u16 = 0x99;
 /// The vector whose handler each program has; it only returns.
 pub const GUEST_VECTOR: usize = 0x40;
 
-/// What the host leaves for a program, a double word each: the number of rounds; whether there is a mark behind the last
+/// What the host leaves for a program, a double word each: the number of rounds; whether there is a mark after the last
 /// one; how many ticks of the time stamp counter show that the guest was away; how many rounds are left at the mark before
 /// one.
 pub const ROUNDS: u64 = 0x600;
 pub const MARKS_END: u64 = 0x604;
 pub const GAP: u64 = 0x608;
 pub const MARKED: u64 = 0x60C;
-/// Where each round leaves the time stamps before and behind it, eight bytes each.
+/// Where each round leaves the time stamps before and after it, eight bytes each.
 pub const STAMPS: u64 = 0x1_0000;
 
 /// `program!(name, [setup], [round])` defines a function that returns the program's bytes. R8 and R15 are its own.

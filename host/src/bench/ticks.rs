@@ -10,7 +10,7 @@ use super::{BenchResult, Failed};
 
 pub struct Stamps {
     pub before: u64,
-    pub behind: u64,
+    pub after: u64,
 }
 
 pub struct Ticks {
@@ -21,12 +21,12 @@ pub struct Ticks {
 }
 
 impl Ticks {
-    /// Each round from its stamp before to its stamp behind; in a guest that takes turns, to the other one's behind.
+    /// Each round from its first stamp to its second one. Of alternating guests the second stamp is the other one's.
     ///
     /// The first quarter of the rounds finds things cold and is left out.
-    pub fn between(before: &[Stamps], behind: &[Stamps]) -> BenchResult<Self> {
-        let rounds = before.iter().zip(behind).skip(before.len() / 4);
-        let mut ticks: Vec<u64> = rounds.map(|(before, behind)| behind.behind.wrapping_sub(before.before)).collect();
+    pub fn between(before: &[Stamps], after: &[Stamps]) -> BenchResult<Self> {
+        let rounds = before.iter().zip(after).skip(before.len() / 4);
+        let mut ticks: Vec<u64> = rounds.map(|(before, after)| after.after.wrapping_sub(before.before)).collect();
         ticks.sort_unstable();
         match (ticks.first(), ticks.get(ticks.len() / 2), ticks.last()) {
             (Some(&min), Some(&median), Some(&max)) => Ok(Self { min, median, max, rounds: ticks.len() }),

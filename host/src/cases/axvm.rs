@@ -21,7 +21,8 @@ use x86_vcpu::StartState;
 
 use super::{
     check::{CaseResult, equal, fail, is_error, is_true, same},
-    code::{ORIGIN, guest_code},
+    code::guest_code,
+    layout::ORIGIN,
 };
 use crate::{
     arch::{interrupts, lapic, time},

@@ -8,7 +8,7 @@ use core::{
 
 use axerrno::AxError;
 
-use crate::vm::memory::{OutOfMemory, OutOfRange};
+use crate::{mem::frames::OutOfMemory, vm::memory::OutOfRange};
 
 pub type CaseResult<T = ()> = Result<T, Failure>;
 

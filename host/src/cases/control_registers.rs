@@ -9,7 +9,11 @@ use super::{
     check::{CaseResult, equal, fail, same},
     code::guest_code,
     cpuid,
-    guest::{Guest, Mode, PML4},
+    guest::{Guest, Mode},
+    layout::{
+        PML4,
+        vector::{GP, UD},
+    },
     modes::modal_code,
     paging::{skip, try_values},
 };
@@ -32,8 +36,6 @@ cases! { "control_registers":
     efer_in_every_mode,
 }
 
-const UD: u8 = 6;
-const GP: u8 = 13;
 const CD: u64 = 1 << 30;
 const NW: u64 = 1 << 29;
 
@@ -137,7 +139,7 @@ fn cr0_in_every_mode() -> CaseResult {
 modal_code!(
     /// Flips the bits of EDI in CR0.
     flip_cr0,
-    "out 0x99, al",
+    "out REPORT_PORT, al",
     ".byte 0x0f, 0x20, 0xc0",
     "xor eax, edi",
     ".byte 0x0f, 0x22, 0xc0",
@@ -148,13 +150,13 @@ modal_code!(
 fn cr0_refused_in_every_mode() -> CaseResult {
     const PG: u64 = 1 << 31;
     flip_cr0().each(|mode, mut guest| {
-        guest.expect_out(0x99)?;
+        guest.expect_report()?;
         // CD is set at reset, and clear in the other starts.
         guest.vcpu.regs_mut().rdi = if mode == "real mode" { CD } else { NW };
         guest.expect_vector(GP)
     })?;
     flip_cr0().each(|mode, mut guest| {
-        guest.expect_out(0x99)?;
+        guest.expect_report()?;
         guest.vcpu.regs_mut().rdi = match mode {
             "real mode" => PG,
             "protected mode" => PG | 1,
@@ -234,8 +236,6 @@ fn vmxe_is_not_there() -> CaseResult {
 guest_code!(
     try_cr4,
     "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
     "mov r11d, 3",
     "mov rbx, cr4",
     "mov esi, 0x20008",
@@ -263,8 +263,6 @@ fn cr4_bits_of_no_feature() -> CaseResult {
 guest_code!(
     try_cr3,
     "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
     "mov r11d, 3",
     "mov rbx, cr3",
     "mov rax, cr4",
@@ -330,8 +328,6 @@ fn cr3_with_pcids() -> CaseResult {
 guest_code!(
     set_pcide,
     "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
     "mov r11d, 3",
     "mov rbx, cr3",
     "mov rax, rbx",
@@ -343,7 +339,7 @@ guest_code!(
     "mov cr3, rbx",
     "mov cr4, rcx",
     "mov r8, cr4",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
     // Into compatibility mode, with the handlers that report.
     "push 0x20",
     "lea rax, [rip + 2f]",
@@ -356,16 +352,7 @@ guest_code!(
     "hlt",
 );
 
-guest_code!(
-    set_pcide_32,
-    "code32",
-    "lgdt [0x500]",
-    "lidt [0x510]",
-    "mov eax, cr4",
-    "or eax, 0x20000",
-    "mov cr4, eax",
-    "hlt",
-);
+guest_code!(set_pcide_32, "code32", "mov eax, cr4", "or eax, 0x20000", "mov cr4, eax", "hlt",);
 
 /// PCIDE can only be set in IA-32e mode, with the low 12 bits of CR3 clear; while it is set, there is no way out.
 fn pcids_hold_long_mode() -> CaseResult {
@@ -373,8 +360,8 @@ fn pcids_hold_long_mode() -> CaseResult {
     let has_pcid = guest.vcpu.cpuid_policy()?.has(CpuidFeature::PCID);
     if has_pcid {
         let reporting = guest.memory.read(0x4000 + 16 * u64::from(GP), 16)?;
-        guest.set_handler(GP.into(), skip())?;
-        guest.expect_out(0x99)?;
+        guest.set_handler(GP, skip())?;
+        guest.expect_report()?;
         let r = *guest.vcpu.regs();
         equal("#GPs with low bits of CR3 set", r.r9, 1)?;
         equal("CR4", r.r8, 1 << 17 | 1 << 5)?;
@@ -387,8 +374,6 @@ fn pcids_hold_long_mode() -> CaseResult {
 guest_code!(
     load_pdptes,
     "code32",
-    "lgdt [0x500]",
-    "lidt [0x510]",
     "mov eax, 0x12000",
     "mov cr3, eax",
     "mov eax, cr4",
@@ -399,7 +384,7 @@ guest_code!(
     "mov cr0, eax",
     // Bit 36 of the second entry.
     "mov dword ptr [0x1200c], 0x10",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
     "cmp ebp, 3",
     "je 3f",
     "cmp ebp, 4",
@@ -427,7 +412,7 @@ fn pdptes_of_a_reduced_maxphyaddr() -> CaseResult {
             }
             guest.write_words(0x12000, &[0x13001, 0x13001, 0, 0])?;
             guest.write_words(0x13000, &[0x83])?;
-            guest.expect_out(0x99)?;
+            guest.expect_report()?;
             guest.vcpu.regs_mut().rbp = register;
             if narrowed {
                 guest.expect_vector(GP)?;
@@ -442,16 +427,10 @@ fn pdptes_of_a_reduced_maxphyaddr() -> CaseResult {
 /// CR1, CR2 of a write is there, CR5 to CR7, CR9 to CR15: #UD in either direction.
 fn other_numbers_are_undefined() -> CaseResult {
     for mode in [Mode::Real, Mode::Protected, Mode::Long] {
-        let load_tables: &[u8] = match mode {
-            Mode::Real => &[],
-            // lgdt [500h], lidt [510h]: absolute addresses
-            Mode::Protected => &[0x0F, 0x01, 0x15, 0, 5, 0, 0, 0x0F, 0x01, 0x1D, 0x10, 5, 0, 0],
-            Mode::Long => &[0x0F, 0x01, 0x14, 0x25, 0, 5, 0, 0, 0x0F, 0x01, 0x1C, 0x25, 0x10, 5, 0, 0],
-        };
         let numbers = 1..if mode == Mode::Long { 16 } else { 8 };
         for number in numbers.filter(|number| !matches!(number, 2..=4 | 8)) {
             for opcode in [0x20, 0x22] {
-                let mut code = Vec::from(load_tables);
+                let mut code = Vec::new();
                 if number >= 8 {
                     code.push(0x44);
                 }
@@ -529,7 +508,7 @@ fn smsw_of_a_user() -> CaseResult {
 modal_code!(
     /// Flips the bits of EDI in EFER.
     flip_efer,
-    "out 0x99, al",
+    "out REPORT_PORT, al",
     "mov ecx, 0xC0000080",
     "rdmsr",
     "mov ebx, eax",
@@ -546,7 +525,7 @@ fn efer_in_every_mode() -> CaseResult {
     for flipped in [LME, LMA, 1 << 1, 1 << 12, 1 << 31] {
         flip_efer().each(|mode, mut guest| {
             let paging = matches!(mode, "compatibility mode" | "64-bit mode");
-            guest.expect_out(0x99)?;
+            guest.expect_report()?;
             guest.vcpu.regs_mut().rdi = flipped;
             if flipped == LMA || flipped == LME && !paging {
                 guest.halt()?;

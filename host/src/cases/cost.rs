@@ -9,7 +9,8 @@ use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
 use super::{
     check::{CaseResult, equal, fail, is_true},
     code::guest_code,
-    guest::{Guest, RAM_END},
+    guest::Guest,
+    layout::{RAM_END, vector::GP},
     runner::note,
 };
 use crate::{
@@ -28,7 +29,7 @@ cases! { "cost":
 const ROUNDS: u64 = 1000;
 
 guest_code!(cpuids, "code64", "mov r8d, 1001", "2: xor eax, eax", "cpuid", "dec r8d", "jnz 2b", "hlt");
-guest_code!(outs, "code64", "mov r8d, 1001", "2: out 0x99, al", "dec r8d", "jnz 2b", "hlt");
+guest_code!(outs, "code64", "mov r8d, 1001", "2: out REPORT_PORT, al", "dec r8d", "jnz 2b", "hlt");
 
 fn cpuid_exit() -> CaseResult {
     measure("CPUID", cpuids())
@@ -58,8 +59,6 @@ guest_code!(
     /// An exit of each kind that a system makes while it works, twice.
     everything,
     "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
     "mov eax, 0x620",
     "mov cr4, rax",
     "mov r8d, 2",
@@ -81,15 +80,15 @@ guest_code!(
     "rdmsr",
     "vmcall",
     "sti",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
     "cli",
-    "in al, 0x99",
+    "in al, REPORT_PORT",
     "mov ecx, 16",
     "mov esi, 0x500",
-    "mov edx, 0x99",
+    "mov edx, REPORT_PORT",
     "rep outsb",
-    "mov [0x200000], eax",
-    "mov ebx, [0x200000]",
+    "mov [RAM_END], eax",
+    "mov ebx, [RAM_END]",
     "mov rax, cr0",
     "mov cr0, rax",
     "mov rax, cr3",
@@ -114,12 +113,11 @@ guest_code!(returns, "code64", "iretq");
 /// Whatever the crate does for an exit and an entry, from the first one on: it asks for no memory, and formats no message of
 /// any level.
 fn no_memory_and_no_message() -> CaseResult {
-    const GP: u64 = 13;
     const VECTOR: usize = 0x1E;
     let mut guest = Guest::long(everything())?;
     guest.vcpu.set_mmio_range((RAM_END as usize).into(), 0x1000, true)?;
     guest.set_handler(GP, skips_two_bytes())?;
-    guest.set_handler(VECTOR as u64, returns())?;
+    guest.set_handler(VECTOR as u8, returns())?;
     let mut halts = 0;
     let mut exits = 0;
     while halts < 3 {
@@ -136,7 +134,7 @@ fn no_memory_and_no_message() -> CaseResult {
                 guest.vcpu.queue_interrupt(VECTOR)?;
             }
             Exit::MmioRead { reg, .. } => guest.vcpu.set_gpr(reg, 0x5A),
-            Exit::SysRegRead { .. } => guest.vcpu.complete_fault(GP as u8, Some(0))?,
+            Exit::SysRegRead { .. } => guest.vcpu.complete_fault(GP, Some(0))?,
             Exit::IoWrite { .. } => guest.vcpu.queue_interrupt(VECTOR)?,
             Exit::NestedPageFault { .. } => guest.memory.add_page(RAM_END + 0x1000, Access::all(), |_| {})?,
             Exit::ExternalInterrupt { vector } => interrupts::dispatch(vector as u8),

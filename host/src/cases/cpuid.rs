@@ -10,6 +10,7 @@ use super::{
     check::{CaseResult, equal, fail, is_error, is_true, same},
     code::guest_code,
     guest::{Guest, Mode},
+    layout::vector::{GP, UD},
     modes::modal_code,
     need::Need,
 };
@@ -38,8 +39,6 @@ cases! { "cpuid":
     monitor_follows_the_mwait_policy,
 }
 
-const UD: u8 = 6;
-const GP: u8 = 13;
 /// How many pairs of leaf and subleaf, and from the next quadword on the pairs; where the answers come.
 const ASKED: u64 = 0xD000;
 const ANSWERS: u64 = 0xE000;
@@ -233,7 +232,7 @@ guest_code!(
     "mov rax, cr4",
     "or eax, 1 << 18",
     "mov cr4, rax",
-    "mov edi, 0x10000",
+    "mov edi, SCRATCH",
     "mov esi, 1",
     "2: mov eax, esi",
     "xor ecx, ecx",
@@ -320,9 +319,7 @@ guest_code!(
     /// Sets the bits of RBX in CR4.
     set_cr4,
     "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
     "mov rax, cr4",
     "or rax, rbx",
     "mov cr4, rax",
@@ -354,7 +351,7 @@ fn hidden_features_leave_cr4() -> CaseResult {
     for (feature, bit) in bits {
         let mut guest = Guest::long(set_cr4())?;
         if guest.vcpu.cpuid_policy()?.has(feature) {
-            guest.expect_out(0x99)?;
+            guest.expect_report()?;
             guest.vcpu.regs_mut().rbx = 1 << bit;
             guest.halt()?;
             equal(&format!("CR4 with {feature:?}"), guest.vcpu.regs().rcx, 1 << bit | 1 << 5)?;
@@ -363,7 +360,7 @@ fn hidden_features_leave_cr4() -> CaseResult {
             policy.hide(feature);
             Ok(())
         })?;
-        guest.expect_out(0x99)?;
+        guest.expect_report()?;
         guest.vcpu.regs_mut().rbx = 1 << bit;
         let reserved = guest.expect_vector(GP);
         same(&format!("#GP without {feature:?}"), reserved.is_ok(), true)?;
@@ -375,9 +372,7 @@ guest_code!(
     /// Sets the bits of EBX in EFER.
     set_efer,
     "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
     "mov ecx, 0xC0000080",
     "rdmsr",
     "or eax, ebx",
@@ -398,7 +393,7 @@ fn hidden_features_leave_efer() -> CaseResult {
             if shown && !guest.vcpu.cpuid_policy()?.has(feature) {
                 continue;
             }
-            guest.expect_out(0x99)?;
+            guest.expect_report()?;
             guest.vcpu.regs_mut().rbx = 1 << bit;
             if shown {
                 guest.halt()?;
@@ -415,9 +410,7 @@ guest_code!(
     /// Writes EBX to XCR0.
     set_xcr0,
     "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
     "mov rax, cr4",
     "or eax, 1 << 18",
     "mov cr4, rax",
@@ -438,7 +431,7 @@ fn hidden_features_leave_xcr0() -> CaseResult {
             policy.hide(CpuidFeature::PKU);
             Ok(())
         })?;
-        guest.expect_out(0x99)?;
+        guest.expect_report()?;
         guest.vcpu.regs_mut().rbx = value;
         if accepted {
             guest.halt()?;
@@ -453,7 +446,7 @@ fn hidden_features_leave_xcr0() -> CaseResult {
 
 macro_rules! instructions {
     ($($name:ident [$($feature:ident),+]: $($line:literal),+;)+) => {
-        $(guest_code!($name, "code64", "lgdt [0x500]", "lidt [0x510]", $($line),+, "hlt");)+
+        $(guest_code!($name, "code64", $($line),+, "hlt");)+
         const OF_FEATURES: &[(&[CpuidFeature], fn() -> &'static [u8])] =
             &[$((&[$(CpuidFeature::$feature),+], $name)),+];
     };
@@ -461,9 +454,9 @@ macro_rules! instructions {
 
 instructions! {
     rdtscp [RDTSCP, RDPID]: "rdtscp";
-    invpcid [INVPCID]: "xor eax, eax", "mov [0x10000], rax", "mov [0x10008], rax", "mov eax, 2", "invpcid rax, [0x10000]";
+    invpcid [INVPCID]: "xor eax, eax", "mov [SCRATCH], rax", "mov [0x10008], rax", "mov eax, 2", "invpcid rax, [SCRATCH]";
     xsaves [XSAVES]: "mov rax, cr4", "or eax, 1 << 18", "mov cr4, rax", "xor eax, eax", "xor edx, edx",
-        "xsaves [0x10000]";
+        "xsaves [SCRATCH]";
     rdrand [RDRAND]: "rdrand eax";
     rdseed [RDSEED]: "rdseed eax";
 }
@@ -486,7 +479,7 @@ fn hidden_instructions_are_undefined() -> CaseResult {
     Ok(())
 }
 
-guest_code!(read_msr, "code64", "out 0x99, al", "rdmsr", "wrmsr", "hlt");
+guest_code!(read_msr, "code64", "out REPORT_PORT, al", "rdmsr", "wrmsr", "hlt");
 
 /// They come to the caller, who can say #GP or anything else; while the feature is shown they do not.
 fn msrs_of_hidden_features_are_the_callers() -> CaseResult {
@@ -503,7 +496,7 @@ fn msrs_of_hidden_features_are_the_callers() -> CaseResult {
     for (features, msr) in msrs {
         let mut guest = Guest::long(read_msr())?;
         if guest.vcpu.cpuid_policy()?.has(features[0]) {
-            guest.expect_out(0x99)?;
+            guest.expect_report()?;
             guest.vcpu.regs_mut().rcx = msr.into();
             guest.halt()?;
         }
@@ -511,7 +504,7 @@ fn msrs_of_hidden_features_are_the_callers() -> CaseResult {
             features.iter().for_each(|feature| policy.hide(*feature));
             Ok(())
         })?;
-        guest.expect_out(0x99)?;
+        guest.expect_report()?;
         guest.vcpu.regs_mut().rcx = msr.into();
         match guest.exit()? {
             Exit::SysRegRead { addr, .. } => equal("MSR read", addr.addr() as u32, msr)?,
@@ -532,12 +525,12 @@ fn msrs_of_hidden_features_are_the_callers() -> CaseResult {
 /// The host's CR4.MCE is neither shown nor changed: the guest reads what it wrote.
 fn shown_machine_check_gives_cr4_mce() -> CaseResult {
     let mut guest = edited(set_cr4(), |policy| policy.show(CpuidFeature::MCE))?;
-    guest.expect_out(0x99)?;
+    guest.expect_report()?;
     guest.vcpu.regs_mut().rbx = 1 << 6;
     guest.halt()?;
     equal("CR4", guest.vcpu.regs().rcx, 1 << 6 | 1 << 5)?;
     let mut guest = Guest::long(set_cr4())?;
-    guest.expect_out(0x99)?;
+    guest.expect_report()?;
     guest.vcpu.regs_mut().rbx = 1 << 6;
     guest.expect_vector(GP)
 }

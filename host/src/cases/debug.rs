@@ -8,9 +8,13 @@ use x86_vcpu::{StepPolicy, vmx::VmcsGuestNW};
 
 use super::{
     check::{CaseResult, equal, fail, is_true, same},
-    code::{ORIGIN, guest_code},
+    code::guest_code,
     fast_path,
-    guest::{Guest, RAM_END},
+    guest::Guest,
+    layout::{
+        ORIGIN, RAM_END,
+        vector::{DB, GP, NMI},
+    },
 };
 
 cases! { "debug":
@@ -35,7 +39,6 @@ cases! { "debug":
     endless_debug_exceptions,
 }
 
-const DB: u64 = 1;
 /// Where the handler puts RIP and DR6 of each exception.
 const LOG: u64 = 0x2_0000;
 
@@ -90,15 +93,13 @@ fn expect(found: &[(u64, u64)], expected: &[(u64, u64)]) -> CaseResult {
 guest_code!(
     execute,
     "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
     "lea rax, [rip + 2f]",
     "mov dr2, rax",
     "mov eax, 0x420",
     "mov dr7, rax",
     "xor eax, eax",
     "cpuid",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
     "nop dword ptr [rax + 0x77]",
     "2: inc r8",
     "inc r8",
@@ -117,14 +118,12 @@ fn breakpoint_on_execution() -> CaseResult {
 guest_code!(
     execute_behind_a_device,
     "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
     "lea rax, [rip + 2f]",
     "mov dr2, rax",
     "mov eax, 0x420",
     "mov dr7, rax",
-    "mov [0x200000], eax",
-    "2: mov ebx, [0x200000]",
+    "mov [RAM_END], eax",
+    "2: mov ebx, [RAM_END]",
     "hlt",
 );
 
@@ -153,15 +152,13 @@ fn breakpoint_after_a_device() -> CaseResult {
 guest_code!(
     execute_repeated,
     "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
     "lea rax, [rip + 2f]",
     "mov dr2, rax",
     "mov eax, 0x420",
     "mov dr7, rax",
     "mov ecx, 5",
     "mov esi, 0x500",
-    "mov edx, 0x99",
+    "mov edx, REPORT_PORT",
     "2: rep outsb",
     "hlt",
 );
@@ -174,14 +171,12 @@ fn breakpoint_on_a_repeated_instruction() -> CaseResult {
 guest_code!(
     write_data,
     "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
     "mov eax, 0x21000",
     "mov dr1, rax",
     // L1, on writes of 4 bytes.
     "mov eax, 0xd00404",
     "mov dr7, rax",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
     "mov ebx, [0x21000]",
     "mov [0x21008], ebx",
     "mov [0x21000], ebx",
@@ -204,8 +199,6 @@ fn breakpoint_on_data() -> CaseResult {
 guest_code!(
     touch_guarded,
     "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
     "mov eax, 0x2400",
     "mov dr7, rax",
     "nop dword ptr [rax + 0x77]",
@@ -226,15 +219,13 @@ fn general_detect() -> CaseResult {
 guest_code!(
     step,
     "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
     "xor eax, eax",
     "mov ecx, 0x1a0",
     "push 0x102",
     "popfq",
     "cpuid",
     "nop dword ptr [rax + 0x77]",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
     "nop dword ptr [rax + 0x77]",
     "mov ecx, 0x1a0",
     "nop dword ptr [rax + 0x77]",
@@ -310,8 +301,6 @@ fn log_with_calls(
 guest_code!(
     step_with_breakpoints,
     "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
     "mov eax, 0x1f0000",
     "mov dr3, rax",
     "mov eax, 0x440",
@@ -321,7 +310,7 @@ guest_code!(
     "popfq",
     "cpuid",
     "nop dword ptr [rax + 0x77]",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
     "nop dword ptr [rax + 0x77]",
     "mov rbx, dr7",
     "nop dword ptr [rax + 0x77]",
@@ -338,8 +327,6 @@ fn single_step_with_breakpoints_set() -> CaseResult {
 guest_code!(
     step_behind_mov_ss,
     "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
     "mov ebx, ss",
     "xor eax, eax",
     "push 0x102",
@@ -360,8 +347,6 @@ fn single_step_after_mov_ss() -> CaseResult {
 guest_code!(
     mov_ss_from_data,
     "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
     "mov eax, 0x21000",
     "mov dr0, rax",
     "mov word ptr [0x21000], 0x18",
@@ -386,8 +371,6 @@ fn data_breakpoint_of_mov_ss() -> CaseResult {
 guest_code!(
     mov_ss_from_data_and_out,
     "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
     "sti",
     "mov eax, 0x21000",
     "mov dr0, rax",
@@ -395,22 +378,21 @@ guest_code!(
     "mov eax, 0x70401",
     "mov dr7, rax",
     "mov ss, word ptr [0x21000]",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
     "nop dword ptr [rax + 0x77]",
     "hlt",
 );
 
 /// The trap goes first, behind the instruction that the caller has to do with, and what the caller gives the guest then follows.
 fn data_breakpoint_of_mov_ss_and_an_event() -> CaseResult {
-    const NMI: u64 = 2;
-    const VECTOR: u64 = 0x15;
+    const VECTOR: u8 = 0x15;
     for vector in [VECTOR, NMI] {
         let mut guest = Guest::long(mov_ss_from_data_and_out())?;
         guest.set_handler(DB, log_exception())?;
         guest.set_handler(vector, log_exception())?;
-        guest.expect_out(0x99)?;
+        guest.expect_report()?;
         match vector {
-            NMI => guest.vcpu.queue_event(NMI as u8, None),
+            NMI => guest.vcpu.queue_event(NMI, None),
             _ => guest.vcpu.queue_interrupt(vector as usize)?,
         }
         let log = log_of(&mut guest)?;
@@ -424,8 +406,6 @@ fn data_breakpoint_of_mov_ss_and_an_event() -> CaseResult {
 guest_code!(
     mov_ss_from_data_and_dr7,
     "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
     "mov eax, 0x21000",
     "mov dr0, rax",
     "mov word ptr [0x21000], 0x18",
@@ -448,9 +428,7 @@ fn data_breakpoint_of_mov_ss_that_ends() -> CaseResult {
 guest_code!(
     sti_and_cpuid,
     "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
     "xor eax, eax",
     "sti",
     "cpuid",
@@ -461,24 +439,16 @@ guest_code!(
 
 /// An interrupt that waits is delivered when STI's shadow ends, which is behind CPUID and not later.
 fn interrupt_after_sti_and_cpuid() -> CaseResult {
-    const VECTOR: u64 = 0x15;
+    const VECTOR: u8 = 0x15;
     let mut guest = Guest::long(sti_and_cpuid())?;
     guest.set_handler(VECTOR, log_exception())?;
-    guest.expect_out(0x99)?;
+    guest.expect_report()?;
     guest.vcpu.inject_interrupt(VECTOR as usize)?;
     let log = log_of(&mut guest)?;
     expect(&log, &[(marks(sti_and_cpuid())[0] - MARK.len() as u64, 0xFFFF_0FF0)])
 }
 
-guest_code!(
-    undocumented_once,
-    "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
-    ".byte 0xf1",
-    "nop dword ptr [rax + 0x77]",
-    "hlt",
-);
+guest_code!(undocumented_once, "code64", ".byte 0xf1", "nop dword ptr [rax + 0x77]", "hlt",);
 
 /// INT1: a trap that DR6 says nothing of.
 fn int1() -> CaseResult {
@@ -491,7 +461,6 @@ guest_code!(
     write_dr_as_user,
     "code64",
     "lgdt [0x30ff0]",
-    "lidt [0x510]",
     "mov ax, 0x30",
     "ltr ax",
     "push 0x23",
@@ -509,7 +478,6 @@ guest_code!(
 
 /// The exit of MOV DR comes before the check of the privilege level, which is so the library's to make.
 fn mov_dr_in_user_mode() -> CaseResult {
-    const GP: u8 = 13;
     let mut guest = Guest::long(write_dr_as_user())?;
     give_user_mode(&mut guest)?;
     guest.expect_vector(GP)?;
@@ -535,11 +503,9 @@ fn give_user_mode(guest: &mut Guest) -> CaseResult {
 guest_code!(
     sets_an_address,
     "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
     "lea rax, [rip + 5f]",
     "mov dr0, rax",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
     "nop",
     "5: nop",
     "hlt",
@@ -549,16 +515,14 @@ guest_code!(
 fn breakpoint_written_by_the_caller() -> CaseResult {
     const LOCAL_0: usize = 0x401;
     let mut guest = Guest::long(sets_an_address())?;
-    guest.expect_out(0x99)?;
+    guest.expect_report()?;
     guest.vcpu.write_guest_field(VmcsGuestNW::DR7, LOCAL_0);
-    guest.expect_vector(1)
+    guest.expect_vector(DB)
 }
 
 guest_code!(
     step_on_branches,
     "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
     "mov ecx, 0x1D9",
     "mov eax, 2",
     "xor edx, edx",
@@ -586,7 +550,7 @@ guest_code!(
 fn debug_exception_ends_branch_stepping() -> CaseResult {
     let mut guest = Guest::long(step_on_branches())?;
     guest.vcpu.regs_mut().r8 = 0x99;
-    guest.set_handler(1, read_debugctl())?;
+    guest.set_handler(DB, read_debugctl())?;
     guest.run_to_halt()?;
     equal("times that a #DB came", guest.vcpu.regs().r15, 1)?;
     equal("DEBUGCTL in the handler", guest.vcpu.regs().r8, 0)
@@ -595,8 +559,6 @@ fn debug_exception_ends_branch_stepping() -> CaseResult {
 guest_code!(
     write_breakpoint_on_the_stack,
     "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
     // A write breakpoint of 8 bytes on the stack that the delivery pushes to.
     "mov rax, rsp",
     "sub rax, 8",
@@ -612,7 +574,7 @@ guest_code!(endless_handler, "code64", "2: push rax", "pop rax", "jmp 2b");
 /// A guest whose every #DB raises the next: the run still ends with its time slice.
 fn endless_debug_exceptions() -> CaseResult {
     let mut guest = Guest::long(write_breakpoint_on_the_stack())?;
-    guest.set_handler(1, endless_handler())?;
+    guest.set_handler(DB, endless_handler())?;
     guest.vcpu.set_time_slice(Some(2000))?;
     for _ in 0..200 {
         match guest.run_once()? {

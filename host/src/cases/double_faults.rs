@@ -4,12 +4,16 @@
 use alloc::{format, vec::Vec};
 
 use axvcpu::AxVCpuExitReason as Exit;
-use x86_vcpu::{Reflected, VmExit, VmxInterruptInfo, VmxInterruptionType};
+use x86_vcpu::{Reflected, VmExit, VmxInterruptInfo, VmxInterruptionType, vmx::VmcsGuestNW};
 
 use super::{
     check::{CaseResult, equal, fail, is_error, is_true, same},
     code::guest_code,
-    guest::{Guest, VECTOR_PORT},
+    guest::Guest,
+    layout::{
+        IDT, ORIGIN, SECOND_PORT, THIRD_PORT, VECTOR_PORT,
+        vector::{DF, NP},
+    },
 };
 
 cases! { "double_faults":
@@ -42,7 +46,7 @@ enum End {
 
 macro_rules! first_faults {
     ($($name:ident: $vector:literal; $($line:literal),+;)+) => {
-        $(guest_code!($name, "code64", "lgdt [0x500]", "lidt [0x510]", $($line),+, "hlt");)+
+        $(guest_code!($name, "code64", $($line),+, "hlt");)+
         const FIRST: &[(u64, fn() -> &'static [u8])] = &[$(($vector, $name)),+];
     };
 }
@@ -57,10 +61,7 @@ first_faults! {
     int_n: 0x30; "int 0x30";
 }
 
-const DOUBLE_FAULT: u64 = 8;
 const RF: u64 = 1 << 16;
-const IDT: u64 = 0x4000;
-const IDT_POINTER: u64 = 0x510;
 
 fn has_error_code(vector: u64) -> bool {
     matches!(vector, 8 | 10..=14 | 17)
@@ -99,7 +100,7 @@ fn move_idt(guest: &mut Guest, vector: u64) -> CaseResult {
     let to = if missing_first { COPY } else { COPY + (base & 0xFFF) };
     let length = if missing_first { 0x1000 - from } else { vector * 16 };
     guest.memory.write(to, &table[from as usize..(from + length) as usize])?;
-    guest.memory.write(IDT_POINTER + 2, &base.to_le_bytes())?;
+    guest.vcpu.write_guest_field(VmcsGuestNW::IDTR_BASE, base as usize);
     Ok(())
 }
 
@@ -141,7 +142,7 @@ fn reflected_as_by_the_processor() -> CaseResult {
                     let mut guest = Guest::long(code())?;
                     spoil(&mut guest, first, gate)?;
                     if double_fault_too {
-                        spoil(&mut guest, DOUBLE_FAULT, Gate::NotPresent)?;
+                        spoil(&mut guest, DF.into(), Gate::NotPresent)?;
                     }
                     end_of(&mut guest, reflect)
                 };
@@ -155,22 +156,22 @@ fn reflected_as_by_the_processor() -> CaseResult {
     is_true(&format!("some of each: {double} double faults, {shut_down} shutdowns"), double > 3 && shut_down > 3)
 }
 
-guest_code!(spins, "code64", "lgdt [0x500]", "lidt [0x510]", "sti", "out 0x99, al", "2: jmp 2b");
-guest_code!(mends_the_gate, "code64", "bts dword ptr [0x4304], 15", "add rsp, 8", "out 0x9A, al", "iretq");
+guest_code!(spins, "code64", "sti", "out REPORT_PORT, al", "2: jmp 2b");
+guest_code!(mends_the_gate, "code64", "bts dword ptr [0x4304], 15", "add rsp, 8", "out SECOND_PORT, al", "iretq");
 
 /// An interrupt whose gate is not present: #NP, whose handler mends the gate; then the interrupt, which was acknowledged
 /// and will not come again, is delivered. A processor by itself loses it.
 fn interrupt_survives_an_exception() -> CaseResult {
     const VECTOR: u64 = 0x30;
     let mut guest = Guest::long(spins())?;
-    guest.set_handler(11, mends_the_gate())?;
+    guest.set_handler(NP, mends_the_gate())?;
     spoil(&mut guest, VECTOR, Gate::NotPresent)?;
-    guest.vcpu.set_exception_intercept(11, true)?;
-    guest.expect_out(0x99)?;
+    guest.vcpu.set_exception_intercept(NP, true)?;
+    guest.expect_report()?;
     guest.vcpu.queue_interrupt(VECTOR as usize)?;
     is_true("an exit of #NP", matches!(guest.exit()?, Exit::FailEntry { hardware_entry_failure_reason: 0 }))?;
     same("reflected", guest.vcpu.reflect_exception()?, Reflected::Exception)?;
-    guest.expect_out(0x9A)?;
+    guest.expect_out(SECOND_PORT)?;
     equal("vector", guest.expect_out(VECTOR_PORT)?, VECTOR)
 }
 
@@ -198,22 +199,13 @@ fn impossible_events_are_refused() -> CaseResult {
         is_error(&format!("{impossible:?}, {length} bytes"), guest.vcpu.inject_event(impossible, length))?;
     }
     // Nothing of it is left behind.
-    guest.expect_out(0x99)?;
+    guest.expect_report()?;
     guest.vcpu.set_time_slice(Some(1000))?;
     is_true("a guest that runs", matches!(axvcpu::AxArchVCpu::run(&mut guest.vcpu)?, Exit::Nothing))
 }
 
-guest_code!(
-    marks,
-    "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
-    "out 0x99, al",
-    ".byte 0x66, 0x90",
-    "mov bl, 1",
-    "out 0x9B, al"
-);
-guest_code!(returns, "code64", "out 0x9A, al", "iretq");
+guest_code!(marks, "code64", "out REPORT_PORT, al", ".byte 0x66, 0x90", "mov bl, 1", "out THIRD_PORT, al");
+guest_code!(returns, "code64", "out SECOND_PORT, al", "iretq");
 
 /// INT n, INT1, INT3 and INTO in the place of an instruction of 2 bytes: the handler returns behind it.
 fn instruction_events_return_after_the_instruction() -> CaseResult {
@@ -223,19 +215,19 @@ fn instruction_events_return_after_the_instruction() -> CaseResult {
     {
         let mut guest = Guest::long(marks())?;
         if vector < 32 {
-            guest.set_handler(vector.into(), returns())?;
+            guest.set_handler(vector, returns())?;
         }
-        guest.expect_out(0x99)?;
+        guest.expect_report()?;
         // The OUT is completed before the event is injected, so RIP is that of the NOP.
         guest.vcpu.inject_event(VmxInterruptInfo { vector, int_type, err_code: None, valid: true }, 2)?;
         if vector >= 32 {
             equal("vector", guest.expect_out(VECTOR_PORT)?, vector.into())?;
             let rsp = guest.vcpu.stack_pointer() as u64;
-            equal("return address", guest.read_u64(rsp)?, super::code::ORIGIN + 8 + 8 + 2 + 2)?;
+            equal("return address", guest.read_u64(rsp)?, ORIGIN + 2 + 2)?;
             continue;
         }
-        guest.expect_out(0x9A)?;
-        guest.expect_out(0x9B)?;
+        guest.expect_out(SECOND_PORT)?;
+        guest.expect_out(THIRD_PORT)?;
         equal("RBX", guest.vcpu.regs().rbx, 1)?;
     }
     Ok(())

@@ -5,8 +5,8 @@ use x86_vcpu::StartState;
 
 use super::{
     check::{CaseResult, equal, fail, is_error, is_true, same},
-    code::ORIGIN,
-    guest::{Guest, Mode, PML4},
+    guest::{Guest, Mode},
+    layout::{ORIGIN, PML4},
 };
 
 cases! { "entry_failure":

@@ -12,8 +12,9 @@ use super::{
     callee_saved,
     check::{CaseResult, equal, is_error, is_true, same},
     code::guest_code,
-    guest::{Guest, VECTOR_PORT},
+    guest::Guest,
     host_registers::HostState,
+    layout::{INTERRUPT, VECTOR_PORT},
 };
 use crate::{arch::time, output::logger};
 
@@ -193,7 +194,7 @@ fn no_shadow_of_sti_without_if() -> CaseResult {
     Ok(())
 }
 
-guest_code!(sti_vmcall_cli, "code64", "lgdt [0x500]", "lidt [0x510]", "sti", "vmcall", "cli", "hlt");
+guest_code!(sti_vmcall_cli, "code64", "sti", "vmcall", "cli", "hlt");
 
 /// The same behind an entry that was refused when the instruction was complete, quick or with something to write: the caller may
 /// clear IF, or give the guest an interrupt, which comes before the next instruction.
@@ -217,8 +218,8 @@ fn shadow_of_what_was_completed() -> CaseResult {
         is_true("HLT", matches!(guest.vcpu.run()?, AxVCpuExitReason::Halt))?;
         let mut guest = refused()?;
         is_true("ready", guest.vcpu.ready_for_interrupt()?)?;
-        guest.vcpu.queue_interrupt(0x15)?;
-        guest.expect_vector(0x15)?;
+        guest.vcpu.queue_interrupt(INTERRUPT.into())?;
+        guest.expect_vector(INTERRUPT)?;
     }
     Ok(())
 }
@@ -249,13 +250,13 @@ fn rip_of_what_was_completed() -> CaseResult {
     equal("RIP", guest.vcpu.rip(), rip + VMCALL_LENGTH)
 }
 
-guest_code!(open, "code64", "lgdt [0x500]", "lidt [0x510]", "sti", "2: out 0x99, al", "jmp 2b");
+guest_code!(open, "code64", "sti", "2: out REPORT_PORT, al", "jmp 2b");
 
 /// A guest that was to get an interrupt by an entry that was refused, quick or with something to write.
 fn refused_with_an_interrupt(is_quick: bool) -> CaseResult<Guest> {
     let mut guest = Guest::long(open())?;
-    guest.expect_out(0x99)?;
-    guest.vcpu.inject_interrupt(0x40)?;
+    guest.expect_report()?;
+    guest.vcpu.inject_interrupt(INTERRUPT.into())?;
     if !is_quick {
         let stack = guest.vcpu.stack_pointer();
         guest.vcpu.set_stack_pointer(stack);
@@ -269,7 +270,7 @@ fn refused_with_an_interrupt(is_quick: bool) -> CaseResult<Guest> {
 fn event_is_kept() -> CaseResult {
     for is_quick in [true, false] {
         let mut guest = refused_with_an_interrupt(is_quick)?;
-        equal("vector", guest.expect_out(VECTOR_PORT)?, 0x40)?;
+        equal("vector", guest.expect_out(VECTOR_PORT)?, INTERRUPT.into())?;
     }
     Ok(())
 }
@@ -281,9 +282,9 @@ fn event_that_has_to_wait_now() -> CaseResult {
         let mut guest = refused_with_an_interrupt(is_quick)?;
         let flags = guest.vcpu.rflags()?;
         guest.vcpu.write_guest_field(VmcsGuestNW::RFLAGS, flags & !IF);
-        guest.expect_out(0x99)?;
+        guest.expect_report()?;
         guest.vcpu.write_guest_field(VmcsGuestNW::RFLAGS, flags | IF);
-        equal("vector", guest.expect_out(VECTOR_PORT)?, 0x40)?;
+        equal("vector", guest.expect_out(VECTOR_PORT)?, INTERRUPT.into())?;
     }
     Ok(())
 }
@@ -292,13 +293,13 @@ fn event_that_has_to_wait_now() -> CaseResult {
 fn event_of_an_entry_that_fails() -> CaseResult {
     const NO_LINK: u64 = u64::MAX;
     let mut guest = Guest::long(open())?;
-    guest.expect_out(0x99)?;
-    guest.vcpu.inject_interrupt(0x40)?;
+    guest.expect_report()?;
+    guest.vcpu.inject_interrupt(INTERRUPT.into())?;
     write_link_pointer(1);
     let result = guest.vcpu.run();
     write_link_pointer(NO_LINK);
     is_true("a failed entry", matches!(result, Ok(AxVCpuExitReason::FailEntry { .. })))?;
-    equal("vector", guest.expect_out(VECTOR_PORT)?, 0x40)
+    equal("vector", guest.expect_out(VECTOR_PORT)?, INTERRUPT.into())
 }
 
 /// Past the library, which goes on thinking that there is nothing to write.

@@ -7,7 +7,11 @@ use axvcpu::AxVCpuExitReason as Exit;
 use super::{
     check::{CaseResult, equal, fail, is_true, same},
     code::guest_code,
-    guest::{Guest, MODES, Mode, RAM_END, VECTOR_PORT},
+    guest::{Guest, MODES, Mode},
+    layout::{
+        INTERRUPT, RAM_END, SECOND_PORT, VECTOR_PORT,
+        vector::{DB, NMI, UD},
+    },
 };
 use crate::vm::ept::Access;
 
@@ -29,35 +33,12 @@ cases! { "event_blocking":
     nmi_stays_blocked_when_iret_exits,
 }
 
-const NMI: u8 = 2;
 /// Where the fixture's handler of vector 2 is.
 const NMI_HANDLER: u64 = 0x5000 + NMI as u64 * 8;
 
-guest_code!(ready_16, "code16", "sti", "nop", "out 0x99, al", "nop", "out 0x9B, al", "hlt");
-guest_code!(
-    ready_32,
-    "code32",
-    "lgdt [0x500]",
-    "lidt [0x510]",
-    "sti",
-    "nop",
-    "out 0x99, al",
-    "nop",
-    "out 0x9B, al",
-    "hlt"
-);
-guest_code!(
-    ready_64,
-    "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
-    "sti",
-    "nop",
-    "out 0x99, al",
-    "nop",
-    "out 0x9B, al",
-    "hlt"
-);
+guest_code!(ready_16, "code16", "sti", "nop", "out REPORT_PORT, al", "nop", "out THIRD_PORT, al", "hlt");
+guest_code!(ready_32, "code32", "sti", "nop", "out REPORT_PORT, al", "nop", "out THIRD_PORT, al", "hlt");
+guest_code!(ready_64, "code64", "sti", "nop", "out REPORT_PORT, al", "nop", "out THIRD_PORT, al", "hlt");
 
 /// Handlers that say their vector and return, for the vectors of these cases.
 fn returning_handlers(guest: &mut Guest, mode: Mode) -> CaseResult {
@@ -85,7 +66,7 @@ fn ready(mode: Mode) -> CaseResult<Guest> {
     };
     let mut guest = Guest::new(mode, code)?;
     returning_handlers(&mut guest, mode)?;
-    guest.expect_out(0x99)?;
+    guest.expect_report()?;
     Ok(guest)
 }
 
@@ -96,7 +77,7 @@ fn priorities() -> CaseResult {
         let mut guest = ready(mode)?;
         guest.vcpu.queue_interrupt(0x30)?;
         guest.vcpu.queue_event(NMI, None);
-        guest.vcpu.queue_event(6, None);
+        guest.vcpu.queue_event(UD, None);
         same(&format!("{mode:?} mode"), order(&mut guest)?, [NMI, 6, 0x30, 0xFF].into())?;
     }
     Ok(())
@@ -133,21 +114,21 @@ fn interrupts_in_order() -> CaseResult {
     Ok(())
 }
 
-guest_code!(opens_and_waits, "code64", "sti", "nop", "out 0x9A, al", "2: hlt", "jmp 2b");
+guest_code!(opens_and_waits, "code64", "sti", "nop", "out SECOND_PORT, al", "2: hlt", "jmp 2b");
 
 /// An NMI's handler that turns interrupts on gets them, while a second NMI waits for its IRET.
 fn nmi_holds_off_no_interrupt() -> CaseResult {
     let mut guest = ready(Mode::Long)?;
-    guest.set_handler(NMI.into(), opens_and_waits())?;
+    guest.set_handler(NMI, opens_and_waits())?;
     guest.vcpu.queue_event(NMI, None);
-    guest.expect_out(0x9A)?;
+    guest.expect_out(SECOND_PORT)?;
     guest.vcpu.queue_event(NMI, None);
     is_true("ready for an interrupt", guest.vcpu.ready_for_interrupt()?)?;
     guest.vcpu.queue_interrupt(0x30)?;
     equal("vector", guest.expect_out(VECTOR_PORT)?, 0x30)?;
     // The IRET of that handler ends the blocking; and so that Bochs 2.7 does not carry the second NMI's blocking over to
     // the next vCPU, another one follows.
-    guest.expect_out(0x9A)?;
+    guest.expect_out(SECOND_PORT)?;
     guest.vcpu.queue_interrupt(0x31)?;
     equal("vector", guest.expect_out(VECTOR_PORT)?, 0x31)?;
     guest.halt()
@@ -165,25 +146,30 @@ fn one_interrupt_of_a_vector() -> CaseResult {
 guest_code!(
     steps,
     "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
     "sti",
     "pushfq",
     "or dword ptr [rsp], 0x100",
     "popfq",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
     "mov bl, 1",
     "hlt",
 );
-guest_code!(says_bl_once, "code64", "mov al, bl", "out 0x9A, al", "and dword ptr [rsp + 16], 0xFFFFFEFF", "iretq",);
+guest_code!(
+    says_bl_once,
+    "code64",
+    "mov al, bl",
+    "out SECOND_PORT, al",
+    "and dword ptr [rsp + 16], 0xFFFFFEFF",
+    "iretq",
+);
 
 /// The single-step trap of the instruction whose exit the caller saw, and then the event that the caller has queued there.
 fn trap_goes_before_what_is_queued() -> CaseResult {
     for vector in [0x30, NMI, 6] {
         let mut guest = Guest::long(steps())?;
         returning_handlers(&mut guest, Mode::Long)?;
-        guest.set_handler(1, says_bl_once())?;
-        guest.expect_out(0x99)?;
+        guest.set_handler(DB, says_bl_once())?;
+        guest.expect_report()?;
         match vector {
             0x30 => guest.vcpu.queue_interrupt(0x30)?,
             _ => guest.vcpu.queue_event(vector, None),
@@ -204,60 +190,47 @@ fn trap_goes_before_what_is_queued() -> CaseResult {
 guest_code!(
     shadowed,
     "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
     "mov ax, ss",
     "sti",
     "nop",
     "mov ss, ax",
-    "mov bl, [0x200123]",
+    "mov bl, [RAM_END + 0x123]",
     "mov bl, 2",
     "hlt",
 );
-guest_code!(says_bl, "code64", "mov al, bl", "out 0x9A, al", "iretq");
+guest_code!(says_bl, "code64", "mov al, bl", "out SECOND_PORT, al", "iretq");
 
 /// An interrupt that is queued at an exit in the shadow of MOV SS comes behind the instruction that the shadow covers.
 fn mov_ss_holds_off() -> CaseResult {
     let mut guest = Guest::long(shadowed())?;
-    guest.set_handler(0x1E, says_bl())?;
+    guest.set_handler(INTERRUPT, says_bl())?;
     is_true("an exit in the shadow", matches!(guest.exit()?, Exit::NestedPageFault { .. }))?;
     guest.memory.add_page(RAM_END, Access::READ, |page| page[0x123] = 0x5A)?;
     is_true("not ready", !guest.vcpu.ready_for_interrupt()?)?;
-    guest.vcpu.queue_interrupt(0x1E)?;
-    equal("BL in the handler", guest.expect_out(0x9A)?, 0x5A)
+    guest.vcpu.queue_interrupt(INTERRUPT.into())?;
+    equal("BL in the handler", guest.expect_out(SECOND_PORT)?, 0x5A)
 }
 
-guest_code!(
-    opens,
-    "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
-    "cli",
-    "out 0x99, al",
-    "sti",
-    "mov bl, 1",
-    "mov bl, 2",
-    "hlt",
-);
+guest_code!(opens, "code64", "cli", "out REPORT_PORT, al", "sti", "mov bl, 1", "mov bl, 2", "hlt",);
 
 fn sti_holds_off() -> CaseResult {
     let mut guest = Guest::long(opens())?;
-    guest.set_handler(0x1E, says_bl())?;
-    guest.expect_out(0x99)?;
-    guest.vcpu.queue_interrupt(0x1E)?;
-    equal("BL in the handler", guest.expect_out(0x9A)?, 1)
+    guest.set_handler(INTERRUPT, says_bl())?;
+    guest.expect_report()?;
+    guest.vcpu.queue_interrupt(INTERRUPT.into())?;
+    equal("BL in the handler", guest.expect_out(SECOND_PORT)?, 1)
 }
 
-guest_code!(idles, "code64", "lgdt [0x500]", "lidt [0x510]", "cli", "mov bl, 3", "sti", "hlt", "mov bl, 4", "hlt");
+guest_code!(idles, "code64", "cli", "mov bl, 3", "sti", "hlt", "mov bl, 4", "hlt");
 
 /// STI and HLT: the interrupt comes with HLT done, whatever the exit left of STI's shadow.
 fn hlt_ends_the_shadow() -> CaseResult {
     let mut guest = Guest::long(idles())?;
-    guest.set_handler(0x1E, says_bl())?;
+    guest.set_handler(INTERRUPT, says_bl())?;
     guest.halt()?;
     is_true("ready behind HLT", guest.vcpu.ready_for_interrupt()?)?;
-    guest.vcpu.queue_interrupt(0x1E)?;
-    equal("BL in the handler", guest.expect_out(0x9A)?, 3)?;
+    guest.vcpu.queue_interrupt(INTERRUPT.into())?;
+    equal("BL in the handler", guest.expect_out(SECOND_PORT)?, 3)?;
     guest.halt()?;
     equal("BL", guest.vcpu.regs().rbx, 4)
 }
@@ -265,10 +238,8 @@ fn hlt_ends_the_shadow() -> CaseResult {
 guest_code!(
     sends,
     "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
-    "mov esi, 0x10000",
-    "mov edx, 0x99",
+    "mov esi, SCRATCH",
+    "mov edx, REPORT_PORT",
     "mov bl, 3",
     "sti",
     "outsb",
@@ -280,25 +251,25 @@ guest_code!(
 /// The same for an instruction that is executed for the guest.
 fn outs_ends_the_shadow() -> CaseResult {
     let mut guest = Guest::long(sends())?;
-    guest.set_handler(0x1E, says_bl())?;
+    guest.set_handler(INTERRUPT, says_bl())?;
     guest.exit()?;
-    guest.vcpu.queue_interrupt(0x1E)?;
-    equal("BL in the handler", guest.expect_out(0x9A)?, 3)
+    guest.vcpu.queue_interrupt(INTERRUPT.into())?;
+    equal("BL in the handler", guest.expect_out(SECOND_PORT)?, 3)
 }
 
-guest_code!(says_rf, "code64", "mov eax, [rsp + 16]", "shr eax, 16", "and al, 1", "out 0x9A, al", "hlt");
+guest_code!(says_rf, "code64", "mov eax, [rsp + 16]", "shr eax, 16", "and al, 1", "out SECOND_PORT, al", "hlt");
 
 /// A fault that is injected has its instruction's breakpoint behind it, as one that the processor raises; an interrupt does
 /// not.
 fn fault_pushes_rf() -> CaseResult {
     let mut guest = ready(Mode::Long)?;
-    guest.set_handler(6, says_rf())?;
-    guest.vcpu.queue_event(6, None);
-    equal("RF in the flags on the stack", guest.expect_out(0x9A)?, 1)?;
+    guest.set_handler(UD, says_rf())?;
+    guest.vcpu.queue_event(UD, None);
+    equal("RF in the flags on the stack", guest.expect_out(SECOND_PORT)?, 1)?;
     let mut guest = ready(Mode::Long)?;
-    guest.set_handler(0x1E, says_rf())?;
-    guest.vcpu.queue_interrupt(0x1E)?;
-    equal("RF in the flags on the stack", guest.expect_out(0x9A)?, 0)
+    guest.set_handler(INTERRUPT, says_rf())?;
+    guest.vcpu.queue_interrupt(INTERRUPT.into())?;
+    equal("RF in the flags on the stack", guest.expect_out(SECOND_PORT)?, 0)
 }
 
 /// CPUID as the last instruction below 4 GiB: EIP goes on at 0.
@@ -314,7 +285,7 @@ fn rip_wraps_at_4_gib() -> CaseResult {
     equal("RIP", guest.vcpu.rip(), 2)
 }
 
-guest_code!(fault_after_sti, "code32", "lgdt [0x500]", "lidt [0x510]", "sti", "mov eax, [0x200000]", "nop", "hlt");
+guest_code!(fault_after_sti, "code32", "sti", "mov eax, [RAM_END]", "nop", "hlt");
 
 /// An NMI that STI holds off comes behind the next instruction, and the run makes progress until then.
 fn nmi_after_sti() -> CaseResult {
@@ -329,7 +300,7 @@ fn nmi_after_sti() -> CaseResult {
     guest.halt()
 }
 
-guest_code!(looping, "code32", "lgdt [0x500]", "lidt [0x510]", "2: jmp 2b");
+guest_code!(looping, "code32", "2: jmp 2b");
 
 /// An IRET that faults has already unblocked NMIs. The exit undoes that, so that a second NMI does not come inside the
 /// first one's handler.

@@ -7,7 +7,8 @@ use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
 use super::{
     check::{CaseResult, Failure, equal, fail, is_true},
     code::guest_code,
-    guest::{Guest, MODES, Mode, VECTOR_PORT},
+    guest::{Guest, MODES, Mode},
+    layout::{ANOTHER_INTERRUPT, INTERRUPT, VECTOR_PORT, vector::NMI},
 };
 
 cases! { "events":
@@ -34,11 +35,9 @@ fn all_vectors_long() -> CaseResult {
     all_vectors(Mode::Long)
 }
 
-const NMI: u8 = 2;
-
-guest_code!(ready_16, "code16", "sti", "nop", "out 0x99, al", "2: jmp 2b");
-guest_code!(ready_32, "code32", "lgdt [0x500]", "lidt [0x510]", "sti", "nop", "out 0x99, al", "2: jmp 2b");
-guest_code!(ready_64, "code64", "lgdt [0x500]", "lidt [0x510]", "sti", "nop", "out 0x99, al", "2: jmp 2b");
+guest_code!(ready_16, "code16", "sti", "nop", "out REPORT_PORT, al", "2: jmp 2b");
+guest_code!(ready_32, "code32", "sti", "nop", "out REPORT_PORT, al", "2: jmp 2b");
+guest_code!(ready_64, "code64", "sti", "nop", "out REPORT_PORT, al", "2: jmp 2b");
 
 /// A guest whose program turns interrupts on and loops.
 fn looping(mode: Mode) -> CaseResult<Guest> {
@@ -53,7 +52,7 @@ fn looping(mode: Mode) -> CaseResult<Guest> {
 /// Starts the guest anew, and delivers an event in its loop.
 fn deliver(guest: &mut Guest, mode: Mode, vector: u8, error: Option<u32>) -> CaseResult {
     guest.restart(mode)?;
-    guest.expect_out(0x99)?;
+    guest.expect_report()?;
     guest.vcpu.queue_event(vector, error);
     match expect_vector(guest, vector) {
         Ok(()) => Ok(()),
@@ -99,7 +98,7 @@ fn interrupts_of_all_vectors() -> CaseResult {
         let mut guest = looping(mode)?;
         for vector in 0..=255u8 {
             guest.restart(mode)?;
-            guest.expect_out(0x99)?;
+            guest.expect_report()?;
             if guest.vcpu.inject_interrupt(vector.into()).is_err() {
                 continue;
             }
@@ -114,9 +113,7 @@ fn interrupts_of_all_vectors() -> CaseResult {
 guest_code!(
     closed_64,
     "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
     "mov ecx, 1000",
     "2: dec ecx",
     "jnz 2b",
@@ -129,21 +126,21 @@ guest_code!(
 
 fn interrupt_waits_for_sti() -> CaseResult {
     let mut guest = Guest::long(closed_64())?;
-    guest.expect_out(0x99)?;
-    guest.vcpu.inject_interrupt(0x40)?;
-    guest.expect_vector(0x40)?;
+    guest.expect_report()?;
+    guest.vcpu.inject_interrupt(INTERRUPT.into())?;
+    guest.expect_vector(INTERRUPT)?;
     is_true("no interrupt before STI", guest.vcpu.regs().rbx != 0)?;
     equal("EBX: the interrupt comes one instruction behind STI", guest.vcpu.regs().rbx, 7)
 }
 
-guest_code!(sleep_64, "code64", "lgdt [0x500]", "lidt [0x510]", "sti", "hlt", "mov ebx, 9", "hlt");
+guest_code!(sleep_64, "code64", "sti", "hlt", "mov ebx, 9", "hlt");
 
 fn interrupt_wakes_hlt() -> CaseResult {
     let mut guest = Guest::long(sleep_64())?;
     guest.halt()?;
     is_true("a halted guest with interrupts on is ready for one", guest.vcpu.ready_for_interrupt()?)?;
-    guest.vcpu.inject_interrupt(0x41)?;
-    guest.expect_vector(0x41)?;
+    guest.vcpu.inject_interrupt(ANOTHER_INTERRUPT.into())?;
+    guest.expect_vector(ANOTHER_INTERRUPT)?;
     equal("EBX: the instruction behind HLT has not run", guest.vcpu.regs().rbx, 0)
 }
 
@@ -151,13 +148,11 @@ guest_code!(
     /// Handlers that return and count.
     two_64,
     "code64",
-    "lgdt [0x500]",
     "lea rax, [rip + 5f]",
     "mov word ptr [0x4000 + 0x40 * 16], ax",
     "lea rax, [rip + 6f]",
     "mov word ptr [0x4000 + 0x41 * 16], ax",
-    "lidt [0x510]",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
     "sti",
     "2: cmp r8d, 0x4140",
     "jne 2b",
@@ -170,16 +165,16 @@ guest_code!(
 
 fn two_interrupts() -> CaseResult {
     let mut guest = Guest::long(two_64())?;
-    guest.expect_out(0x99)?;
-    guest.vcpu.inject_interrupt(0x40)?;
-    guest.vcpu.inject_interrupt(0x41)?;
+    guest.expect_report()?;
+    guest.vcpu.inject_interrupt(INTERRUPT.into())?;
+    guest.vcpu.inject_interrupt(ANOTHER_INTERRUPT.into())?;
     guest.halt()?;
     equal("R8", guest.vcpu.regs().r8, 0x4140)
 }
 
 fn window_opens() -> CaseResult {
     let mut guest = Guest::long(closed_64())?;
-    guest.expect_out(0x99)?;
+    guest.expect_report()?;
     is_true("interrupts are off", !guest.vcpu.ready_for_interrupt()?)?;
     guest.vcpu.set_interrupt_window(true)?;
     let exit = guest.run_once()?;

@@ -10,7 +10,11 @@ use spin::Mutex;
 use super::{
     check::{CaseResult, equal, fail, is_true, same},
     code::guest_code,
-    guest::{Guest, MODES, Mode, RAM_END},
+    guest::{Guest, MODES, Mode},
+    layout::{
+        RAM_END,
+        vector::{NMI, UD},
+    },
     need::Need,
 };
 use crate::{
@@ -72,9 +76,9 @@ fn triple_fault_is_not_halt() -> CaseResult {
     }
 }
 
-guest_code!(read_beyond, "code32", "mov eax, [0x200123]", "hlt");
+guest_code!(read_beyond, "code32", "mov eax, [RAM_END + 0x123]", "hlt");
 guest_code!(write_beyond, "code32", "mov byte ptr [0x200fff], 1", "hlt");
-guest_code!(fetch_beyond, "code32", "mov eax, 0x200000", "jmp eax");
+guest_code!(fetch_beyond, "code32", "mov eax, RAM_END", "jmp eax");
 
 fn expect_fault(guest: &mut Guest, address: u64, access: MappingFlags) -> CaseResult {
     match guest.exit()? {
@@ -138,13 +142,13 @@ fn ept_misconfiguration() -> CaseResult {
     }
 }
 
-guest_code!(ud2_64, "code64", "lgdt [0x500]", "lidt [0x510]", "ud2", "hlt");
-guest_code!(ud2_32, "code32", "lgdt [0x500]", "lidt [0x510]", "ud2", "hlt");
+guest_code!(ud2_64, "code64", "ud2", "hlt");
+guest_code!(ud2_32, "code32", "ud2", "hlt");
 guest_code!(ud2_16, "code16", "ud2", "hlt");
 
 fn ud2_is_the_guests() -> CaseResult {
     for (mode, code) in MODES.into_iter().zip([ud2_16(), ud2_32(), ud2_64()]) {
-        Guest::new(mode, code)?.expect_vector(6)?;
+        Guest::new(mode, code)?.expect_vector(UD)?;
     }
     Ok(())
 }
@@ -195,7 +199,7 @@ fn no_slice_no_end() -> CaseResult {
 
 guest_code!(count_down, "code16", "mov ecx, 20000", "2: dec ecx", "jnz 2b", "hlt");
 
-guest_code!(wait_open, "code32", "lgdt [0x500]", "lidt [0x510]", "sti", "2: jmp 2b");
+guest_code!(wait_open, "code32", "sti", "2: jmp 2b");
 
 /// An interrupt for the host, while the guest runs with its own interrupts on.
 fn external_interrupt() -> CaseResult {
@@ -218,7 +222,6 @@ fn external_interrupt() -> CaseResult {
 
 /// NMIs that come while another processor is in its guest.
 fn nmi_is_the_hosts() -> CaseResult {
-    const NMI: u8 = 2;
     const NMIS: u64 = 5;
     let before = interrupts::count(NMI);
     let target = AtomicU32::new(u32::MAX);

@@ -48,7 +48,7 @@ fn vmx_off_then_another_cpu() -> CaseResult {
     patterned.finish(&host)
 }
 
-guest_code!(exits, "code64", "2: out 0x99, al", "jmp 2b");
+guest_code!(exits, "code64", "2: out REPORT_PORT, al", "jmp 2b");
 
 /// The same, and then the vCPU is gone: the next guest on the first processor writes into no memory of its.
 fn vmx_off_then_dropped() -> CaseResult {
@@ -58,19 +58,19 @@ fn vmx_off_then_dropped() -> CaseResult {
     on_cpu(1, || {
         let mut victim = victim.lock();
         victim.vcpu.bind()?;
-        victim.expect_out(0x99).map(drop)
+        victim.expect_report().map(drop)
     })?;
     on_cpu(1, turn_off_and_on)?;
     let mut victim = victim.into_inner();
     victim.vcpu.bind()?;
-    victim.expect_out(0x99)?;
+    victim.expect_report()?;
     victim.vcpu.unbind()?;
     drop(victim);
     // Most likely the memory that its areas were in.
     let reused: Vec<Box<[u8]>> = (0..64).map(|i| vec![UNTOUCHED; 1024 + i * 64].into_boxed_slice()).collect();
     on_cpu(1, || {
         let mut guest = Guest::long(exits())?;
-        guest.expect_out(0x99)?;
+        guest.expect_report()?;
         Ok(guest.vcpu.unbind()?)
     })?;
     match reused.iter().flatten().filter(|byte| **byte != UNTOUCHED).count() {
@@ -94,11 +94,11 @@ fn two_policies() -> CaseResult {
     moves.vcpu.unbind()?;
     moves.vcpu.set_fpu_policy(FpuPolicy::EveryExit)?;
     stays.vcpu.bind()?;
-    stays.expect_out(0x99)?;
+    stays.expect_report()?;
     moves.vcpu.bind()?;
-    moves.expect_out(0x99)?;
+    moves.expect_report()?;
     stays.vcpu.unbind()?;
-    moves.expect_out(0x99)?;
+    moves.expect_report()?;
     equal("the host's XCR0", read_xcr0(), before)
 }
 
@@ -112,7 +112,7 @@ guest_code!(
     "pxor xmm0, xmm0",
     "2: paddq xmm0, xmm1",
     "movq rax, xmm0",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
     "jmp 2b",
 );
 
@@ -120,9 +120,9 @@ guest_code!(
 fn two_bound_guests_count() -> CaseResult {
     let (mut slow, mut fast) = (Guest::long(counts())?, Guest::long(counts())?);
     for round in 1..6 {
-        equal("the first guest's count", slow.expect_out(0x99)?, round)?;
-        fast.expect_out(0x99)?;
-        equal("the second guest's count", fast.expect_out(0x99)?, 2 * round)?;
+        equal("the first guest's count", slow.expect_report()?, round)?;
+        fast.expect_report()?;
+        equal("the second guest's count", fast.expect_report()?, 2 * round)?;
     }
     Ok(())
 }
@@ -134,14 +134,14 @@ fn host_without_osxsave() -> CaseResult {
     // That the host's CR4 is another than at the bind is not the matter here.
     guest.vcpu.unbind()?;
     guest.vcpu.bind()?;
-    guest.expect_out(0x99).map(drop)
+    guest.expect_report().map(drop)
 }
 
 /// A vCPU that is dropped where it is bound leaves the host its registers.
 fn dropped_vcpu_restores_the_host() -> CaseResult {
     let before = read_xcr0();
     let mut guest = Guest::long(exits())?;
-    guest.expect_out(0x99)?;
+    guest.expect_report()?;
     drop(guest);
     equal("the host's XCR0", read_xcr0(), before)
 }
@@ -160,9 +160,9 @@ fn run_without_osxsave(guest: &mut Guest) -> CaseResult {
 fn refused_entry_between_two_guests() -> CaseResult {
     let (mut first, mut second) = (Guest::long(counts())?, Guest::long(counts())?);
     for round in 1..4 {
-        equal("the first guest's count", first.expect_out(0x99)?, round)?;
-        second.expect_out(0x99)?;
-        equal("the second guest's count", second.expect_out(0x99)?, 2 * round)?;
+        equal("the first guest's count", first.expect_report()?, round)?;
+        second.expect_report()?;
+        equal("the second guest's count", second.expect_report()?, 2 * round)?;
         run_without_osxsave(&mut first)?;
     }
     Ok(())

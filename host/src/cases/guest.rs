@@ -1,16 +1,5 @@
-//! The machine of a case: 2 MiB of RAM, one program, and tables that let every exception report itself.
-//!
-//! | Address | What |
-//! |---------|------|
-//! | 0x0000  | real mode's interrupt vectors |
-//! | 0x0500  | [`GDT_POINTER`] and [`IDT_POINTER`] for LGDT and LIDT, and the GDT |
-//! | 0x1000  | page tables of long mode: identity, 1 GiB by 2 MiB |
-//! | 0x4000  | IDT of the start's mode |
-//! | 0x5000  | handlers: `mov al, VECTOR`, `out 0x77, al`, `hlt`; for NMI `iret` at the end |
-//! | 0x7000  | top of the stack |
-//! | 0x8000  | the program |
-//! | 0xC000  | handlers of the case's own, see [`Guest::set_handler`] |
-//! | 0x10000 | free for the program |
+//! The machine of a case: 2 MiB of RAM, one program, and tables that let every exception report itself. [`layout`](super::layout)
+//! says what is where.
 //!
 //! Every guest has a time slice, so that none runs for ever, and every run checks that the host's state came back.
 
@@ -26,8 +15,11 @@ use x86_vcpu::{
 use super::{
     callee_saved,
     check::{CaseResult, fail},
-    code::ORIGIN,
     host_registers::HostState,
+    layout::{
+        CODE_SELECTOR, GDT, GDT_POINTER, HANDLER_SIZE, HANDLERS, IDT, IDT_POINTER, ORIGIN, OWN_HANDLER_SIZE,
+        OWN_HANDLERS, PAGE_DIRECTORY, PDPT, PML4, RAM_END, REPORT_PORT, STACK_TOP, VECTOR_PORT, vector::NMI,
+    },
 };
 use crate::{
     arch::{interrupts, time},
@@ -35,28 +27,9 @@ use crate::{
     vm::{io, memory::Memory},
 };
 
-/// A port that handlers write their vector to.
-pub const VECTOR_PORT: u16 = 0x77;
-pub const CODE_SELECTOR: u16 = 0x10;
-pub const PML4: u64 = 0x1000;
-pub const STACK_TOP: usize = 0x7000;
-/// The first byte that is not RAM.
-pub const RAM_END: u64 = 2 << 20;
-
-const GDT_POINTER: u64 = 0x500;
-const IDT_POINTER: u64 = 0x510;
-const GDT: u64 = 0x520;
-const PDPT: u64 = 0x2000;
-const PAGE_DIRECTORY: u64 = 0x3000;
-const IDT: u64 = 0x4000;
-const HANDLERS: u64 = 0x5000;
-const HANDLER_SIZE: u64 = 8;
-const VECTORS: u64 = 256;
-/// Handlers that a case brings, for the exceptions.
-const OWN_HANDLERS: u64 = 0xC000;
-const OWN_HANDLER_SIZE: u64 = 64;
-/// Its handler has to return: Bochs 2.7 keeps virtual-NMI blocking from one vCPU to the next until an IRET.
-const NMI: u64 = 2;
+const GDT_SIZE: usize = 5 * 8;
+/// For long mode: 256 gates of 16 bytes.
+const IDT_SIZE: usize = 256 * 16;
 
 /// Exits until a case gives up.
 const EXIT_LIMIT: usize = 20_000;
@@ -115,6 +88,7 @@ impl<H: AxVCpuHal> Guest<H> {
     pub fn with_hal(mode: Mode, code: &[u8]) -> CaseResult<Self> {
         let mut guest = Self::unbound(mode.start_state(), code)?;
         guest.write_tables(mode)?;
+        guest.load_tables(mode);
         guest.vcpu.bind()?;
         Ok(guest)
     }
@@ -139,6 +113,7 @@ impl<H: AxVCpuHal> Guest<H> {
         self.vcpu.set_start_state(mode.start_state())?;
         self.vcpu.setup((self.memory.ept.root() as usize).into(), (ORIGIN as usize).into())?;
         self.vcpu.set_stack_pointer(STACK_TOP);
+        self.load_tables(mode);
         Ok(self.vcpu.bind()?)
     }
 
@@ -152,7 +127,6 @@ impl<H: AxVCpuHal> Guest<H> {
         if mode == Mode::Long {
             self.write_user_page_tables()?;
         }
-        self.load_tables();
         let vcpu = &mut self.vcpu;
         vcpu.write_guest_field(VmcsGuestNW::TR_BASE, TSS as usize);
         vcpu.write_guest_field(VmcsGuestNW::RFLAGS, 0x3002);
@@ -171,10 +145,18 @@ impl<H: AxVCpuHal> Guest<H> {
         Ok(())
     }
 
-    /// Loads GDTR and IDTR in the place of a program that cannot.
-    pub fn load_tables(&mut self) {
-        self.vcpu.write_guest_field(VmcsGuestNW::GDTR_BASE, GDT as usize);
-        self.vcpu.write_guest_field(VmcsGuestNW::IDTR_BASE, IDT as usize);
+    /// Loads GDTR and IDTR, so that no program has to. Real mode has its table at 0.
+    fn load_tables(&mut self, mode: Mode) {
+        if mode == Mode::Real {
+            return;
+        }
+        for (base, limit, table, size) in [
+            (VmcsGuestNW::GDTR_BASE, VmcsGuest32::GDTR_LIMIT, GDT, GDT_SIZE),
+            (VmcsGuestNW::IDTR_BASE, VmcsGuest32::IDTR_LIMIT, IDT, IDT_SIZE),
+        ] {
+            self.vcpu.write_guest_field(base, table as usize);
+            self.vcpu.write_guest_field(limit, size as u32 - 1);
+        }
     }
 
     /// One entry and one exit, with a time slice.
@@ -250,7 +232,13 @@ impl<H: AxVCpuHal> Guest<H> {
         }
     }
 
-    /// Runs to the next OUT of the guest.
+    /// Runs to the next report of the guest, and gives its value.
+    #[track_caller]
+    pub fn expect_report(&mut self) -> CaseResult<u64> {
+        self.expect_out(REPORT_PORT)
+    }
+
+    /// Runs to the next OUT of the guest, and gives its value.
     #[track_caller]
     pub fn expect_out(&mut self, expected: u16) -> CaseResult<u64> {
         match self.exit()? {
@@ -301,10 +289,9 @@ impl<H: AxVCpuHal> Guest<H> {
         const CODE_64: u64 = 0x00AF_9B00_0000_FFFF;
         const DATA: u64 = 0x00CF_9300_0000_FFFF;
         let code = if mode == Mode::Long { CODE_64 } else { CODE_32 };
-        let gdt = [0, 0, code, DATA, CODE_32];
-        self.write_words(GDT, &gdt)?;
-        self.write_pointer(GDT_POINTER, GDT, gdt.len() * 8)?;
-        self.write_pointer(IDT_POINTER, IDT, VECTORS as usize * 16)
+        self.write_words(GDT, &[0, 0, code, DATA, CODE_32])?;
+        self.write_pointer(GDT_POINTER, GDT, GDT_SIZE)?;
+        self.write_pointer(IDT_POINTER, IDT, IDT_SIZE)
     }
 
     #[track_caller]
@@ -316,17 +303,18 @@ impl<H: AxVCpuHal> Guest<H> {
     /// The handlers' code is the same in all modes.
     #[track_caller]
     fn write_handlers(&mut self, mode: Mode) -> CaseResult {
-        for vector in 0..VECTORS {
-            let handler = HANDLERS + vector * HANDLER_SIZE;
-            let report = [0xB0, vector as u8, 0xE6, VECTOR_PORT as u8];
+        for vector in 0..=u8::MAX {
+            let handler = HANDLERS + u64::from(vector) * HANDLER_SIZE;
+            let report = [0xB0, vector, 0xE6, VECTOR_PORT as u8];
             let end: &[u8] = match (vector, mode) {
+                // This handler has to return: Bochs 2.7 keeps virtual-NMI blocking from one vCPU to the next until an IRET.
                 (NMI, Mode::Long) => &[0x48, 0xCF],
                 (NMI, _) => &[0xCF],
                 _ => &[0xF4, 0xEB, 0xFD],
             };
             self.memory.write(handler, &report)?;
             self.memory.write(handler + report.len() as u64, end)?;
-            self.set_gate(mode, vector as u8, handler)?;
+            self.set_gate(mode, vector, handler)?;
         }
         Ok(())
     }
@@ -344,10 +332,10 @@ impl<H: AxVCpuHal> Guest<H> {
 
     /// Gives a vector of long mode a handler of the case's own, in place of the one that reports it.
     #[track_caller]
-    pub fn set_handler(&mut self, vector: u64, code: &[u8]) -> CaseResult {
-        let handler = OWN_HANDLERS + vector * OWN_HANDLER_SIZE;
+    pub fn set_handler(&mut self, vector: u8, code: &[u8]) -> CaseResult {
+        let handler = OWN_HANDLERS + u64::from(vector) * OWN_HANDLER_SIZE;
         self.memory.write(handler, code)?;
-        self.write_words(IDT + vector * 16, &[gate(handler), 0])
+        self.set_gate(Mode::Long, vector, handler)
     }
 
     #[track_caller]

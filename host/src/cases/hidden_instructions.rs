@@ -1,14 +1,14 @@
 //! Instructions of a processor's features that this guest does not have: undefined in every mode, as on a processor without
 //! them.
 
-use alloc::{format, vec::Vec};
+use alloc::format;
 
 use x86_vcpu::vmx::{VmcsGuest16, VmcsGuest32};
 
 use super::{
     check::{CaseResult, fail, is_true},
-    code::guest_code,
     guest::{Guest, Mode},
+    layout::{CODE_32_SELECTOR, SCRATCH, vector::UD},
 };
 
 cases! { "hidden_instructions":
@@ -37,6 +37,8 @@ fn long() -> CaseResult {
 }
 
 /// With their operands in registers and at \[BX\], \[EDI\] or \[RDI\].
+const HLT: &[u8] = &[0xF4];
+
 const INSTRUCTIONS: &[(&str, &[u8])] = &[
     ("VMCLEAR", &[0x66, 0x0F, 0xC7, 0x37]),
     ("VMLAUNCH", &[0x0F, 0x01, 0xC2]),
@@ -61,38 +63,22 @@ const INSTRUCTIONS: &[(&str, &[u8])] = &[
     ("TPAUSE", &[0x66, 0x0F, 0xAE, 0xF0]),
 ];
 
-guest_code!(tables_16, "code16", "mov bx, 0x600");
-guest_code!(tables_32, "code32", "lgdt [0x500]", "lidt [0x510]", "mov edi, 0x10000");
-guest_code!(tables_64, "code64", "lgdt [0x500]", "lidt [0x510]", "mov edi, 0x10000");
-// Compatibility mode loads tables with 32-bit addresses only, so the host has to.
-guest_code!(tables_compatibility, "code32", "mov edi, 0x10000");
-
-fn program(tables: &[u8], instruction: &[u8]) -> Vec<u8> {
-    const HLT: u8 = 0xF4;
-    [tables, instruction, &[HLT]].concat()
-}
-
-/// A guest in that mode, or in a 32-bit code segment of 64-bit mode.
+/// A guest in that mode, or in a 32-bit code segment of 64-bit mode, with HLT after the instruction. The instruction's operand is
+/// in free memory: at BX in real mode, else at EDI.
 fn guest(mode: Mode, is_compatibility: bool, instruction: &[u8]) -> CaseResult<Guest> {
-    let tables = match mode {
-        Mode::Real => tables_16(),
-        Mode::Protected => tables_32(),
-        Mode::Long if is_compatibility => tables_compatibility(),
-        Mode::Long => tables_64(),
-    };
-    let mut guest = Guest::new(mode, &program(tables, instruction))?;
+    let mut guest = Guest::new(mode, &[instruction, HLT].concat())?;
+    guest.vcpu.regs_mut().rbx = 0x600;
+    guest.vcpu.regs_mut().rdi = SCRATCH;
     if is_compatibility {
-        guest.load_tables();
-        guest.vcpu.write_guest_field(VmcsGuest16::CS_SELECTOR, 0x20);
+        guest.vcpu.write_guest_field(VmcsGuest16::CS_SELECTOR, CODE_32_SELECTOR);
         guest.vcpu.write_guest_field(VmcsGuest32::CS_ACCESS_RIGHTS, 0xC09B);
     }
     Ok(guest)
 }
 
 fn in_mode(mode: Mode, is_compatibility: bool) -> CaseResult {
-    const INVALID_OPCODE: u8 = 6;
     for (name, instruction) in INSTRUCTIONS {
-        if let Err(failure) = guest(mode, is_compatibility, instruction)?.expect_vector(INVALID_OPCODE) {
+        if let Err(failure) = guest(mode, is_compatibility, instruction)?.expect_vector(UD) {
             return fail(format!("{} from {name}", failure.expected), failure.got);
         }
     }
@@ -101,14 +87,11 @@ fn in_mode(mode: Mode, is_compatibility: bool) -> CaseResult {
 
 /// That an instruction does not exist counts before privilege.
 fn in_user_mode() -> CaseResult {
-    const INVALID_OPCODE: u8 = 6;
     for mode in [Mode::Protected, Mode::Long] {
         for (name, instruction) in INSTRUCTIONS {
-            const HLT: u8 = 0xF4;
-            let mut guest = Guest::new(mode, &[instruction, &[HLT][..]].concat())?;
-            guest.vcpu.regs_mut().rdi = 0x10000;
+            let mut guest = guest(mode, false, instruction)?;
             guest.enter_user_mode(mode)?;
-            if let Err(failure) = guest.expect_vector(INVALID_OPCODE) {
+            if let Err(failure) = guest.expect_vector(UD) {
                 return fail(format!("{} from {name}", failure.expected), failure.got);
             }
         }

@@ -12,6 +12,10 @@ use super::{
     check::{CaseResult, equal, fail, is_error, is_true, same},
     code::guest_code,
     guest::{Guest, MODES, Mode},
+    layout::{
+        ORIGIN, STACK_TOP, VECTOR_PORT,
+        vector::{GP, PF, UD},
+    },
 };
 
 cases! { "intercepts":
@@ -32,7 +36,7 @@ cases! { "intercepts":
 }
 
 /// The next exit, which axvcpu has no name for.
-fn rich_exit(guest: &mut Guest) -> CaseResult<VmExit> {
+fn decoded_exit(guest: &mut Guest) -> CaseResult<VmExit> {
     match guest.exit()? {
         Exit::FailEntry { hardware_entry_failure_reason } => {
             let exit = guest.vcpu.exit()?;
@@ -48,9 +52,9 @@ guest_code!(pauses, "code64", "mov ebx, 1", "pause", "mov ebx, 2", "pause", "hlt
 fn pause() -> CaseResult {
     let mut guest = Guest::long(pauses())?;
     guest.vcpu.set_exit_on(ExitOn::PAUSE, true)?;
-    same("exit", rich_exit(&mut guest)?, VmExit::Pause)?;
+    same("exit", decoded_exit(&mut guest)?, VmExit::Pause)?;
     equal("RBX at the first", guest.vcpu.regs().rbx, 1)?;
-    same("exit", rich_exit(&mut guest)?, VmExit::Pause)?;
+    same("exit", decoded_exit(&mut guest)?, VmExit::Pause)?;
     equal("RBX at the second", guest.vcpu.regs().rbx, 2)?;
     guest.restart(Mode::Long)?;
     guest.vcpu.set_exit_on(ExitOn::PAUSE, false)?;
@@ -74,9 +78,9 @@ guest_code!(
 fn rdtsc() -> CaseResult {
     let mut guest = Guest::long(times())?;
     guest.vcpu.set_exit_on(ExitOn::RDTSC, true)?;
-    same("exit", rich_exit(&mut guest)?, VmExit::Rdtsc)?;
+    same("exit", decoded_exit(&mut guest)?, VmExit::Rdtsc)?;
     guest.vcpu.complete_read(0x1122_3344_5566_7788)?;
-    same("exit", rich_exit(&mut guest)?, VmExit::Rdtsc)?;
+    same("exit", decoded_exit(&mut guest)?, VmExit::Rdtsc)?;
     // As axvm completes reads.
     guest.vcpu.set_gpr(0, 0x99);
     guest.halt()?;
@@ -95,7 +99,7 @@ fn rdrand() -> CaseResult {
     guest.vcpu.regs_mut().r9 = u64::MAX;
     for (gpr, size) in [(9, 4), (8, 8)] {
         let instruction = VmxExitReason::RDRAND;
-        same("exit", rich_exit(&mut guest)?, VmExit::Random { instruction, gpr, size })?;
+        same("exit", decoded_exit(&mut guest)?, VmExit::Random { instruction, gpr, size })?;
         guest.vcpu.complete_read(0xA1A2_A3A4_A5A6_A7A8)?;
     }
     guest.halt()?;
@@ -107,8 +111,8 @@ fn rdrand() -> CaseResult {
     guest.restart(Mode::Long)?;
     guest.vcpu.regs_mut().r9 = u64::MAX;
     guest.vcpu.write_guest_field(VmcsGuestNW::RFLAGS, 3);
-    rich_exit(&mut guest)?;
-    rich_exit(&mut guest)?;
+    decoded_exit(&mut guest)?;
+    decoded_exit(&mut guest)?;
     equal("CF", guest.vcpu.regs().r11 & 0xFF, 0)?;
     equal("R9", guest.vcpu.regs().r9, 0)
 }
@@ -118,12 +122,12 @@ guest_code!(writes_back, "code64", "wbinvd", "mov ebx, 1", "hlt");
 fn wbinvd() -> CaseResult {
     let mut guest = Guest::long(writes_back())?;
     guest.vcpu.set_exit_on(ExitOn::WBINVD, true)?;
-    same("exit", rich_exit(&mut guest)?, VmExit::Wbinvd)?;
+    same("exit", decoded_exit(&mut guest)?, VmExit::Wbinvd)?;
     guest.halt()?;
     equal("RBX", guest.vcpu.regs().rbx, 1)
 }
 
-guest_code!(halts_itself, "code64", "lgdt [0x500]", "lidt [0x510]", "sti", "hlt", "mov bl, 1", "out 0x99, al",);
+guest_code!(halts_itself, "code64", "sti", "hlt", "mov bl, 1", "out REPORT_PORT, al",);
 
 /// HLT that does not exit: the guest waits in it until an interrupt, and the time slice brings it back meanwhile.
 fn hlt_in_the_guest() -> CaseResult {
@@ -136,7 +140,7 @@ fn hlt_in_the_guest() -> CaseResult {
     }
     equal("RBX in HLT", guest.vcpu.regs().rbx, 0)?;
     guest.vcpu.inject_interrupt(VECTOR.into())?;
-    equal("vector", guest.expect_out(super::guest::VECTOR_PORT)?, VECTOR.into())
+    equal("vector", guest.expect_out(VECTOR_PORT)?, VECTOR.into())
 }
 
 /// An entry refuses most exceptions for a guest in HLT: it has to be woken for them.
@@ -147,7 +151,7 @@ fn exception_wakes_hlt() -> CaseResult {
         guest.vcpu.set_time_slice(Some(1000))?;
         is_true("the end of the slice", matches!(guest.vcpu.run()?, Exit::Nothing))?;
         guest.vcpu.queue_event(vector, Some(0));
-        equal("vector", guest.expect_out(super::guest::VECTOR_PORT)?, vector.into())?;
+        equal("vector", guest.expect_out(VECTOR_PORT)?, vector.into())?;
     }
     Ok(())
 }
@@ -155,8 +159,6 @@ fn exception_wakes_hlt() -> CaseResult {
 guest_code!(
     monitors,
     "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
     "mov rax, 0x10000",
     "xor ecx, ecx",
     "xor edx, edx",
@@ -168,20 +170,20 @@ guest_code!(
 
 /// Undefined for a guest that does not know it; exits for one whose caller asked for them.
 fn mwait() -> CaseResult {
-    Guest::long(monitors())?.expect_vector(6)?;
+    Guest::long(monitors())?.expect_vector(UD)?;
     let mut guest = Guest::long(monitors())?;
     is_error("a change behind setup", guest.vcpu.set_mwait_policy(MwaitPolicy::Exit))?;
     guest.vcpu.unbind()?;
-    let (root, entry) = (guest.memory.ept.root() as usize, super::code::ORIGIN as usize);
+    let (root, entry) = (guest.memory.ept.root() as usize, ORIGIN as usize);
     let mut vcpu = x86_vcpu::VmxVcpu::new(0, 0)?;
     vcpu.set_mwait_policy(MwaitPolicy::Exit)?;
     vcpu.set_start_state(Mode::Long.start_state())?;
     vcpu.setup(root.into(), entry.into())?;
-    vcpu.set_stack_pointer(super::guest::STACK_TOP);
+    vcpu.set_stack_pointer(STACK_TOP);
     vcpu.bind()?;
     guest.vcpu = vcpu;
-    same("exit", rich_exit(&mut guest)?, VmExit::Monitor)?;
-    is_true("an exit of MWAIT", matches!(rich_exit(&mut guest)?, VmExit::Mwait { .. }))?;
+    same("exit", decoded_exit(&mut guest)?, VmExit::Monitor)?;
+    is_true("an exit of MWAIT", matches!(decoded_exit(&mut guest)?, VmExit::Mwait { .. }))?;
     guest.halt()?;
     equal("RBX", guest.vcpu.regs().rbx, 1)
 }
@@ -193,7 +195,7 @@ fn pause_loop() -> CaseResult {
     if guest.vcpu.set_pause_loop_exiting(Some((100, 5000))).is_err() {
         return Ok(());
     }
-    same("exit", rich_exit(&mut guest)?, VmExit::Pause)?;
+    same("exit", decoded_exit(&mut guest)?, VmExit::Pause)?;
     guest.vcpu.set_pause_loop_exiting(None)?;
     guest.vcpu.set_time_slice(Some(20_000))?;
     is_true("the end of the slice", matches!(guest.vcpu.run()?, Exit::Nothing))
@@ -201,7 +203,7 @@ fn pause_loop() -> CaseResult {
 
 macro_rules! raising {
     ($($name:ident: $vector:literal, $int_type:ident, $code:expr, $address:expr, $length:expr; $($line:literal),+;)+) => {
-        $(guest_code!($name, "code64", "lgdt [0x500]", "lidt [0x510]", $($line),+, "hlt");)+
+        $(guest_code!($name, "code64", $($line),+, "hlt");)+
         type Raising = (&'static str, fn() -> &'static [u8], u8, VmxInterruptionType, Option<u32>, Option<u64>, Option<u32>);
         const RAISING: &[Raising] =
             &[$((stringify!($name), $name, $vector, VmxInterruptionType::$int_type, $code, $address, $length)),+];
@@ -225,7 +227,7 @@ fn exceptions_come_whole() -> CaseResult {
     for (name, code, vector, int_type, error, address, length) in RAISING {
         let mut guest = Guest::long(code())?;
         guest.vcpu.set_exception_intercept(*vector, true)?;
-        let VmExit::ExceptionOrNmi(exit) = rich_exit(&mut guest)? else {
+        let VmExit::ExceptionOrNmi(exit) = decoded_exit(&mut guest)? else {
             return fail(format!("an exception from {name}"), format!("{:?}", guest.vcpu.exit()));
         };
         let ExceptionExit { event, page_fault_address, instruction_length, .. } = exit;
@@ -250,23 +252,23 @@ fn exceptions_come_whole() -> CaseResult {
     Ok(())
 }
 
-guest_code!(reads_and_writes, "code64", "lgdt [0x500]", "lidt [0x510]", "mov rax, 0x40000123", "mov [rax], rax", "hlt",);
+guest_code!(reads_and_writes, "code64", "mov rax, 0x40000123", "mov [rax], rax", "hlt",);
 
 /// Only page faults by writes exit: the write's does, the read's goes to the guest by itself.
 fn page_fault_filter() -> CaseResult {
     const WRITE: u32 = 2;
     let mut guest = Guest::long(reads_and_writes())?;
-    guest.vcpu.set_exception_intercept(14, true)?;
+    guest.vcpu.set_exception_intercept(PF, true)?;
     guest.vcpu.set_page_fault_filter(WRITE, WRITE)?;
-    is_true("an exit of the write", matches!(rich_exit(&mut guest)?, VmExit::ExceptionOrNmi(_)))?;
+    is_true("an exit of the write", matches!(decoded_exit(&mut guest)?, VmExit::ExceptionOrNmi(_)))?;
     let mut guest = Guest::long(reads_unmapped())?;
-    guest.vcpu.set_exception_intercept(14, true)?;
+    guest.vcpu.set_exception_intercept(PF, true)?;
     guest.vcpu.set_page_fault_filter(WRITE, WRITE)?;
-    guest.expect_vector(14)?;
+    guest.expect_vector(PF)?;
     // Without interest in page faults the filter means nothing.
-    guest.vcpu.set_exception_intercept(14, false)?;
+    guest.vcpu.set_exception_intercept(PF, false)?;
     guest.restart(Mode::Long)?;
-    guest.expect_vector(14)
+    guest.expect_vector(PF)
 }
 
 fn no_exception_to_reflect() -> CaseResult {
@@ -283,8 +285,8 @@ fn no_exception_to_reflect() -> CaseResult {
     Ok(())
 }
 
-guest_code!(calls_32, "code32", "mov eax, 5", "vmcall", "mov ebx, eax", "out 0x99, al", "2: jmp 2b");
-guest_code!(calls_64, "code64", "mov eax, 5", "vmcall", "mov ebx, eax", "out 0x99, al", "2: jmp 2b");
+guest_code!(calls_32, "code32", "mov eax, 5", "vmcall", "mov ebx, eax", "out REPORT_PORT, al", "2: jmp 2b");
+guest_code!(calls_64, "code64", "mov eax, 5", "vmcall", "mov ebx, eax", "out REPORT_PORT, al", "2: jmp 2b");
 
 /// At CPL 3 a VMCALL is a fault, an error, or a hypercall; at CPL 0 always a hypercall.
 fn hypercall_of_a_user() -> CaseResult {
@@ -297,9 +299,9 @@ fn hypercall_of_a_user() -> CaseResult {
             guest.vcpu.set_hypercall_policy(policy);
             Ok(guest)
         };
-        user(HypercallPolicy::Fault)?.expect_vector(13)?;
+        user(HypercallPolicy::Fault)?.expect_vector(GP)?;
         let mut guest = user(HypercallPolicy::Return(0x7777))?;
-        equal("AL behind it", guest.expect_out(0x99)?, 0x77)?;
+        equal("AL behind it", guest.expect_report()?, 0x77)?;
         let mut guest = user(HypercallPolicy::Allow)?;
         is_true("a hypercall", matches!(guest.exit()?, Exit::Hypercall { nr: 5, .. }))?;
         let mut guest = Guest::new(mode, code)?;

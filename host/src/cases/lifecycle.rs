@@ -6,8 +6,9 @@ use x86_vcpu::{VmxArchVCpu, vmx::VmcsGuestNW};
 
 use super::{
     check::{CaseResult, equal, is_error, is_true},
-    code::{ORIGIN, guest_code},
+    code::guest_code,
     guest::{Guest, Mode},
+    layout::ORIGIN,
     need::Need,
     on_cpu::on_cpu,
 };
@@ -35,7 +36,7 @@ guest_code!(
     "mov r12, rdi",
     "2: inc rdi",
     "mov rax, rdi",
-    "out 0x99, eax",
+    "out REPORT_PORT, eax",
     "jmp 2b",
 );
 
@@ -76,7 +77,7 @@ fn two_vcpus_alternate() -> CaseResult {
     first.vcpu.unbind()?;
     for round in 1..=5 {
         first.vcpu.bind()?;
-        equal("the first guest's OUT", first.expect_out(0x99)?, 1000 + round)?;
+        equal("the first guest's OUT", first.expect_report()?, 1000 + round)?;
         first.vcpu.unbind()?;
         let second = match &mut second {
             Some(second) => second,
@@ -87,7 +88,7 @@ fn two_vcpus_alternate() -> CaseResult {
             }
         };
         second.vcpu.bind()?;
-        equal("the second guest's OUT", second.expect_out(0x99)?, 0x2000 + round)?;
+        equal("the second guest's OUT", second.expect_report()?, 0x2000 + round)?;
         second.vcpu.unbind()?;
     }
     equal("the first guest's R12", first.vcpu.regs().r12, 1000)
@@ -98,50 +99,50 @@ fn two_vcpus_without_unbinding() -> CaseResult {
     const STACKS: [u64; 2] = [0x6C00, 0x6D00];
     let mut first = counter(1000)?;
     first.vcpu.set_stack_pointer(STACKS[0] as usize);
-    equal("the first guest's OUT", first.expect_out(0x99)?, 1001)?;
+    equal("the first guest's OUT", first.expect_report()?, 1001)?;
     let mut second = counter(0x2000)?;
     second.vcpu.set_stack_pointer(STACKS[1] as usize);
-    equal("the second guest's OUT", second.expect_out(0x99)?, 0x2001)?;
+    equal("the second guest's OUT", second.expect_report()?, 0x2001)?;
     equal("the first guest's RSP", first.vcpu.read_vmcs(VmcsGuestNW::RSP)? as u64, STACKS[0])?;
     equal("the second guest's RSP", second.vcpu.read_vmcs(VmcsGuestNW::RSP)? as u64, STACKS[1])?;
     if first.vcpu.run().is_err() {
         first.vcpu.bind()?;
-        equal("the first guest's next OUT", first.expect_out(0x99)?, 1002)?;
+        equal("the first guest's next OUT", first.expect_report()?, 1002)?;
     } else {
         equal("the first guest's RDI", first.vcpu.regs().rdi, 1002)?;
     }
     second.vcpu.bind()?;
-    equal("the second guest's next OUT", second.expect_out(0x99)?, 0x2002)
+    equal("the second guest's next OUT", second.expect_report()?, 0x2002)
 }
 
 fn drop_while_bound() -> CaseResult {
     let mut first = counter(1000)?;
-    first.expect_out(0x99)?;
+    first.expect_report()?;
     drop(first);
     let mut second = counter(0x2000)?;
-    equal("another guest's OUT", second.expect_out(0x99)?, 0x2001)
+    equal("another guest's OUT", second.expect_report()?, 0x2001)
 }
 
 fn moved_in_memory() -> CaseResult {
     let mut guest = counter(1000)?;
-    equal("OUT", guest.expect_out(0x99)?, 1001)?;
+    equal("OUT", guest.expect_report()?, 1001)?;
     let mut elsewhere = alloc::boxed::Box::new(guest);
-    equal("OUT from the heap", elsewhere.expect_out(0x99)?, 1002)?;
+    equal("OUT from the heap", elsewhere.expect_report()?, 1002)?;
     let mut back = *elsewhere;
-    equal("OUT from the stack again", back.expect_out(0x99)?, 1003)
+    equal("OUT from the stack again", back.expect_report()?, 1003)
 }
 
 fn bind_twice() -> CaseResult {
     let mut guest = counter(1000)?;
-    equal("OUT", guest.expect_out(0x99)?, 1001)?;
+    equal("OUT", guest.expect_report()?, 1001)?;
     // An error or not: the vCPU is bound here before and after.
     let _ = guest.vcpu.bind();
-    equal("OUT", guest.expect_out(0x99)?, 1002)
+    equal("OUT", guest.expect_report()?, 1002)
 }
 
 fn accessors_after_unbind() -> CaseResult {
     let mut guest = counter(1000)?;
-    guest.expect_out(0x99)?;
+    guest.expect_report()?;
     let rip = guest.vcpu.rip();
     guest.vcpu.unbind()?;
     let mut other = Guest::real(&[0xF4])?;
@@ -151,7 +152,7 @@ fn accessors_after_unbind() -> CaseResult {
     is_true("no RIP of another vCPU", seen != other.vcpu.rip())?;
     guest.vcpu.bind()?;
     equal("RIP", guest.vcpu.rip(), rip)?;
-    equal("OUT", guest.expect_out(0x99)?, 1002)
+    equal("OUT", guest.expect_report()?, 1002)
 }
 
 /// One vCPU goes around all processors, twice.
@@ -172,7 +173,7 @@ fn migration() -> CaseResult {
 
 fn one_turn(guest: &mut Guest, expected: u64) -> CaseResult {
     guest.vcpu.bind()?;
-    equal("OUT", guest.expect_out(0x99)?, expected)?;
+    equal("OUT", guest.expect_report()?, expected)?;
     Ok(guest.vcpu.unbind()?)
 }
 
@@ -189,7 +190,7 @@ fn all_processors_at_once() -> CaseResult {
 fn count_to_100() -> CaseResult {
     let start = crate::arch::processor::index() as u64 * 0x10000;
     let mut guest = counter(start)?;
-    (1..=100).try_for_each(|count| equal("OUT", guest.expect_out(0x99)?, start + count))
+    (1..=100).try_for_each(|count| equal("OUT", guest.expect_report()?, start + count))
 }
 
 /// A processor has places for 64 VMCSs that are active; one that was unbound gives its place back.

@@ -9,8 +9,9 @@ use x86_vcpu::StartState;
 
 use super::{
     check::{CaseResult, equal, fail, is_true},
-    code::{ORIGIN, guest_code},
+    code::guest_code,
     guest::{Guest, Mode},
+    layout::{ORIGIN, STACK_TOP},
     need::Need,
 };
 use crate::{
@@ -52,8 +53,8 @@ const SLICE: u64 = 1_000_000_000;
 guest_code!(
     sends_and_waits,
     "code32",
-    "lgdt [0x500]",
-    "lidt [0x510]",
+    "lgdt [GDT_POINTER]",
+    "lidt [IDT_POINTER]",
     "mov dword ptr [0xfee000f0], 0x1ff",
     "mov dword ptr [0xfee00310], 0x1000000",
     "mov dword ptr [0xfee00300], 0x4500",
@@ -236,8 +237,8 @@ fn goes_on_while_one_runs() -> CaseResult {
 guest_code!(
     sets_timers,
     "code32",
-    "lgdt [0x500]",
-    "lidt [0x510]",
+    "lgdt [GDT_POINTER]",
+    "lidt [IDT_POINTER]",
     "mov dword ptr [0xfee000f0], 0x1ff",
     "mov dword ptr [0xfee003e0], 0xb",
     // Once, in sleep.
@@ -299,8 +300,8 @@ fn timers() -> CaseResult {
 guest_code!(
     asserts_a_line,
     "code32",
-    "lgdt [0x500]",
-    "lidt [0x510]",
+    "lgdt [GDT_POINTER]",
+    "lidt [IDT_POINTER]",
     "mov dword ptr [0xfee000f0], 0x1ff",
     // Line 4 by level, to local APIC 0.
     "mov dword ptr [0xfec00000], 0x19",
@@ -353,8 +354,8 @@ fn interrupt_by_level() -> CaseResult {
 guest_code!(
     timer_program,
     "code32",
-    "lgdt [0x500]",
-    "lidt [0x510]",
+    "lgdt [GDT_POINTER]",
+    "lidt [IDT_POINTER]",
     "mov dword ptr [0xfee000f0], 0x1ff",
     "mov dword ptr [0xfee00350], 0x10000",
     "mov al, 0xff",
@@ -401,8 +402,8 @@ fn timer_by_io_apic() -> CaseResult {
 guest_code!(
     sleeper_program,
     "code32",
-    "lgdt [0x500]",
-    "lidt [0x510]",
+    "lgdt [GDT_POINTER]",
+    "lidt [IDT_POINTER]",
     "mov dword ptr [0xfee000f0], 0x1ff",
     "mov dword ptr [0xfee00350], 0x10000",
     "mov al, 0xff",
@@ -507,7 +508,7 @@ guest_code!(
     "rdmsr",
     "or eax, 0xc00",
     "wrmsr",
-    "lgdt [0x500]",
+    "lgdt [GDT_POINTER]",
     "mov eax, cr0",
     "or al, 1",
     "mov cr0, eax",
@@ -554,7 +555,7 @@ impl Parts {
         let start = Start { state: StartState::Protected32 { entry: ORIGIN as u32 }, eax: 0, ebx: 0, esi: 0 };
         let mut machine = Machine::new(memory, &start, cpus)?;
         machine.set_longest_slice(SLICE);
-        machine.set_stack_pointer(super::guest::STACK_TOP);
+        machine.set_stack_pointer(STACK_TOP);
         let outcome = machine.run()?;
         Ok((machine, outcome))
     }

@@ -142,7 +142,7 @@ guest_code!(
     "mov ecx, 0xC0000080",
     "xor edx, edx",
     "wrmsr",
-    "2: out 0x99, al",
+    "2: out REPORT_PORT, al",
     "jmp 2b"
 );
 
@@ -154,7 +154,7 @@ fn kept_loaded_through_vmx_off_and_on() -> CaseResult {
     for _ in 0..3 {
         for _ in 0..3 {
             guest.vcpu.bind()?;
-            guest.expect_out(0x99)?;
+            guest.expect_report()?;
             guest.vcpu.unbind()?;
         }
         vmx::with_state(|state| {
@@ -166,7 +166,7 @@ fn kept_loaded_through_vmx_off_and_on() -> CaseResult {
         })?;
     }
     guest.vcpu.bind()?;
-    guest.expect_out(0x99)?;
+    guest.expect_report()?;
     Ok(guest.vcpu.release_processor()?)
 }
 
@@ -257,18 +257,18 @@ fn quick_stays() -> CaseResult {
             let guest = &mut *staying.lock();
             for _ in 0..3 {
                 guest.vcpu.bind()?;
-                guest.expect_out(0x99)?;
+                guest.expect_report()?;
                 guest.vcpu.unbind()?;
             }
             Ok(())
         })?;
         // Another VMCS is current here, and must not be entered in its place.
-        other.expect_out(0x99)?;
+        other.expect_report()?;
         is_error("a run elsewhere", staying.lock().vcpu.run())?;
         on_cpu(1, || end_of_stay(&mut staying.lock(), round))?;
         let guest = &mut *staying.lock();
         guest.vcpu.bind()?;
-        guest.expect_out(0x99)?;
+        guest.expect_report()?;
         guest.vcpu.unbind()?;
         guest.vcpu.release_processor()?;
     }
@@ -317,7 +317,7 @@ fn tr() -> u64 {
 fn refused_on_another_cpu() -> CaseResult {
     let guest = Mutex::new(Guest::long(spin())?);
     let own = tr();
-    guest.lock().expect_out(0x99)?;
+    guest.lock().expect_report()?;
     guest.lock().vcpu.unbind()?;
     on_cpu(1, || {
         let vcpu = &mut guest.lock().vcpu;
@@ -342,7 +342,7 @@ fn refused_on_another_cpu() -> CaseResult {
     Ok(())
 }
 
-guest_code!(outs_32, "code32", "2: out 0x99, al", "jmp 2b");
+guest_code!(outs_32, "code32", "2: out REPORT_PORT, al", "jmp 2b");
 
 /// EFER of a vCPU is changed where it is not bound, so that the guest comes to have SWAPGS: the host gets back the
 /// KERNEL_GS_BASE of the processor where the guest runs.
@@ -359,7 +359,7 @@ fn efer_written_on_another_cpu() -> CaseResult {
         write(0x1111);
         let guest = &mut *guest.lock();
         guest.vcpu.bind()?;
-        guest.expect_out(0x99).map(drop)
+        guest.expect_report().map(drop)
     })?;
     let before = read();
     write(0x2222);
@@ -379,12 +379,12 @@ fn efer_written_on_another_cpu() -> CaseResult {
 /// A vCPU that came from another processor is unbound by VMXOFF on its new one, as any other.
 fn vmx_off_after_a_move() -> CaseResult {
     let guest = Mutex::new(Guest::protected(outs_32())?);
-    guest.lock().expect_out(0x99)?;
+    guest.lock().expect_report()?;
     guest.lock().vcpu.unbind()?;
     on_cpu(1, || {
         let guest = &mut *guest.lock();
         guest.vcpu.bind()?;
-        guest.expect_out(0x99)?;
+        guest.expect_report()?;
         // So that another VMCS is the current one.
         let _another = Guest::protected(outs_32())?;
         vmx::with_state(|state| {
@@ -393,7 +393,7 @@ fn vmx_off_after_a_move() -> CaseResult {
         })?;
         is_error("a run of a vCPU that VMXOFF unbound", guest.vcpu.run())?;
         guest.vcpu.bind()?;
-        guest.expect_out(0x99)?;
+        guest.expect_report()?;
         Ok(guest.vcpu.unbind()?)
     })
 }

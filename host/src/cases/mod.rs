@@ -9,6 +9,7 @@ mod case;
 pub mod check;
 pub mod code;
 pub mod guest;
+pub mod layout;
 
 pub mod callee_saved;
 pub mod host_registers;

@@ -14,13 +14,13 @@ macro_rules! modal_code {
         fn $name() -> $crate::cases::modes::Programs {
             use $crate::cases::code::guest_code;
             guest_code!(real, "code16", $($line),+);
-            guest_code!(protected, "code32", "lgdt [0x500]", "lidt [0x510]", $($line),+);
+            guest_code!(protected, "code32", $($line),+);
             guest_code!(
-                compatibility, "code64", "lgdt [0x500]", "lidt [0x510]", "push 0x20", "lea rax, [rip + 22f]", "push rax",
+                compatibility, "code64", "push 0x20", "lea rax, [rip + 22f]", "push rax",
                 // RETF of 64 bits.
                 ".byte 0x48, 0xcb", ".code32", "22:", $($line),+
             );
-            guest_code!(long, "code64", "lgdt [0x500]", "lidt [0x510]", $($line),+);
+            guest_code!(long, "code64", $($line),+);
             $crate::cases::modes::Programs { real: real(), protected: protected(), compatibility: compatibility(), long: long() }
         }
     };

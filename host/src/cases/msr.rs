@@ -7,6 +7,7 @@ use super::{
     check::{CaseResult, equal, fail},
     code::guest_code,
     guest::Guest,
+    layout::vector::GP,
     modes::modal_code,
 };
 
@@ -27,8 +28,6 @@ const UNKNOWN: usize = 0x4000_0123;
 guest_code!(
     read,
     "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
     "mov rcx, 0xFFFFFFFF40000123",
     "mov rax, -1",
     "mov rdx, -1",
@@ -78,7 +77,7 @@ fn read_refused_with_gp() -> CaseResult {
     let mut guest = Guest::long(read())?;
     expect_read(&mut guest)?;
     guest.vcpu.complete_fault(13, Some(0))?;
-    guest.expect_vector(13)?;
+    guest.expect_vector(GP)?;
     equal("instructions behind RDMSR", guest.vcpu.regs().r8, 0)?;
     // The frame of the exception: error code, then RIP of the instruction itself.
     let frame = guest.vcpu.stack_pointer() as u64;
@@ -86,14 +85,12 @@ fn read_refused_with_gp() -> CaseResult {
     equal("RIP of the fault", guest.read_u64(frame + 8)?, 0x8000 + RDMSR_OFFSET)
 }
 
-/// Behind LGDT and LIDT (8 bytes each), and moves of 10, 7 and 7 bytes.
-const RDMSR_OFFSET: u64 = 2 * 8 + 10 + 7 + 7;
+/// After moves of 10, 7 and 7 bytes.
+const RDMSR_OFFSET: u64 = 10 + 7 + 7;
 
 guest_code!(
     write,
     "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
     "mov ecx, 0x40000123",
     "mov rax, 0xFFFFFFFF11223344",
     "mov rdx, 0xFFFFFFFFAABBCCDD",
@@ -123,15 +120,13 @@ fn write_refused_with_gp() -> CaseResult {
     let mut guest = Guest::long(write())?;
     expect_write(&mut guest)?;
     guest.vcpu.complete_fault(13, Some(0))?;
-    guest.expect_vector(13)?;
+    guest.expect_vector(GP)?;
     equal("instructions behind WRMSR", guest.vcpu.regs().r8, 0)
 }
 
 guest_code!(
     write_pat,
     "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
     "mov ecx, 0x277",
     "mov eax, 0x04050001",
     "mov edx, 0x06000704",
@@ -149,23 +144,13 @@ fn pat() -> CaseResult {
     equal("PAT, high", guest.vcpu.regs().rdx, 0x0600_0704)
 }
 
-guest_code!(
-    write_bad_pat,
-    "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
-    "mov ecx, 0x277",
-    "mov eax, 0x04050002",
-    "xor edx, edx",
-    "wrmsr",
-    "hlt",
-);
+guest_code!(write_bad_pat, "code64", "mov ecx, 0x277", "mov eax, 0x04050002", "xor edx, edx", "wrmsr", "hlt",);
 
 fn invalid_pat_is_gp() -> CaseResult {
-    Guest::long(write_bad_pat())?.expect_vector(13)
+    Guest::long(write_bad_pat())?.expect_vector(GP)
 }
 
-modal_code!(write_and_read, "out 0x99, al", "wrmsr", "rdmsr", "hlt");
+modal_code!(write_and_read, "out REPORT_PORT, al", "wrmsr", "rdmsr", "hlt");
 
 /// Addresses are canonical, registers of 32 bits have no more, types of memory are those that there are.
 fn values_are_checked_in_every_mode() -> CaseResult {
@@ -203,11 +188,11 @@ fn values_are_checked_in_every_mode() -> CaseResult {
             if !guest.vcpu.cpuid_policy()?.has(feature) {
                 return Ok(());
             }
-            guest.expect_out(0x99)?;
+            guest.expect_report()?;
             let registers = guest.vcpu.regs_mut();
             (registers.rcx, registers.rax, registers.rdx) = (msr, value & 0xFFFF_FFFF, value >> 32);
             if !accepted {
-                return match guest.expect_vector(13) {
+                return match guest.expect_vector(GP) {
                     Ok(()) => Ok(()),
                     Err(failure) => fail(alloc::format!("#GP of {value:#x} to MSR {msr:#x}"), failure.got),
                 };

@@ -10,6 +10,7 @@ use super::{
     check::{CaseResult, equal, fail, is_error, is_true, same},
     code::guest_code,
     guest::Guest,
+    layout::{INPUT_PORT, REPORT_PORT, vector::GP},
     need::Need,
 };
 use crate::hal::HostHal;
@@ -31,9 +32,7 @@ guest_code!(
     /// Does what the case puts into the registers at the first OUT: RDMSR, WRMSR of RBX:RDI, RDMSR; #GP is counted.
     read_write_read,
     "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
-    "2: out 0x99, al",
+    "2: out REPORT_PORT, al",
     "rdmsr",
     "mov r10d, eax",
     "mov r11d, edx",
@@ -43,7 +42,7 @@ guest_code!(
     "rdmsr",
     "mov r12d, eax",
     "mov r13d, edx",
-    "out 0x98, al",
+    "out INPUT_PORT, al",
     "jmp 2b",
 );
 
@@ -65,17 +64,17 @@ struct Accesses {
 
 fn accessor() -> CaseResult<Guest> {
     let mut guest = Guest::long(read_write_read())?;
-    guest.set_handler(13, skip_two_bytes())?;
+    guest.set_handler(GP, skip_two_bytes())?;
     Ok(guest)
 }
 
 /// Reads, writes `value` and reads again, all without the caller.
 fn access(guest: &mut Guest, msr: u32, value: u64) -> CaseResult<Accesses> {
-    guest.expect_out(0x99)?;
+    guest.expect_report()?;
     let registers = guest.vcpu.regs_mut();
     (registers.rcx, registers.rdi, registers.rbx) = (msr.into(), value & 0xFFFF_FFFF, value >> 32);
     registers.r9 = 0;
-    guest.expect_out(0x98)?;
+    guest.expect_out(INPUT_PORT)?;
     let registers = guest.vcpu.regs();
     Ok(Accesses {
         before: registers.r11 << 32 | registers.r10,
@@ -139,7 +138,7 @@ fn exit_again() -> CaseResult {
     for policy in [MsrPolicy::PassThrough, MsrPolicy::Keep { value: 1, writable: 0 }] {
         guest.vcpu.set_msr_policy(0x600..=0x700, policy)?;
         guest.vcpu.set_msr_policy(POWER_LIMIT..=POWER_LIMIT, MsrPolicy::Exit)?;
-        guest.expect_out(0x99)?;
+        guest.expect_report()?;
         guest.vcpu.regs_mut().rcx = POWER_LIMIT.into();
         expect_read(&mut guest, POWER_LIMIT)?;
         guest.vcpu.complete_read(5)?;
@@ -149,7 +148,7 @@ fn exit_again() -> CaseResult {
         }
         expect_read(&mut guest, POWER_LIMIT)?;
         guest.vcpu.complete_read(5)?;
-        guest.expect_out(0x98)?;
+        guest.expect_out(INPUT_PORT)?;
     }
     Ok(())
 }
@@ -188,12 +187,10 @@ guest_code!(
     /// Reads the MSRs from ECX on, R14 of them, and says of each what it got.
     sweep,
     "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
     "2: mov r9, 0",
     "rdmsr",
-    "out 0x98, al",
+    "out INPUT_PORT, al",
     "inc ecx",
     "dec r14",
     "jnz 2b",
@@ -223,16 +220,16 @@ fn no_secret_can_be_read() -> CaseResult {
     let _host = super::patterned::PatternedHost::new(super::patterned::Pattern(2))?;
     for (first, count) in RANGES {
         let mut guest = Guest::long(sweep())?;
-        guest.set_handler(13, skip_two_bytes())?;
-        guest.expect_out(0x99)?;
+        guest.set_handler(GP, skip_two_bytes())?;
+        guest.expect_report()?;
         (guest.vcpu.regs_mut().rcx, guest.vcpu.regs_mut().r14) = (first.into(), count);
         for msr in (first..).take(count as usize) {
             match guest.exit()? {
                 Exit::SysRegRead { addr, .. } if addr.0 == msr as usize => {
                     guest.vcpu.complete_read(0)?;
-                    guest.expect_out(0x98)?;
+                    guest.expect_out(INPUT_PORT)?;
                 }
-                Exit::IoWrite { port, .. } if port.0 == 0x98 => {
+                Exit::IoWrite { port, .. } if port.0 == INPUT_PORT => {
                     let registers = guest.vcpu.regs();
                     let (value, faults) = (registers.get_edx_eax(), registers.r9);
                     match constant(msr) {
@@ -252,15 +249,15 @@ fn no_secret_can_be_read() -> CaseResult {
 fn nothing_can_be_written() -> CaseResult {
     let _host = super::patterned::PatternedHost::new(super::patterned::Pattern(3))?;
     let mut guest = Guest::long(write_sweep())?;
-    guest.set_handler(13, skip_two_bytes())?;
-    guest.expect_out(0x99)?;
+    guest.set_handler(GP, skip_two_bytes())?;
+    guest.expect_report()?;
     let msrs: Vec<u32> = RANGES.iter().flat_map(|(first, count)| (*first..).take(*count as usize).step_by(7)).collect();
     for msr in msrs.into_iter().chain([0x1A0, 0x3A, 0x1B, 0x79, 0x8B, 0xC000_0080, 0xC000_0103, 0xDA0, 0x6E0, 0x10]) {
         guest.vcpu.regs_mut().rcx = msr.into();
         loop {
             match guest.exit()? {
                 Exit::SysRegWrite { addr, .. } if addr.0 == msr as usize => {}
-                Exit::IoWrite { port, .. } if port.0 == 0x99 => break,
+                Exit::IoWrite { port, .. } if port.0 == REPORT_PORT => break,
                 other => return fail(format!("WRMSR of {msr:#x}"), guest.describe(&other)),
             }
         }
@@ -268,24 +265,14 @@ fn nothing_can_be_written() -> CaseResult {
     Ok(())
 }
 
-guest_code!(
-    write_sweep,
-    "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
-    "2: out 0x99, al",
-    "mov eax, -1",
-    "mov edx, -1",
-    "wrmsr",
-    "jmp 2b",
-);
+guest_code!(write_sweep, "code64", "2: out REPORT_PORT, al", "mov eax, -1", "mov edx, -1", "wrmsr", "jmp 2b",);
 
-guest_code!(ask_cpuid, "code64", "lgdt [0x500]", "lidt [0x510]", "2: out 0x99, al", "cpuid", "out 0x98, al", "jmp 2b",);
+guest_code!(ask_cpuid, "code64", "2: out REPORT_PORT, al", "cpuid", "out INPUT_PORT, al", "jmp 2b",);
 
 fn cpuid(guest: &mut Guest, leaf: u32, subleaf: u32) -> CaseResult<[u64; 4]> {
-    guest.expect_out(0x99)?;
+    guest.expect_report()?;
     (guest.vcpu.regs_mut().rax, guest.vcpu.regs_mut().rcx) = (leaf.into(), subleaf.into());
-    guest.expect_out(0x98)?;
+    guest.expect_out(INPUT_PORT)?;
     let registers = guest.vcpu.regs();
     Ok([registers.rax, registers.rbx, registers.rcx, registers.rdx])
 }
@@ -337,8 +324,6 @@ guest_code!(
     /// XSETBV of RBX.
     set_xcr0,
     "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
     "mov eax, 0x40620",
     "mov cr4, rax",
     "mov eax, 0xd",

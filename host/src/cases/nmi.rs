@@ -8,7 +8,8 @@ use x86_64::instructions::interrupts as flag;
 use crate::cases::{
     check::{CaseResult, equal, is_true, same},
     code::guest_code,
-    guest::{Guest, VECTOR_PORT},
+    guest::Guest,
+    layout::{VECTOR_PORT, vector::NMI},
     need::Need,
 };
 use crate::{
@@ -23,8 +24,6 @@ cases! { "nmi":
     interrupt_flag_is_unchanged.needs(&[Need::ApicPage]),
 }
 
-const NMI: u8 = 2;
-
 /// Where the guest's processor is, for the one that sends.
 const NOT_YET: u64 = 0;
 const RUNNING: u64 = 1;
@@ -38,8 +37,6 @@ guest_code!(
     /// Sends its own processor an NMI, three times.
     send_nmis,
     "code32",
-    "lgdt [0x500]",
-    "lidt [0x510]",
     "mov ecx, 3",
     "mov eax, [0x20000]",
     "mov [0xfee00310], eax",
@@ -73,7 +70,7 @@ fn reaches_the_host_once() -> CaseResult {
     equal("NMIs at the host, with one of its own", interrupts::count(NMI) - before, 4)
 }
 
-guest_code!(spin, "code64", "lgdt [0x500]", "lidt [0x510]", "2: inc rbx", "jmp 2b");
+guest_code!(spin, "code64", "2: inc rbx", "jmp 2b");
 
 fn from_another_cpu() -> CaseResult {
     const NMIS: u64 = 5;
@@ -155,11 +152,9 @@ fn interrupt_flag_is_unchanged() -> CaseResult {
 guest_code!(
     kinds,
     "code32",
-    "lgdt [0x500]",
-    "lidt [0x510]",
     "xor eax, eax",
     "cpuid",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
     "mov eax, [0x20000]",
     "mov [0xfee00310], eax",
     "mov dword ptr [0xfee00300], 0x4400",
@@ -172,7 +167,7 @@ guest_code!(
 fn run_all_kinds() -> CaseResult {
     let mut guest = Guest::protected(kinds())?;
     give_apic(&mut guest)?;
-    guest.expect_out(0x99)?;
+    guest.expect_report()?;
     match guest.exit()? {
         axvcpu::AxVCpuExitReason::Hypercall { .. } => {}
         other => return crate::cases::check::fail("VMCALL", guest.describe(&other)),

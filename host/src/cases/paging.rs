@@ -6,7 +6,8 @@ use alloc::format;
 use super::{
     check::{CaseResult, equal},
     code::guest_code,
-    guest::{Guest, RAM_END},
+    guest::Guest,
+    layout::{INPUT_PORT, RAM_END, vector::GP},
 };
 
 cases! { "paging":
@@ -23,7 +24,6 @@ cases! { "paging":
     pdptes_from_a_device,
 }
 
-const GP: u64 = 13;
 /// Page tables of the PAE guest.
 const PDPT: u64 = 0x1_2000;
 const DIRECTORY: u64 = 0x1_3000;
@@ -40,8 +40,6 @@ fn write_pae_tables(guest: &mut Guest, broken: u64) -> CaseResult {
 guest_code!(
     use_pae,
     "code32",
-    "lgdt [0x500]",
-    "lidt [0x510]",
     "mov eax, 0x12000",
     "mov cr3, eax",
     "mov eax, cr4",
@@ -53,13 +51,13 @@ guest_code!(
     "mov dword ptr [0x40010000], 0x1234567",
     "xor eax, eax",
     "cpuid",
-    "mov esi, [0x10000]",
+    "mov esi, [SCRATCH]",
     "mov eax, [0x80010000]",
     "mov [0x10008], eax",
     "mov edi, [0xc0010000]",
     // The table is read at MOV to CR3 and to some bits of CR4 only: here the second entry changes under way.
     "mov dword ptr [0x12008], 0",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
     "mov ebp, [0x40010000]",
     // CR4.PGE: now it is read again, and the address is gone.
     "mov dword ptr [0x12008], 0x13001",
@@ -72,7 +70,7 @@ guest_code!(
     "mov eax, cr0",
     "and eax, 0x7fffffff",
     "mov cr0, eax",
-    "mov dword ptr [0x10000], 0x7654321",
+    "mov dword ptr [SCRATCH], 0x7654321",
     "or eax, 0x80000000",
     "mov cr0, eax",
     "mov edx, [0x40010000]",
@@ -97,8 +95,6 @@ fn pae() -> CaseResult {
 guest_code!(
     start_pae,
     "code32",
-    "lgdt [0x500]",
-    "lidt [0x510]",
     "mov eax, 0x12000",
     "mov cr3, eax",
     "mov eax, 0x20",
@@ -117,7 +113,7 @@ fn pae_reserved_bits() -> CaseResult {
     for bit in [1, 2, 5, 6, 7, 8, width, 62, 63] {
         let mut guest = Guest::protected(start_pae())?;
         write_pae_tables(&mut guest, 1 << bit)?;
-        guest.expect_vector(GP as u8)?;
+        guest.expect_vector(GP)?;
         equal(&format!("instructions with bit {bit} set"), guest.vcpu.regs().rbx, 1)?;
     }
     Ok(())
@@ -154,7 +150,7 @@ guest_code!(
     "code64",
     "mov r8, 0x123456789abcdef0",
     "add r9, r8",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
     "xor eax, eax",
     "cpuid",
     "push 0x20",
@@ -179,7 +175,7 @@ guest_code!(
     "xor eax, eax",
     "mov cr4, eax",
     "inc ebx",
-    "out 0x98, al",
+    "out INPUT_PORT, al",
     "mov eax, 0x8000",
     "jmp eax",
 );
@@ -197,11 +193,11 @@ fn into_long_mode_and_out() -> CaseResult {
     guest.write_words(0x2000, &[0x3003])?;
     guest.write_words(0x3000, &[LARGE_PAGE])?;
     for round in 1..=3u64 {
-        guest.expect_out(0x99)?;
+        guest.expect_report()?;
         let registers = guest.vcpu.regs();
         equal("EFER in long mode", registers.rsi, 0x501)?;
         equal("R9 of 64-bit code", registers.r9, 0x1234_5678_9ABC_DEF0u64.wrapping_mul(round))?;
-        guest.expect_out(0x98)?;
+        guest.expect_out(INPUT_PORT)?;
         let registers = guest.vcpu.regs();
         equal("EFER without paging", registers.rdi, 0x101)?;
         equal("EFER without LME", registers.rbp, 1)?;
@@ -223,8 +219,6 @@ guest_code!(skip_instruction, "code64", "inc r9", "add rsp, 8", "add [rsp], r11"
 guest_code!(
     try_cr0,
     "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
     "mov r11d, 3",
     "mov rbx, cr0",
     "mov esi, 0x20008",
@@ -243,8 +237,6 @@ guest_code!(
 guest_code!(
     try_cr4,
     "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
     "mov r11d, 3",
     "mov rbx, cr4",
     "mov esi, 0x20008",
@@ -262,8 +254,6 @@ guest_code!(
 guest_code!(
     try_efer,
     "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
     "mov r11d, 2",
     "mov ecx, 0xC0000080",
     "rdmsr",
@@ -286,8 +276,6 @@ guest_code!(
 guest_code!(
     try_cr8,
     "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
     "mov r11d, 4",
     "mov esi, 0x20008",
     "2: xor r9d, r9d",
@@ -390,18 +378,16 @@ guest_code!(page_without_protection, "code16", "mov eax, 0x80000010", "inc bx", 
 /// PG without PE in real mode; and LME without PAE in protected mode.
 fn cr0_refused_without_paging() -> CaseResult {
     let mut guest = Guest::real(page_without_protection())?;
-    guest.expect_vector(GP as u8)?;
+    guest.expect_vector(GP)?;
     equal("instructions of real mode", guest.vcpu.regs().rbx, 1)?;
     let mut guest = Guest::protected(long_mode_without_pae())?;
-    guest.expect_vector(GP as u8)?;
+    guest.expect_vector(GP)?;
     equal("instructions of protected mode", guest.vcpu.regs().rbx, 1)
 }
 
 guest_code!(
     long_mode_without_pae,
     "code32",
-    "lgdt [0x500]",
-    "lidt [0x510]",
     "mov ecx, 0xC0000080",
     "rdmsr",
     "or eax, 0x100",
@@ -458,7 +444,6 @@ guest_code!(
     enter_long_mode,
     "code32",
     "lgdt [0x10100]",
-    "lidt [0x510]",
     "mov ax, 0x20",
     "ltr ax",
     "mov eax, cr4",
@@ -485,18 +470,16 @@ fn long_mode_with_16_bit_tss() -> CaseResult {
     guest.write_words(0x10100, &[GDT << 16 | 39])?;
     guest.write_words(0x1000, &[0x2003])?;
     guest.write_words(0x2000, &[0x83])?;
-    guest.expect_vector(GP as u8)
+    guest.expect_vector(GP)
 }
 
 guest_code!(
     pae_paging,
     "code32",
-    "lgdt [0x500]",
-    "lidt [0x510]",
     "mov eax, cr4",
     "or eax, 0x20",
     "mov cr4, eax",
-    "mov eax, 0x200000",
+    "mov eax, RAM_END",
     "mov cr3, eax",
     "mov eax, cr0",
     "or eax, 0x80000000",
@@ -510,5 +493,5 @@ fn pdptes_from_a_device() -> CaseResult {
     const UNCACHEABLE_READ_WRITE: u64 = 0b11;
     let mut guest = Guest::protected(pae_paging())?;
     guest.memory.ept.set_raw_page(RAM_END, NOT_MAPPED_IN_THE_HOST | UNCACHEABLE_READ_WRITE)?;
-    guest.expect_vector(GP as u8)
+    guest.expect_vector(GP)
 }

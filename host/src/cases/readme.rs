@@ -6,7 +6,8 @@ use axvcpu::AxArchPerCpu;
 
 use super::{
     check::{CaseResult, is_true, same},
-    code::{ORIGIN, guest_code},
+    code::guest_code,
+    layout::ORIGIN,
 };
 use crate::{arch::processor, readme, vm::memory::Memory, vmx};
 
@@ -20,7 +21,7 @@ guest_code!(
     "code32",
     "in al, 0x21",
     "inc al",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
     "hlt",
 );
 

@@ -8,6 +8,7 @@ use super::{
     check::{CaseResult, equal, fail, same},
     code::guest_code,
     guest::Guest,
+    layout::{SCRATCH, STACK_TOP},
 };
 use crate::vm::io;
 
@@ -41,7 +42,7 @@ guest_code!(
     "mov r13, 0xA0A0A0A00000000d",
     "mov r14, 0xA0A0A0A00000000e",
     "mov r15, 0xA0A0A0A00000000f",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
     "mov [0x10008], rax",
     "mov [0x10010], rcx",
     "mov [0x10018], rdx",
@@ -65,17 +66,17 @@ const MARK: u64 = 0xA0A0_A0A0_0000_0000;
 
 fn survive_an_exit() -> CaseResult {
     let mut guest = Guest::long(all_registers())?;
-    equal("AL", guest.expect_out(0x99)? & 0xFF, 1)?;
+    equal("AL", guest.expect_report()? & 0xFF, 1)?;
     guest.halt()?;
     for number in 1..16 {
-        equal("register", guest.read_u64(0x10000 + number * 8)?, MARK + number)?;
+        equal("register", guest.read_u64(SCRATCH + number * 8)?, MARK + number)?;
     }
-    equal("RSP", guest.read_u64(0x10080)?, super::guest::STACK_TOP as u64)
+    equal("RSP", guest.read_u64(0x10080)?, STACK_TOP as u64)
 }
 
 fn caller_sees_and_sets_all() -> CaseResult {
     let mut guest = Guest::long(all_registers())?;
-    guest.expect_out(0x99)?;
+    guest.expect_report()?;
     let r = guest.vcpu.regs_mut();
     let all = [
         &mut r.rax, &mut r.rcx, &mut r.rdx, &mut r.rbx, &mut r.rbp, &mut r.rsi, &mut r.rdi, &mut r.r8, &mut r.r9,
@@ -89,7 +90,7 @@ fn caller_sees_and_sets_all() -> CaseResult {
     equal("RSP", guest.vcpu.stack_pointer() as u64, 0x6FF0)?;
     guest.halt()?;
     for number in 1..16 {
-        equal("register as the guest sees it", guest.read_u64(0x10000 + number * 8)?, !(MARK + number))?;
+        equal("register as the guest sees it", guest.read_u64(SCRATCH + number * 8)?, !(MARK + number))?;
     }
     equal("RSP", guest.read_u64(0x10080)?, 0x6FF0)
 }
@@ -118,10 +119,10 @@ guest_code!(
     "xor eax, eax",
     "cpuid",
     "mov al, 5",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
     "dec r9d",
     "jnz 2b",
-    "movdqu [0x10000], xmm0",
+    "movdqu [SCRATCH], xmm0",
     "movdqu [0x10010], xmm1",
     "movdqu [0x10020], xmm7",
     "movdqu [0x10030], xmm15",
@@ -152,10 +153,10 @@ guest_code!(
     "mov ecx, 10",
     "2:",
     "mov al, 5",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
     "dec ecx",
     "jnz 2b",
-    "fistp dword ptr [0x10000]",
+    "fistp dword ptr [SCRATCH]",
     "fistp dword ptr [0x10004]",
     "hlt",
 );
@@ -163,7 +164,7 @@ guest_code!(
 fn x87_survives_exits() -> CaseResult {
     let mut guest = Guest::protected(x87())?;
     guest.run_to_halt()?;
-    equal("ST(0)", guest.read_u32(0x10000)?, 1)?;
+    equal("ST(0)", guest.read_u32(SCRATCH)?, 1)?;
     equal("ST(1)", guest.read_u32(0x10004)?, 3)
 }
 

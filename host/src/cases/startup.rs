@@ -12,8 +12,9 @@ use x86_vcpu::{
 
 use super::{
     check::{CaseResult, equal, fail, is_error, is_true, same},
-    code::{ORIGIN, guest_code},
+    code::guest_code,
     guest::{Guest, Mode},
+    layout::{ORIGIN, vector::UD},
     need::Need,
 };
 use crate::{
@@ -30,7 +31,7 @@ cases! { "startup":
     init_exits.needs(&[Need::ApicPage]).in_own_boot(),
 }
 
-guest_code!(starts, "code16", "mov ax, cs", "out 0x99, ax", "hlt");
+guest_code!(starts, "code16", "mov ax, cs", "out REPORT_PORT, ax", "hlt");
 
 fn waits_for_the_ipi() -> CaseResult {
     const VECTOR: u8 = (ORIGIN >> 12) as u8;
@@ -42,7 +43,7 @@ fn waits_for_the_ipi() -> CaseResult {
     }
     same("taken", guest.vcpu.receive_startup(VECTOR), true)?;
     same("taken again", guest.vcpu.receive_startup(0x99), false)?;
-    equal("CS", guest.expect_out(0x99)?, ORIGIN >> 4)?;
+    equal("CS", guest.expect_report()?, ORIGIN >> 4)?;
     guest.halt()
 }
 
@@ -92,7 +93,7 @@ guest_code!(
 fn init_resets_and_keeps() -> CaseResult {
     let mut guest = Guest::long(sets_state())?;
     guest.halt()?;
-    guest.vcpu.queue_event(6, None);
+    guest.vcpu.queue_event(UD, None);
     guest.vcpu.receive_init(false)?;
     same("waits", guest.vcpu.waits_for_startup(), true)?;
     let rip = guest.vcpu.rip();

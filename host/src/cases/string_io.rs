@@ -9,6 +9,10 @@ use super::{
     check::{CaseResult, equal, fail, is_error, is_true, same},
     code::guest_code,
     guest::{Guest, MODES, Mode},
+    layout::{
+        INPUT_PORT, SECOND_PORT,
+        vector::{AC, DB, GP, PF},
+    },
 };
 use crate::vm::ept::Access;
 
@@ -63,12 +67,12 @@ guest_code!(
     "mov ds, ax",
     "mov si, 3",
     "mov cx, 4",
-    "mov dx, 0x99",
+    "mov dx, REPORT_PORT",
     "rep outsb",
     "hlt"
 );
-guest_code!(outs_32, "code32", "cld", "mov esi, 0x10003", "mov ecx, 4", "mov dx, 0x99", "rep outsb", "hlt");
-guest_code!(outs_64, "code64", "cld", "mov esi, 0x10003", "mov ecx, 4", "mov dx, 0x99", "rep outsb", "hlt");
+guest_code!(outs_32, "code32", "cld", "mov esi, 0x10003", "mov ecx, 4", "mov dx, REPORT_PORT", "rep outsb", "hlt");
+guest_code!(outs_64, "code64", "cld", "mov esi, 0x10003", "mov ecx, 4", "mov dx, REPORT_PORT", "rep outsb", "hlt");
 
 fn outs_in_all_modes() -> CaseResult {
     for (mode, code) in MODES.into_iter().zip([outs_16(), outs_32(), outs_64()]) {
@@ -80,7 +84,7 @@ fn outs_in_all_modes() -> CaseResult {
     Ok(())
 }
 
-guest_code!(backward, "code64", "std", "mov esi, 0x10013", "mov ecx, 3", "mov dx, 0x99", "rep outsd", "hlt");
+guest_code!(backward, "code64", "std", "mov esi, 0x10013", "mov ecx, 3", "mov dx, REPORT_PORT", "rep outsd", "hlt");
 
 fn outs_backward() -> CaseResult {
     let mut guest = with_buffer(Mode::Long, backward())?;
@@ -95,7 +99,7 @@ fn outs_backward() -> CaseResult {
     equal("source", guest.vcpu.regs().rsi, 0x10007)
 }
 
-guest_code!(all_widths, "code64", "mov esi, 0x10000", "mov dx, 0x99", "outsb", "outsw", "outsd", "hlt");
+guest_code!(all_widths, "code64", "mov esi, SCRATCH", "mov dx, REPORT_PORT", "outsb", "outsw", "outsd", "hlt");
 
 fn widths() -> CaseResult {
     let mut guest = with_buffer(Mode::Long, all_widths())?;
@@ -109,7 +113,7 @@ guest_code!(
     "code64",
     "mov rsi, 0x1234567800010000",
     "mov rcx, 0x1234567800000002",
-    "mov dx, 0x99",
+    "mov dx, REPORT_PORT",
     ".byte 0x67",
     "rep outsb",
     "hlt",
@@ -127,7 +131,7 @@ guest_code!(
     "code32",
     "mov esi, 0x1234ffff",
     "mov ecx, 0x12340002",
-    "mov dx, 0x99",
+    "mov dx, REPORT_PORT",
     ".byte 0x67",
     "rep outsb",
     "hlt",
@@ -150,7 +154,7 @@ guest_code!(
     "xor edx, edx",
     "wrmsr",
     "mov esi, 5",
-    "mov dx, 0x99",
+    "mov dx, REPORT_PORT",
     ".byte 0x64",
     "outsb",
     "mov esi, 0x10008",
@@ -171,21 +175,21 @@ guest_code!(
     "mov es, ax",
     "mov di, 3",
     "mov cx, 2",
-    "mov dx, 0x98",
+    "mov dx, INPUT_PORT",
     "rep insw",
     "hlt"
 );
-guest_code!(ins_32, "code32", "cld", "mov edi, 0x10003", "mov ecx, 2", "mov dx, 0x98", "rep insw", "hlt");
-guest_code!(ins_64, "code64", "cld", "mov edi, 0x10003", "mov ecx, 2", "mov dx, 0x98", "rep insw", "hlt");
+guest_code!(ins_32, "code32", "cld", "mov edi, 0x10003", "mov ecx, 2", "mov dx, INPUT_PORT", "rep insw", "hlt");
+guest_code!(ins_64, "code64", "cld", "mov edi, 0x10003", "mov ecx, 2", "mov dx, INPUT_PORT", "rep insw", "hlt");
 
 /// The values come by `complete_read`, and by `set_gpr` as axvm gives them; AX is not touched.
 fn ins_in_all_modes() -> CaseResult {
     for (mode, code) in MODES.into_iter().zip([ins_16(), ins_32(), ins_64()]) {
         let mut guest = with_buffer(mode, code)?;
-        guest.expect_in(0x98)?;
+        guest.expect_in(INPUT_PORT)?;
         let rax = guest.vcpu.regs().rax;
         guest.vcpu.complete_read(0xFFFF_AABB)?;
-        guest.expect_in(0x98)?;
+        guest.expect_in(INPUT_PORT)?;
         guest.vcpu.set_gpr(0, 0xCCDD);
         guest.halt()?;
         equal("memory", guest.read_u64(BUFFER + 2)?, 0x0908_07CC_DDAA_BB02)?;
@@ -198,9 +202,9 @@ fn ins_in_all_modes() -> CaseResult {
 guest_code!(
     none,
     "code64",
-    "mov esi, 0x10000",
+    "mov esi, SCRATCH",
     "xor ecx, ecx",
-    "mov dx, 0x99",
+    "mov dx, REPORT_PORT",
     "rep outsb",
     "mov edi, esi",
     "rep insb",
@@ -225,14 +229,12 @@ fn scattered(guest: &mut Guest, second_page: u64) -> CaseResult {
 guest_code!(
     crossing,
     "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
     "mov esi, 0x40000FFE",
     "mov ecx, 2",
-    "mov dx, 0x99",
+    "mov dx, REPORT_PORT",
     "rep outsd",
     "mov edi, 0x40000FFF",
-    "mov dx, 0x98",
+    "mov dx, INPUT_PORT",
     "insd",
     "hlt",
 );
@@ -242,34 +244,24 @@ fn element_across_pages() -> CaseResult {
     scattered(&mut guest, 0x25000 | 3)?;
     guest.memory.write(0x20FFE, &[1, 2])?;
     guest.memory.write(0x25000, &[3, 4, 5, 6, 7, 8])?;
-    equal("the first", guest.expect_out(0x99)?, 0x0403_0201)?;
-    equal("the second", guest.expect_out(0x99)?, 0x0807_0605)?;
-    guest.expect_in(0x98)?;
+    equal("the first", guest.expect_report()?, 0x0403_0201)?;
+    equal("the second", guest.expect_report()?, 0x0807_0605)?;
+    guest.expect_in(INPUT_PORT)?;
     guest.vcpu.complete_read(0xA4A3_A2A1)?;
     guest.halt()?;
     equal("before the border", guest.read_u64(0x20FF8)? >> 48, 0xA101)?;
     equal("behind it", guest.read_u32(0x25000)?, 0x06A4_A3A2)
 }
 
-guest_code!(
-    runs_into_a_hole,
-    "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
-    "mov esi, 0x40000FFC",
-    "mov ecx, 9",
-    "mov dx, 0x99",
-    "rep outsw",
-    "hlt",
-);
+guest_code!(runs_into_a_hole, "code64", "mov esi, 0x40000FFC", "mov ecx, 9", "mov dx, REPORT_PORT", "rep outsw", "hlt",);
 
 /// The fault comes at the element that raises it, with the registers at that element.
 fn outs_page_fault_in_the_middle() -> CaseResult {
     let mut guest = Guest::long(runs_into_a_hole())?;
     scattered(&mut guest, 0)?;
-    equal("first", guest.expect_out(0x99)?, 0)?;
-    equal("second", guest.expect_out(0x99)?, 0)?;
-    guest.expect_vector(14)?;
+    equal("first", guest.expect_report()?, 0)?;
+    equal("second", guest.expect_report()?, 0)?;
+    guest.expect_vector(PF)?;
     equal("count", guest.vcpu.regs().rcx, 7)?;
     equal("source", guest.vcpu.regs().rsi, 0x4000_1000)?;
     equal("error code", guest.read_u64(guest.vcpu.stack_pointer() as u64)?, 0)
@@ -278,14 +270,12 @@ fn outs_page_fault_in_the_middle() -> CaseResult {
 guest_code!(
     writes_read_only,
     "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
     "mov rax, cr0",
     "or eax, 0x10000",
     "mov cr0, rax",
     "mov edi, 0x40000FFF",
     "mov ecx, 2",
-    "mov dx, 0x98",
+    "mov dx, INPUT_PORT",
     "rep insb",
     "hlt",
 );
@@ -295,31 +285,22 @@ fn ins_faults_before_the_device() -> CaseResult {
     const WRITE_OF_PRESENT: u64 = 3;
     let mut guest = Guest::long(writes_read_only())?;
     scattered(&mut guest, 0x25000 | 1)?;
-    guest.expect_in(0x98)?;
+    guest.expect_in(INPUT_PORT)?;
     guest.vcpu.complete_read(0x77)?;
-    guest.expect_vector(14)?;
+    guest.expect_vector(PF)?;
     equal("error code", guest.read_u64(guest.vcpu.stack_pointer() as u64)?, WRITE_OF_PRESENT)?;
     equal("the element before", guest.read_u64(0x20FF8)? >> 56, 0x77)
 }
 
-guest_code!(limit_16, "code16", "mov esi, 0xFFFF", "mov dx, 0x99", "outsw", "hlt");
-guest_code!(
-    limit_64,
-    "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
-    "mov rsi, 0x1234567812345678",
-    "mov dx, 0x99",
-    "outsb",
-    "hlt"
-);
+guest_code!(limit_16, "code16", "mov esi, 0xFFFF", "mov dx, REPORT_PORT", "outsw", "hlt");
+guest_code!(limit_64, "code64", "mov rsi, 0x1234567812345678", "mov dx, REPORT_PORT", "outsb", "hlt");
 
 fn beyond_the_limit() -> CaseResult {
-    Guest::real(limit_16())?.expect_vector(13)?;
-    Guest::long(limit_64())?.expect_vector(13)
+    Guest::real(limit_16())?.expect_vector(GP)?;
+    Guest::long(limit_64())?.expect_vector(GP)
 }
 
-guest_code!(from_beyond, "code64", "mov esi, 0x2FFFFE", "mov ecx, 4", "mov dx, 0x99", "rep outsb", "hlt");
+guest_code!(from_beyond, "code64", "mov esi, 0x2FFFFE", "mov ecx, 4", "mov dx, REPORT_PORT", "rep outsb", "hlt");
 
 /// Memory of the guest that is not mapped yet: the caller maps it, and the instruction goes on there.
 fn memory_that_the_host_must_bring() -> CaseResult {
@@ -332,46 +313,33 @@ fn memory_that_the_host_must_bring() -> CaseResult {
         guest.memory.add_page(page, Access::READ | Access::WRITE, |bytes| bytes.fill(page.to_le_bytes()[2]))?;
         guest.vcpu.invalidate_ept();
         for _ in 0..2 {
-            equal("element", guest.expect_out(0x99)?, page >> 16 & 0xFF)?;
+            equal("element", guest.expect_report()?, page >> 16 & 0xFF)?;
         }
     }
     guest.halt()
 }
 
-guest_code!(
-    interrupted,
-    "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
-    "sti",
-    "mov esi, 0x10000",
-    "mov ecx, 3",
-    "mov dx, 0x99",
-    "rep outsb",
-    "hlt",
-);
-guest_code!(says_count, "code64", "push rax", "mov eax, ecx", "out 0x9A, al", "pop rax", "iretq");
+guest_code!(interrupted, "code64", "sti", "mov esi, SCRATCH", "mov ecx, 3", "mov dx, REPORT_PORT", "rep outsb", "hlt",);
+guest_code!(says_count, "code64", "push rax", "mov eax, ecx", "out SECOND_PORT, al", "pop rax", "iretq");
 
 fn interrupt_between_elements() -> CaseResult {
     const VECTOR: u8 = 14 + 16;
     let mut guest = with_buffer(Mode::Long, interrupted())?;
-    guest.set_handler(VECTOR.into(), says_count())?;
-    equal("first", guest.expect_out(0x99)?, 0)?;
+    guest.set_handler(VECTOR, says_count())?;
+    equal("first", guest.expect_report()?, 0)?;
     guest.vcpu.inject_interrupt(VECTOR.into())?;
-    equal("count in the handler", guest.expect_out(0x9A)?, 2)?;
-    equal("second", guest.expect_out(0x99)?, 1)?;
-    equal("third", guest.expect_out(0x99)?, 2)?;
+    equal("count in the handler", guest.expect_out(SECOND_PORT)?, 2)?;
+    equal("second", guest.expect_report()?, 1)?;
+    equal("third", guest.expect_report()?, 2)?;
     guest.halt()
 }
 
 guest_code!(
     stepped,
     "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
-    "mov esi, 0x10000",
+    "mov esi, SCRATCH",
     "mov ecx, 3",
-    "mov dx, 0x99",
+    "mov dx, REPORT_PORT",
     "pushfq",
     "or dword ptr [rsp], 0x100",
     "popfq",
@@ -382,7 +350,7 @@ guest_code!(
 /// A trap behind each element, and with it the count that is left.
 fn single_step_of_each_element() -> CaseResult {
     let mut guest = with_buffer(Mode::Long, stepped())?;
-    guest.set_handler(1, says_count())?;
+    guest.set_handler(DB, says_count())?;
     let outs: Vec<(u16, u64)> = guest.run_to_halt()?.iter().map(|out| (out.port, out.value)).collect();
     let expected = [(0x99, 0), (0x9A, 2), (0x99, 1), (0x9A, 1), (0x99, 2), (0x9A, 0)];
     is_true(&format!("{expected:x?} first of {outs:x?}"), outs.starts_with(&expected))
@@ -395,7 +363,7 @@ fn first_exit(guest: &mut Guest) -> CaseResult {
     }
 }
 
-guest_code!(many, "code64", "mov esi, 0x10003", "mov ecx, 0x1800", "mov dx, 0x99", "rep outsb", "hlt");
+guest_code!(many, "code64", "mov esi, 0x10003", "mov ecx, 0x1800", "mov dx, REPORT_PORT", "rep outsb", "hlt");
 
 /// 6144 elements in two exits: some, and the rest.
 fn outs_at_once() -> CaseResult {
@@ -416,7 +384,7 @@ fn outs_at_once() -> CaseResult {
     equal("source", guest.vcpu.regs().rsi, 0x10003 + COUNT as u64)
 }
 
-guest_code!(takes_many, "code64", "mov edi, 0x10002", "mov ecx, 0x800", "mov dx, 0x98", "rep insd", "hlt");
+guest_code!(takes_many, "code64", "mov edi, 0x10002", "mov ecx, 0x800", "mov dx, INPUT_PORT", "rep insd", "hlt");
 
 fn ins_at_once() -> CaseResult {
     const BYTES: usize = 0x2000;
@@ -438,20 +406,20 @@ fn at_once_until_a_fault() -> CaseResult {
     scattered(&mut guest, 0)?;
     first_exit(&mut guest)?;
     equal("bytes taken before the hole", guest.vcpu.take_string_output(&mut [0; 64])?, 4)?;
-    guest.expect_vector(14)?;
+    guest.expect_vector(PF)?;
     equal("count", guest.vcpu.regs().rcx, 7)
 }
 
 /// A guest that single-steps gives and takes one element at a time, whatever the caller offers.
 fn stepped_one_at_a_time() -> CaseResult {
     let mut guest = with_buffer(Mode::Long, stepped())?;
-    guest.set_handler(1, says_count())?;
+    guest.set_handler(DB, says_count())?;
     for left in [2, 1, 0] {
         first_exit(&mut guest)?;
         equal("elements", guest.vcpu.string_io().map_or(0, |io| io.remaining), 1)?;
         equal("bytes taken", guest.vcpu.take_string_output(&mut [0; 16])?, 1)?;
         same("string I/O", guest.vcpu.string_io(), None)?;
-        equal("count in the handler", guest.expect_out(0x9A)?, left)?;
+        equal("count in the handler", guest.expect_out(SECOND_PORT)?, left)?;
     }
     Ok(())
 }
@@ -465,7 +433,7 @@ guest_code!(
     "wrmsr",
     "mov esi, 0xFFFFFFF8",
     "mov ecx, 16",
-    "mov dx, 0x99",
+    "mov dx, REPORT_PORT",
     ".byte 0x65, 0x67",
     "rep outsb",
     "hlt",
@@ -501,22 +469,31 @@ fn in_several_calls() -> CaseResult {
     equal("source", guest.vcpu.regs().rsi, 0x1000F)
 }
 
-guest_code!(takes_four, "code64", "mov edi, 0x10000", "mov ecx, 4", "mov dx, 0x98", "rep insb", "hlt");
+guest_code!(takes_four, "code64", "mov edi, SCRATCH", "mov ecx, 4", "mov dx, INPUT_PORT", "rep insb", "hlt");
 
 /// An INS that the caller gives nothing has not happened.
 fn unanswered_is_reported_again() -> CaseResult {
     let mut guest = with_buffer(Mode::Long, takes_four())?;
     for _ in 0..3 {
-        guest.expect_in(0x98)?;
+        guest.expect_in(INPUT_PORT)?;
         equal("count", guest.vcpu.regs().rcx, 4)?;
     }
     guest.vcpu.complete_read(0x55)?;
-    guest.expect_in(0x98)?;
+    guest.expect_in(INPUT_PORT)?;
     equal("count", guest.vcpu.regs().rcx, 3)?;
     equal("memory", guest.read_u64(BUFFER)? & 0xFFFF, 0x0155)
 }
 
-guest_code!(misaligned, "code64", "mov esi, 0x10002", "mov dx, 0x99", "outsw", "mov esi, 0x10001", "outsw", "hlt");
+guest_code!(
+    misaligned,
+    "code64",
+    "mov esi, 0x10002",
+    "mov dx, REPORT_PORT",
+    "outsw",
+    "mov esi, 0x10001",
+    "outsw",
+    "hlt"
+);
 
 /// With CR0.AM and RFLAGS.AC, at CPL 3: #AC for an element that is not aligned.
 fn alignment_of_a_user() -> CaseResult {
@@ -527,8 +504,8 @@ fn alignment_of_a_user() -> CaseResult {
     let cr0 = guest.vcpu.read_vmcs(VmcsGuestNW::CR0)?;
     guest.vcpu.write_guest_field(VmcsGuestNW::CR0, cr0 | CR0_AM);
     guest.vcpu.write_guest_field(VmcsGuestNW::RFLAGS, USER_FLAGS);
-    equal("the aligned one", guest.expect_out(0x99)?, 0x0302)?;
-    guest.expect_vector(17)
+    equal("the aligned one", guest.expect_report()?, 0x0302)?;
+    guest.expect_vector(AC)
 }
 
 /// OUTS from a device's memory is between the caller's devices.
@@ -541,14 +518,14 @@ fn device_memory_is_an_exit() -> CaseResult {
     }
 }
 
-guest_code!(plain, "code64", "in al, 0x98", "out 0x99, al", "hlt");
+guest_code!(plain, "code64", "in al, INPUT_PORT", "out REPORT_PORT, al", "hlt");
 
 fn no_string_waits() -> CaseResult {
     let mut guest = Guest::long(plain())?;
-    guest.expect_in(0x98)?;
+    guest.expect_in(INPUT_PORT)?;
     same("string I/O", guest.vcpu.string_io(), None)?;
     is_error("output of an IN", guest.vcpu.take_string_output(&mut [0; 8]))?;
     is_error("input of an IN", guest.vcpu.give_string_input(&[0; 8]))?;
     guest.vcpu.complete_read(1)?;
-    equal("OUT", guest.expect_out(0x99)?, 1)
+    equal("OUT", guest.expect_report()?, 1)
 }

@@ -5,13 +5,14 @@ use alloc::format;
 use axvcpu::AxVCpuExitReason as Exit;
 use x86_vcpu::{
     VmExit, VmxInterruptInfo, VmxInterruptionType,
-    vmx::{TaskSwitch, TaskSwitchSource, VmcsGuestNW},
+    vmx::{TaskSwitch, TaskSwitchSource, VmcsGuest32, VmcsGuestNW},
 };
 
 use super::{
     check::{CaseResult, equal, fail, same},
     code::guest_code,
     guest::Guest,
+    layout::{GDT, IDT},
 };
 
 cases! { "task_switches":
@@ -21,33 +22,22 @@ cases! { "task_switches":
     event_can_be_taken,
 }
 
-const GDT: u64 = 0x520;
-const IDT: u64 = 0x4000;
 const TASK: u16 = 0x28;
 const AVAILABLE_TSS: u64 = 0x0000_8901_0000_0067;
 const BUSY_TSS: u64 = 0x0000_8B01_0000_0067;
 
-guest_code!(jumps, "code32", "lgdt [0x500]", "lidt [0x510]", ".byte 0xEA, 0, 0, 0, 0, 0x28, 0", "hlt");
-guest_code!(calls, "code32", "lgdt [0x500]", "lidt [0x510]", ".byte 0x9A, 0, 0, 0, 0, 0x28, 0", "hlt");
-guest_code!(
-    returns,
-    "code32",
-    "lgdt [0x500]",
-    "lidt [0x510]",
-    "pushfd",
-    "or dword ptr [esp], 0x4000",
-    "popfd",
-    "iretd"
-);
-guest_code!(int_n, "code32", "lgdt [0x500]", "lidt [0x510]", "int 0x30", "hlt");
-guest_code!(undefined, "code32", "lgdt [0x500]", "lidt [0x510]", "ud2", "hlt");
-guest_code!(waits, "code32", "lgdt [0x500]", "lidt [0x510]", "sti", "out 0x99, al", "2: jmp 2b");
+guest_code!(jumps, "code32", ".byte 0xEA, 0, 0, 0, 0, 0x28, 0", "hlt");
+guest_code!(calls, "code32", ".byte 0x9A, 0, 0, 0, 0, 0x28, 0", "hlt");
+guest_code!(returns, "code32", "pushfd", "or dword ptr [esp], 0x4000", "popfd", "iretd");
+guest_code!(int_n, "code32", "int 0x30", "hlt");
+guest_code!(undefined, "code32", "ud2", "hlt");
+guest_code!(waits, "code32", "sti", "out REPORT_PORT, al", "2: jmp 2b");
 
 /// A guest whose GDT has a task at selector 28H, which lies at 10000H.
 fn with_task(code: &[u8], descriptor: u64) -> CaseResult<Guest> {
     let mut guest = Guest::protected(code)?;
     guest.write_words(GDT + u64::from(TASK), &[descriptor])?;
-    guest.memory.write(0x500, &[0x2F, 0])?;
+    guest.vcpu.write_guest_field(VmcsGuest32::GDTR_LIMIT, u32::from(TASK) + 7);
     Ok(guest)
 }
 
@@ -103,7 +93,7 @@ fn event_can_be_taken() -> CaseResult {
     const VECTOR: u8 = 0x41;
     let mut guest = with_task(waits(), AVAILABLE_TSS)?;
     gate_for(&mut guest, VECTOR.into())?;
-    guest.expect_out(0x99)?;
+    guest.expect_report()?;
     guest.vcpu.queue_interrupt(VECTOR.into())?;
     for _ in 0..2 {
         let event = task_switch(&mut guest)?.event;

@@ -6,6 +6,7 @@ use super::{
     check::{CaseResult, equal, fail},
     code::guest_code,
     guest::Guest,
+    layout::vector::{GP, UD},
     modes::modal_code,
     need::Need,
 };
@@ -25,11 +26,10 @@ guest_code!(
     /// XSETBV of RBX:RAX... with the registers that the case sets at the first OUT; then reads XCR0 back.
     xsetbv,
     "code64",
-    "lgdt [0x500]", "lidt [0x510]",
     "mov rax, cr4",
     "or rax, 0x40600",
     "mov cr4, rax",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
     "xsetbv",
     "xor ecx, ecx",
     "xgetbv",
@@ -38,7 +38,7 @@ guest_code!(
 
 fn guest_at_xsetbv(xcr: u64, value: u64) -> CaseResult<Guest> {
     let mut guest = Guest::long(xsetbv())?;
-    guest.expect_out(0x99)?;
+    guest.expect_report()?;
     let registers = guest.vcpu.regs_mut();
     registers.rcx = xcr;
     // The upper halves do not count.
@@ -54,7 +54,7 @@ fn accepts(xcr: u64, value: u64) -> CaseResult {
 }
 
 fn refuses(xcr: u64, value: u64) -> CaseResult {
-    match guest_at_xsetbv(xcr, value)?.expect_vector(13) {
+    match guest_at_xsetbv(xcr, value)?.expect_vector(GP) {
         Ok(()) => Ok(()),
         Err(failure) => fail(format!("#GP from XSETBV of {value:#x} to XCR {xcr:#x}"), failure.got),
     }
@@ -77,7 +77,7 @@ guest_code!(
     "xor edx, edx",
     "xsetbv",
     "xgetbv",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
     "shr r8, 8",
     "jnz 2b",
     "hlt",
@@ -89,7 +89,7 @@ fn up_and_down() -> CaseResult {
     let values = [3, 1, 3, 3, 1, 1, 3];
     guest.vcpu.regs_mut().r8 = values.iter().rev().fold(0, |all, value| all << 8 | value);
     for value in values {
-        equal("XCR0", guest.expect_out(0x99)?, value)?;
+        equal("XCR0", guest.expect_report()?, value)?;
     }
     guest.halt()
 }
@@ -140,7 +140,7 @@ modal_code!(
     ".byte 0x0f, 0x20, 0xe0",
     "or eax, 0x40000",
     ".byte 0x0f, 0x22, 0xe0",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
     "xsetbv",
     "xor ecx, ecx",
     "xgetbv",
@@ -159,14 +159,14 @@ fn same_in_every_mode() -> CaseResult {
     ];
     for (index, value, accepted) in values {
         xsetbv_in_a_mode().each(|_, mut guest| {
-            guest.expect_out(0x99)?;
+            guest.expect_report()?;
             let registers = guest.vcpu.regs_mut();
             (registers.rcx, registers.rax, registers.rdx) = (index, value & 0xFFFF_FFFF, value >> 32);
             if accepted {
                 guest.halt()?;
                 equal("XCR0", guest.vcpu.regs().rax, value)
             } else {
-                guest.expect_vector(13)
+                guest.expect_vector(GP)
             }
         })?;
     }
@@ -176,6 +176,5 @@ fn same_in_every_mode() -> CaseResult {
 modal_code!(xsetbv_without_osxsave, "mov eax, 1", "xor ecx, ecx", "xor edx, edx", "xsetbv", "hlt");
 
 fn undefined_without_osxsave() -> CaseResult {
-    const UD: u8 = 6;
     xsetbv_without_osxsave().each(|_, mut guest| guest.expect_vector(UD))
 }

@@ -2,7 +2,7 @@
 //! kernels measure time with; and port 0x61, which gates that one.
 
 use super::{Device, NANOS_PER_SECOND, Signal, Time};
-use crate::arch::time::{PIT_HZ, Rate};
+use crate::arch::{rate::Rate, time::PIT_HZ};
 
 const COMMAND: u16 = 0x43;
 const GATE: u16 = 0x61;

@@ -2,7 +2,7 @@
 //! stops. [`crate::loader::acpi`] tells the guest where they are.
 
 use super::{Device, End, NANOS_PER_SECOND, Time};
-use crate::arch::time::Rate;
+use crate::arch::rate::Rate;
 
 /// Status and enable register of the events, two bytes each.
 pub const EVENTS: u16 = 0x600;

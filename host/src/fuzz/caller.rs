@@ -6,10 +6,7 @@ use x86_vcpu::{ExitOn, HypercallPolicy, MsrPolicy, Reflected, VmxInterruptInfo, 
 
 use super::{Vcpu, checks, ram::Ram, start};
 use crate::{
-    arch::{
-        interrupts::{self, WAKE_VECTOR},
-        lapic,
-    },
+    arch::{interrupts, lapic, vectors::WAKE_VECTOR},
     cases::check::CaseResult,
     vm::ept::Access,
 };

@@ -7,11 +7,8 @@ use guest_programs::{Handlers, Mode, Program, layout};
 use super::tables;
 use crate::{
     cases::check::CaseResult,
-    mem::frames,
-    vm::{
-        ept::{Access, Ept},
-        memory::OutOfMemory,
-    },
+    mem::frames::{self, OutOfMemory},
+    vm::ept::{Access, Ept},
 };
 
 pub struct Ram {

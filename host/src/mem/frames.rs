@@ -1,6 +1,9 @@
 //! Physical memory in frames of 4 KiB, and blocks of them.
 
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::{
+    fmt,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use buddy_system_allocator::FrameAllocator;
 use spin::{Lazy, Mutex};
@@ -54,4 +57,14 @@ fn alloc_run(count: usize) -> Option<u64> {
 fn dealloc_run(address: u64, count: usize) {
     ALLOCATOR.lock().dealloc((address / SIZE) as usize, count);
     FREE.fetch_add(count, Ordering::Relaxed);
+}
+
+/// No frame is left.
+#[derive(Debug)]
+pub struct OutOfMemory;
+
+impl fmt::Display for OutOfMemory {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("the host has no memory left")
+    }
 }

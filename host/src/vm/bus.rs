@@ -22,18 +22,18 @@ pub struct Bus {
     pub memory: Mutex<Memory>,
     board: Mutex<Board>,
     inboxes: Vec<Inbox>,
-    /// Which vCPUs sleep so that no interrupt wakes them.
-    deaf: Mutex<Vec<bool>>,
+    /// Which vCPUs sleep with interrupts masked: only another vCPU wakes them.
+    masked: Mutex<Vec<bool>>,
     outcome: Mutex<Option<Outcome>>,
     over: AtomicBool,
 }
 
-/// What the devices want of the first vCPU.
+/// What the devices have for the first vCPU.
 #[derive(Clone, Copy, Default)]
-pub struct Wishes {
+pub struct PendingWork {
     /// The 8259 controllers have an interrupt.
     pub interrupt: bool,
-    /// When to look after them.
+    /// When they have to advance.
     pub deadline: Option<Time>,
 }
 
@@ -43,7 +43,7 @@ impl Bus {
             memory: Mutex::new(memory),
             board: Mutex::new(board),
             inboxes: apics.iter().map(Inbox::new).collect(),
-            deaf: Mutex::new(apics.iter().map(|_| false).collect()),
+            masked: Mutex::new(apics.iter().map(|_| false).collect()),
             outcome: Mutex::new(None),
             over: AtomicBool::new(false),
         }
@@ -69,14 +69,14 @@ impl Bus {
         result
     }
 
-    /// Lets time pass for the devices, and tells what they want of the first vCPU.
-    pub fn look_after_devices(&self, now: Time) -> Wishes {
+    /// Lets time pass for the devices, and tells what they have for the first vCPU.
+    pub fn look_after_devices(&self, now: Time) -> PendingWork {
         let mut board = self.board.lock();
         if board.deadline().is_some_and(|due| due <= now) {
             board.advance(now);
             board.send_interrupts(|message| self.deliver(message, None));
         }
-        Wishes { interrupt: board.interrupt_pending(), deadline: board.deadline() }
+        PendingWork { interrupt: board.interrupt_pending(), deadline: board.deadline() }
     }
 
     /// Brings a message to the vCPUs that it is for. `sender` is one that sends it. `false` if none takes it.
@@ -105,19 +105,19 @@ impl Bus {
     }
 
     /// The vCPU is about to sleep, and only other vCPUs can wake it. If they all do, that is the end.
-    pub fn goes_deaf(&self, place: usize) {
-        let mut deaf = self.deaf.lock();
-        deaf[place] = true;
-        let hears = |(deaf, inbox): (&bool, &Inbox)| !deaf || inbox.wants_attention();
-        if !deaf.iter().zip(&self.inboxes).any(hears) {
-            drop(deaf);
+    pub fn sleeps_masked(&self, place: usize) {
+        let mut masked = self.masked.lock();
+        masked[place] = true;
+        let can_wake = |(masked, inbox): (&bool, &Inbox)| !masked || inbox.wants_attention();
+        if !masked.iter().zip(&self.inboxes).any(can_wake) {
+            drop(masked);
             self.end(Outcome::Halted);
         }
     }
 
     /// The vCPU is about to look into its inbox again.
-    pub fn hears(&self, place: usize) {
-        self.deaf.lock()[place] = false;
+    pub fn wakes(&self, place: usize) {
+        self.masked.lock()[place] = false;
     }
 }
 

@@ -6,8 +6,7 @@ use alloc::vec::Vec;
 
 use bitflags::bitflags;
 
-use super::memory::OutOfMemory;
-use crate::mem::frames;
+use crate::mem::frames::{self, OutOfMemory};
 
 bitflags! {
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use alloc::{collections::BTreeSet, vec, vec::Vec};
 use core::fmt;
 
 use super::ept::{Access, Ept};
-use crate::mem::frames::{self, BLOCK_SIZE};
+use crate::mem::frames::{self, BLOCK_SIZE, OutOfMemory};
 
 pub struct Memory {
     pub ept: Ept,
@@ -21,9 +21,6 @@ pub enum FloatError {
     /// It is RAM, or too many such places were accessed.
     Refused,
 }
-
-#[derive(Debug)]
-pub struct OutOfMemory;
 
 /// An access beyond the guest's RAM.
 #[derive(Debug)]
@@ -135,12 +132,6 @@ impl Drop for Memory {
     fn drop(&mut self) {
         self.blocks.iter().for_each(|&block| frames::dealloc_block(block));
         self.pages.iter().for_each(|&page| frames::dealloc(page));
-    }
-}
-
-impl fmt::Display for OutOfMemory {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str("the host has no memory left for the guest")
     }
 }
 

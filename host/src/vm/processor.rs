@@ -17,14 +17,14 @@ use x86_vcpu::{
 use super::{
     Outcome,
     attention::{Attention, LONGEST_SLICE, SHORTEST_SLICE},
-    bus::{Bus, FIRST, Wishes},
+    bus::{Bus, FIRST, PendingWork},
     cpuid, io,
     memory::FloatError,
     msrs,
     stats::Stats,
 };
 use crate::{
-    arch::{interrupts, time},
+    arch::{interrupts, lapic, time},
     devices::{End, Time, board::IO_APIC},
     hal::HostHal,
     loader::Start,
@@ -62,7 +62,7 @@ enum Activity {
     /// In HLT, until an interrupt.
     Halted,
     /// In HLT with interrupts off, until an NMI or INIT.
-    Deaf,
+    Masked,
     /// Not started.
     WaitsForStartup,
 }
@@ -144,20 +144,20 @@ impl Processor {
             self.apic.set_cr8(self.vcpu.cr8());
         }
         // The devices first: what they send to this processor is collected like what others send.
-        let wishes =
-            if self.place == FIRST { self.look_after_devices(bus, time::nanos(tsc)) } else { Wishes::default() };
+        let work =
+            if self.place == FIRST { self.look_after_devices(bus, time::nanos(tsc)) } else { PendingWork::default() };
         let signals = bus.inbox(self.place).collect(&mut self.apic);
         if signals != Signals::default() {
             self.receive(signals)?;
         }
         self.apic.advance(tsc);
-        let ext_int = wishes.interrupt && self.apic.passes_ext_int() || self.asked_for_vector;
+        let ext_int = work.interrupt && self.apic.passes_ext_int() || self.asked_for_vector;
         let pending = ext_int || self.apic.pending().is_some();
         match self.activity {
             Activity::Halted if pending => self.activity = Activity::Running,
             Activity::Running => {}
-            Activity::Halted | Activity::Deaf | Activity::WaitsForStartup => {
-                self.sleep(bus, self.until_next(wishes, tsc));
+            Activity::Halted | Activity::Masked | Activity::WaitsForStartup => {
+                self.sleep(bus, self.until_next(work, tsc));
                 return Ok(());
             }
         }
@@ -166,7 +166,7 @@ impl Processor {
             // The devices that were asked for a vector sent something, and nobody interrupts their own processor for it.
             return Ok(());
         }
-        let slice = self.until_next(wishes, tsc);
+        let slice = self.until_next(work, tsc);
         self.vcpu.set_time_slice(Some(slice))?;
         if let Some(stats) = &mut self.stats {
             stats.enter(slice);
@@ -209,7 +209,7 @@ impl Processor {
     }
 
     /// Lets time pass for the devices, and reads the runner's input.
-    fn look_after_devices(&mut self, bus: &Bus, now: Time) -> Wishes {
+    fn look_after_devices(&mut self, bus: &Bus, now: Time) -> PendingWork {
         if self.attention.is_time_to_listen(now) && bus.with_board(|board| self.attention.stop_ordered(board, now)) {
             bus.end(Outcome::Stopped);
         }
@@ -230,36 +230,36 @@ impl Processor {
                 self.vcpu.inject_interrupt(vector.into())?;
             }
         }
-        // The crate closes the window when it has opened, so it is asked for anew each time; also for one of a higher
-        // priority behind the one that goes now.
+        // The crate closes the window when it has opened. So each call asks for it again, also for the interrupt after this
+        // one.
         let waits = if deliver { self.apic.pending().is_some() || self.asked_for_vector } else { pending };
         self.vcpu.set_interrupt_window(waits)
     }
 
     /// How long nothing is to be done here, in ticks of the time stamp counter.
-    fn until_next(&self, wishes: Wishes, tsc: u64) -> u64 {
+    fn until_next(&self, work: PendingWork, tsc: u64) -> u64 {
         let timer = self.apic.next_deadline();
-        let devices = wishes.deadline.map(time::ticks);
+        let devices = work.deadline.map(time::ticks);
         let next = [timer, devices].into_iter().flatten().min();
         next.map_or(self.longest, |deadline| deadline.saturating_sub(tsc).clamp(self.shortest, self.longest))
     }
 
     /// Sleeps until something comes, with interrupts off up to the instruction that sleeps.
     fn sleep(&mut self, bus: &Bus, limit: u64) {
-        let is_deaf = self.activity != Activity::Halted;
-        if is_deaf {
-            bus.goes_deaf(self.place);
+        let is_masked = self.activity != Activity::Halted;
+        if is_masked {
+            bus.sleeps_masked(self.place);
         }
         // The others are told of the machine's end, but not who brings it about.
         if !bus.is_over() {
             let since = time::tsc();
-            time::sleep(time::nanos(limit));
+            lapic::sleep(time::nanos(limit));
             if let Some(stats) = &mut self.stats {
                 stats.slept(time::tsc() - since);
             }
         }
-        if is_deaf {
-            bus.hears(self.place);
+        if is_masked {
+            bus.wakes(self.place);
         }
     }
 
@@ -302,7 +302,7 @@ impl Processor {
             (true, true) => Activity::Halted,
             // An event waits to be injected, an NMI say, and ends the HLT.
             (true, false) => Activity::Running,
-            (false, _) => Activity::Deaf,
+            (false, _) => Activity::Masked,
         })
     }
 

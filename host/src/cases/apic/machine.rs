@@ -9,11 +9,10 @@ use x86_vcpu::{
 
 use crate::{
     arch::{interrupts, time},
-    cases::check::CaseResult,
+    cases::{check::CaseResult, layout::vector::GP},
     hal::HostHal,
 };
 
-const GENERAL_PROTECTION: u8 = 13;
 const PAGE_SIZE: usize = 0x1000;
 
 pub struct Machine<'a> {
@@ -42,13 +41,13 @@ impl Machine<'_> {
             Exit::SysRegRead { addr, .. } if LocalApic::has_msr(addr.0 as u32) => {
                 match self.apic.read_msr(addr.0 as u32, time::tsc()) {
                     Ok(value) => self.vcpu.complete_read(value)?,
-                    Err(GeneralProtection) => self.vcpu.complete_fault(GENERAL_PROTECTION, Some(0))?,
+                    Err(GeneralProtection) => self.vcpu.complete_fault(GP, Some(0))?,
                 }
             }
             Exit::SysRegWrite { addr, value } if LocalApic::has_msr(addr.0 as u32) => {
                 match self.apic.write_msr(addr.0 as u32, value, time::tsc()) {
                     Ok(effect) => self.follow(effect)?,
-                    Err(GeneralProtection) => self.vcpu.complete_fault(GENERAL_PROTECTION, Some(0))?,
+                    Err(GeneralProtection) => self.vcpu.complete_fault(GP, Some(0))?,
                 }
             }
             Exit::MmioRead { addr, width, .. } => {

@@ -18,10 +18,11 @@ use super::{
     check::{CaseResult, fail, is_true, same},
     code::guest_code,
     guest::{Guest, Mode},
+    layout::{ORIGIN, vector::GP},
     need::Need,
 };
 use crate::{
-    arch::{interrupts::WAKE_VECTOR, lapic, processor, time},
+    arch::{lapic, processor, time, vectors::WAKE_VECTOR},
     hal::HostHal,
     smp,
 };
@@ -139,7 +140,6 @@ guest_code!(ends_by_page, "code64", "inc dword ptr [rbx]", "mov dword ptr [rsi +
 /// The program does nothing but wait: only the timer's deadline can bring the interrupts.
 fn periodic_timer(program: &[u8], handler: &[u8]) -> CaseResult {
     let mut guest = Guest::long(program)?;
-    guest.load_tables();
     guest.set_handler(0x40, handler)?;
     let start = time::tsc();
     run(&mut guest)?;
@@ -213,7 +213,6 @@ guest_code!(
 /// Of two interrupts the one above the task's priority comes, the other when CR8 is lowered; TPR and CR8 are one register.
 fn task_priority_is_cr8() -> CaseResult {
     let mut guest = Guest::long(lowers_its_priority())?;
-    guest.load_tables();
     guest.set_handler(0x50, notes_50())?;
     guest.set_handler(0x60, notes_60())?;
     run(&mut guest)?;
@@ -284,12 +283,11 @@ fn faults_where_the_processor_faults() -> CaseResult {
     const REPORT: u64 = 0x2_1000;
     for program in [back_to_the_page(), reserved_bits(), msr_without_x2apic()] {
         let mut guest = Guest::long(program)?;
-        guest.load_tables();
         guest.memory.write(RESULTS, &0u32.to_le_bytes())?;
-        guest.set_handler(13, notes_the_fault())?;
+        guest.set_handler(GP, notes_the_fault())?;
         run(&mut guest)?;
         same("error code", guest.read_u64(REPORT)?, 0)?;
-        let at = guest.read_u64(REPORT + 8)? as usize - super::code::ORIGIN as usize;
+        let at = guest.read_u64(REPORT + 8)? as usize - ORIGIN as usize;
         // WRMSR or RDMSR, and HLT behind it.
         is_true("the instruction", at + 3 == program.len() && program[at] == 0x0F)?;
     }
@@ -398,7 +396,6 @@ fn vcpus_start_and_interrupt_each_other() -> CaseResult {
     const STARTUP_PAGE: u64 = 0x9000;
     const HANDLER: u32 = 0xA000;
     let mut guest = Guest::long(starts_the_other())?;
-    guest.load_tables();
     guest.set_handler(0x41, counts_answers())?;
     guest.memory.write(STARTUP_PAGE, is_started())?;
     guest.memory.write(HANDLER.into(), answers())?;

@@ -7,6 +7,7 @@
 
 mod blob;
 pub mod found;
+mod layout;
 mod native;
 mod sequence;
 mod stage;
@@ -19,14 +20,16 @@ use x86_vcpu::{StartState, VmxArchVCpu};
 use super::{
     check::{CaseResult, Failure, fail},
     host_registers::HostState,
+    layout::vector::{GP, UD},
 };
 use crate::{
     hal::HostHal,
     vm::ept::{Access, Ept},
     vmx,
 };
+use layout::{CODE, COMPARED, FX, LOG, OUT};
 use sequence::{Kind, Sequence};
-use stage::{CODE, COMPARED, FX, LOG, OUT, Stage};
+use stage::Stage;
 
 cases! { "differential":
     plain_instructions.on_boot_cpu(),
@@ -39,8 +42,6 @@ const BATCH: u64 = 50;
 const EXITS: usize = 5000;
 /// Sequences that a failure shows.
 const SHOWN: usize = 12;
-const UD: u8 = 6;
-const GP: u8 = 13;
 
 fn plain_instructions() -> CaseResult {
     run_all(Kind::Plain, 1, 150)

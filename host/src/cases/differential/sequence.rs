@@ -8,7 +8,7 @@ use guest_programs::Source;
 
 use super::{
     super::{host_registers::has_tsc_aux, patterned::components},
-    stage::DATA,
+    layout::DATA,
 };
 
 pub struct Sequence {

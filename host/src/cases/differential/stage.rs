@@ -1,56 +1,18 @@
 //! The 2 MiB that a sequence runs in: code, tables, stacks and data at the same linear addresses natively and in the
 //! guest.
-//!
-//! | Offset  | What |
-//! |---------|------|
-//! | 0x00000 | [`blob`] |
-//! | 0x01000 | GDT and TSS |
-//! | 0x02000 | IDT |
-//! | 0x03000 | page tables: the first 4 GiB, identity |
-//! | 0x09000 | the sequence |
-//! | 0x0A000 | its data, two pages |
-//! | 0x0C000 | its stack, and that of exceptions |
-//! | 0x10000 | start state |
-//! | 0x11000 | registers at the end |
-//! | 0x12000 | events |
-//! | 0x13000 | x87 and SSE state at the end |
 
 use alloc::vec::Vec;
 
-use super::{super::check::CaseResult, blob, sequence::Sequence};
-use crate::{
-    mem::frames::{self, BLOCK_SIZE},
-    vm::memory::OutOfMemory,
+use super::{
+    super::check::CaseResult,
+    blob,
+    layout::{
+        CODE, CODE_SELECTOR, COMPARED, DATA, DATA_SELECTOR, EXCEPTION_STACK, GDT, IDT, IN, PAGE_DIRECTORIES, PDPT,
+        PML4, STACK, TSS, VECTORS,
+    },
+    sequence::Sequence,
 };
-
-const GDT: u64 = 0x1000;
-const TSS: u64 = 0x1100;
-const IDT: u64 = 0x2000;
-const PML4: u64 = 0x3000;
-const PDPT: u64 = 0x4000;
-const PAGE_DIRECTORIES: u64 = 0x5000;
-pub const CODE: u64 = 0x9000;
-pub const DATA: u64 = 0xA000;
-const STACK: u64 = 0xCF00;
-const EXCEPTION_STACK: u64 = 0xEF00;
-const IN: u64 = 0x1_0000;
-pub const OUT: u64 = 0x1_1000;
-pub const LOG: u64 = 0x1_2000;
-pub const FX: u64 = 0x1_3000;
-/// What is compared: the sequence, its data and its stack, and what the blob stores.
-pub const COMPARED: [core::ops::Range<u64>; 6] = [
-    CODE..CODE + 0x100,
-    DATA..DATA + 0x1400,
-    STACK - 0x100..STACK,
-    OUT..OUT + 0x300,
-    LOG..LOG + 0x1000,
-    FX..FX + 0x200,
-];
-
-/// Selectors of the GDT below.
-pub const CODE_SELECTOR: u64 = 0x10;
-pub const DATA_SELECTOR: u64 = 0x18;
-const VECTORS: u64 = 256;
+use crate::mem::frames::{self, BLOCK_SIZE, OutOfMemory};
 
 pub struct Stage {
     block: u64,

@@ -13,8 +13,9 @@ use x86_vcpu::{
 use super::{
     super::{
         check::{CaseResult, equal, is_true, same},
-        code::{ORIGIN, guest_code},
-        guest::{Guest, Mode, PML4},
+        code::guest_code,
+        guest::{Guest, Mode},
+        layout::{ORIGIN, PML4},
         need::Need,
         on_cpu::on_cpu,
     },
@@ -46,12 +47,12 @@ guest_code!(
     /// Exits of all kinds, over and over, with what a guest does to its own translations in between.
     exits,
     "code64",
-    "2: out 0x99, al",
+    "2: out REPORT_PORT, al",
     "xor eax, eax",
     "cpuid",
     "mov rax, cr3",
     "mov cr3, rax",
-    "invlpg [0x10000]",
+    "invlpg [SCRATCH]",
     "mov rax, cr4",
     "xor rax, 0x80",
     "mov cr4, rax",
@@ -171,10 +172,10 @@ guest_code!(
     "mov eax, 0x10",
     "mov cr4, eax",
     "mov ebx, cr0",
-    "2: out 0x99, al",
+    "2: out REPORT_PORT, al",
     "or ebx, 0x80000000",
     "mov cr0, ebx",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
     "and ebx, 0x7fffffff",
     "mov cr0, ebx",
     "jmp 2b",
@@ -185,11 +186,11 @@ guest_code!(
     toggle_efer,
     "code64",
     "mov ecx, 0xc0000080",
-    "2: out 0x99, al",
+    "2: out REPORT_PORT, al",
     "rdmsr",
     "xor eax, 1",
     "wrmsr",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
     "rdmsr",
     "xor eax, 0x800",
     "wrmsr",
@@ -210,11 +211,11 @@ fn flushes_of_control_registers() -> CaseResult {
 }
 
 /// The drops from one OUT of the guest to the next, in turns.
-fn expect_drops(guest: &mut Guest, what: &str, expected: [TlbFlushCounts; 2]) -> CaseResult {
-    guest.expect_out(0x99)?;
+fn expect_drops(guest: &mut Guest, what: &str, expected: [TranslationDrops; 2]) -> CaseResult {
+    guest.expect_report()?;
     for round in 0..4 {
         for (half, expected) in expected.into_iter().enumerate() {
-            let (_, drops) = drops_of(|| guest.expect_out(0x99))?;
+            let (_, drops) = drops_of(|| guest.expect_report())?;
             same(&format!("drops of {what}, round {round}, half {half}"), drops, expected)?;
         }
     }

@@ -1,6 +1,6 @@
 //! A frame of host memory that guests and the host look into at the same time.
 
-use crate::{mem::frames, vm::memory::OutOfMemory};
+use crate::mem::frames::{self, OutOfMemory};
 
 pub struct Frame(u64);
 

@@ -6,7 +6,8 @@ use super::{
     super::{
         check::{CaseResult, equal},
         code::guest_code,
-        guest::{Guest, PML4},
+        guest::Guest,
+        layout::PML4,
         need::Need,
     },
     vpids::with_and_without,
@@ -29,9 +30,9 @@ guest_code!(
     "mov rax, cr4",
     "or eax, 0x80",
     "mov cr4, rax",
-    "2: add qword ptr [0x10000], rdi",
-    "mov eax, [0x10000]",
-    "out 0x99, eax",
+    "2: add qword ptr [SCRATCH], rdi",
+    "mov eax, [SCRATCH]",
+    "out REPORT_PORT, eax",
     "jmp 2b",
 );
 
@@ -47,7 +48,7 @@ fn same_addresses() -> CaseResult {
         }
         for round in 1..=50 {
             for (step, guest) in (1..).zip(&mut guests) {
-                equal(&format!("the count of guest {step}"), guest.expect_out(0x99)?, round * step)?;
+                equal(&format!("the count of guest {step}"), guest.expect_report()?, round * step)?;
             }
         }
         Ok(())
@@ -64,7 +65,7 @@ fn same_vcpu_anew() -> CaseResult {
             for guest in [&mut first, &mut second] {
                 guest.restart(super::super::guest::Mode::Long)?;
                 guest.vcpu.regs_mut().rdi = 3;
-                equal("the count", guest.expect_out(0x99)?, round * 3)?;
+                equal("the count", guest.expect_report()?, round * 3)?;
             }
             core::mem::swap(&mut first.vcpu, &mut second.vcpu);
         }
@@ -106,9 +107,9 @@ guest_code!(
     "mov cr3, rdi",
     "mov rcx, [0x40018000]",
     "mov cr3, rsi",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
     "mov cr3, rdi",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
     "mov rdx, [0x40018000]",
     "mov cr3, rsi",
     "jmp 2b",
@@ -118,14 +119,14 @@ fn guest_changes_cr3() -> CaseResult {
     with_and_without(|_| {
         let mut guest = with_two_tables(change_cr3())?;
         for round in 0..10 {
-            guest.expect_out(0x99)?;
+            guest.expect_report()?;
             let registers = guest.vcpu.regs();
             equal("through the first tables", registers.rbx, ONE)?;
             equal("through the others", registers.rcx, TWO)?;
             if round > 0 {
                 equal("through the others, behind an exit", registers.rdx, TWO)?;
             }
-            guest.expect_out(0x99)?;
+            guest.expect_report()?;
         }
         Ok(())
     })
@@ -151,7 +152,7 @@ guest_code!(
     "mov r10, [0x40018000]",
     "mov cr3, r9",
     "mov r11, [0x40018000]",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
     "mov cr3, r8",
     "mov r12, [0x40018000]",
     // The first tables now lead where the others do.
@@ -164,7 +165,7 @@ guest_code!(
 fn guest_changes_cr3_with_pcids() -> CaseResult {
     with_and_without(|_| {
         let mut guest = with_two_tables(change_cr3_with_pcids())?;
-        guest.expect_out(0x99)?;
+        guest.expect_report()?;
         guest.halt()?;
         let registers = guest.vcpu.regs();
         let seen = [registers.rbx, registers.rcx, registers.r10, registers.r11, registers.r12, registers.r13];
@@ -190,7 +191,7 @@ guest_code!(
     "xor eax, 0x80",
     "mov cr4, rax",
     "mov rsi, [0x40018000]",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
     "mov rdi, [0x40018000]",
     "mov qword ptr [0x14000], 0x183",
     "invlpg [0x40018000]",
@@ -201,7 +202,7 @@ guest_code!(
 fn guest_clears_global_pages() -> CaseResult {
     with_and_without(|_| {
         let mut guest = with_two_tables(clear_global())?;
-        guest.expect_out(0x99)?;
+        guest.expect_report()?;
         guest.halt()?;
         let registers = guest.vcpu.regs();
         let seen = [registers.rbx, registers.rsi, registers.rdi, registers.r8];
@@ -222,7 +223,7 @@ guest_code!(
     "mov edx, cr0",
     "or edx, 0x80000000",
     "mov cr0, edx",
-    "mov dword ptr [0x10000], 0x1111",
+    "mov dword ptr [SCRATCH], 0x1111",
     "mov ebx, [0x410000]",
     "and edx, 0x7fffffff",
     "mov cr0, edx",
@@ -232,7 +233,7 @@ guest_code!(
     "or edx, 0x80000000",
     "mov cr0, edx",
     "mov esi, [0x410000]",
-    "mov edi, [0x10000]",
+    "mov edi, [SCRATCH]",
     "hlt",
 );
 
@@ -247,7 +248,7 @@ fn guest_turns_paging_off_and_on() -> CaseResult {
     })
 }
 
-guest_code!(read_both, "code64", "2: mov rax, [0x40018000]", "out 0x99, eax", "jmp 2b");
+guest_code!(read_both, "code64", "2: mov rax, [0x40018000]", "out REPORT_PORT, eax", "jmp 2b");
 
 /// As a debugger or a restored snapshot does it.
 fn host_writes_cr3() -> CaseResult {
@@ -257,8 +258,8 @@ fn host_writes_cr3() -> CaseResult {
         for _ in 0..5 {
             for (table, expected) in [(PML4, ONE), (OTHER_PML4, TWO)] {
                 guest.vcpu.write_guest_field(VmcsGuestNW::CR3, table as usize);
-                equal("what was read", guest.expect_out(0x99)?, expected)?;
-                equal("what was read", guest.expect_out(0x99)?, expected)?;
+                equal("what was read", guest.expect_report()?, expected)?;
+                equal("what was read", guest.expect_report()?, expected)?;
             }
         }
         Ok(())

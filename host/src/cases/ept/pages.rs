@@ -10,8 +10,9 @@ use x86_vcpu::{StartState, VmExit, VmxArchVCpu};
 use super::{
     super::{
         check::{CaseResult, equal, fail, is_true, same},
-        code::{ORIGIN, guest_code},
+        code::guest_code,
         guest::{Guest, Mode},
+        layout::ORIGIN,
         need::ept_capabilities,
         runner::note,
     },

@@ -13,15 +13,16 @@ use x86_vcpu::{EptInvalidator, VmxArchVCpu};
 use super::{
     super::{
         check::{CaseResult, equal, fail, is_true, same},
-        code::{ORIGIN, guest_code},
+        code::guest_code,
         guest::{Guest, Mode},
+        layout::ORIGIN,
         need::Need,
     },
     frame::Frame,
     vpids::{VpidLimit, drops_of, with_and_without},
 };
 use crate::{
-    arch::{interrupts, processor, time},
+    arch::{interrupts, processor, time, vectors::WAKE_VECTOR},
     hal::HostHal,
     smp,
     vm::ept::{Access, Ept},
@@ -43,8 +44,8 @@ guest_code!(
     /// Reads the page at each turn.
     reader,
     "code64",
-    "2: mov rax, [0x200000]",
-    "out 0x99, eax",
+    "2: mov rax, [RAM_END]",
+    "out REPORT_PORT, eax",
     "jmp 2b",
 );
 
@@ -58,7 +59,7 @@ fn remapped_by_the_host() -> CaseResult {
             guest.memory.ept.map_page(PAGE, frame.address(), Access::ALL)?;
             guest.vcpu.invalidate_ept();
             for _ in 0..3 {
-                equal(&format!("the page in round {round}"), guest.expect_out(0x99)?, frame.read(0))?;
+                equal(&format!("the page in round {round}"), guest.expect_report()?, frame.read(0))?;
             }
         }
         Ok(())
@@ -72,11 +73,11 @@ guest_code!(
     /// Reads the page, writes RDX to its EPT entry at RDI, and reads the page again; then once more behind an exit.
     edit_own_ept,
     "code64",
-    "mov rbx, [0x200000]",
+    "mov rbx, [RAM_END]",
     "mov [rdi], rdx",
-    "mov rcx, [0x200000]",
-    "out 0x99, al",
-    "mov rax, [0x200000]",
+    "mov rcx, [RAM_END]",
+    "out REPORT_PORT, al",
+    "mov rax, [RAM_END]",
     "hlt",
 );
 
@@ -91,7 +92,7 @@ fn remapped_by_the_guest() -> CaseResult {
         let registers = guest.vcpu.regs_mut();
         registers.rdi = TABLE + (entry & 0xFFF);
         registers.rdx = Ept::page_entry(frames[1].address(), Access::ALL);
-        guest.expect_out(0x99)?;
+        guest.expect_report()?;
         equal("the page before", guest.vcpu.regs().rbx, A)?;
         equal("the page, changed without an invalidation", guest.vcpu.regs().rcx, A)?;
         guest.vcpu.invalidate_ept();
@@ -111,7 +112,7 @@ guest_code!(
     watcher,
     "code64",
     "sti",
-    "2: mov rax, [0x200000]",
+    "2: mov rax, [RAM_END]",
     "mov [rdi], rax",
     "inc qword ptr [rdi + 8]",
     "cmp qword ptr [0x400ff8], 0",
@@ -195,10 +196,10 @@ impl Scene {
         self.guest.lock().memory.ept.map_page(PAGE, self.frames[1].address(), Access::ALL)?;
         self.all_read("after a change without invalidation", A)?;
         self.invalidators.lock().iter().for_each(EptInvalidator::invalidate);
-        let before = interrupts::count(interrupts::WAKE_VECTOR);
+        let before = interrupts::count(WAKE_VECTOR);
         (1..smp::count()).for_each(smp::interrupt);
         let others = smp::count() as u64 - 1;
-        wait("interrupts to be taken", || interrupts::count(interrupts::WAKE_VECTOR) >= before + others)?;
+        wait("interrupts to be taken", || interrupts::count(WAKE_VECTOR) >= before + others)?;
         self.all_read("after the invalidation", B)?;
         self.stop();
         wait("the guests' ends", || self.playing.load(Ordering::SeqCst) == 0)
@@ -247,12 +248,12 @@ fn root_changed() -> CaseResult {
                 let why = guest.vcpu.change_ept_root(refused.into()).err();
                 is_true("the reason", why.is_some_and(|why| format!("{why}").contains(&format!("{refused:#x}"))))?;
             }
-            equal("the page", guest.expect_out(0x99)?, frames[round % 2].read(0))?;
+            equal("the page", guest.expect_report()?, frames[round % 2].read(0))?;
         }
         let why =
             guest.vcpu.set_ept_format(x86_vcpu::EptFormat { levels: x86_vcpu::EptLevels::Five, ..Default::default() });
         same("five levels", why, Err(x86_vcpu::InvalidEptRoot::Levels(5)))?;
-        equal("the page", guest.expect_out(0x99)?, B)?;
+        equal("the page", guest.expect_report()?, B)?;
         guest.vcpu.unbind()?;
         Ok(())
     })

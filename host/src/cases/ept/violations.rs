@@ -9,7 +9,8 @@ use x86_vcpu::{EptFault, EptFormat, EptTarget, EptViolation, VmExit, VmxExitReas
 use super::super::{
     check::{CaseResult, equal, fail, is_true, same},
     code::guest_code,
-    guest::{Guest, RAM_END, VECTOR_PORT},
+    guest::Guest,
+    layout::{RAM_END, VECTOR_PORT},
     need::{Need, ept_capabilities},
 };
 use crate::vm::ept::{Access, Ept};
@@ -181,8 +182,6 @@ guest_code!(
     /// An exception whose stack is not there.
     fault_on_missing_stack,
     "code64",
-    "lidt [0x510]",
-    "lgdt [0x500]",
     "mov rsp, rdi",
     "2: ud2",
 );
@@ -191,8 +190,6 @@ guest_code!(
     /// The same for INT, which is counted.
     int_on_missing_stack,
     "code64",
-    "lidt [0x510]",
-    "lgdt [0x500]",
     "mov rsp, rdi",
     "int 0x77",
 );
@@ -221,23 +218,14 @@ fn delivered_once(guest: &mut Guest, vector: u64) -> CaseResult {
     same("deliveries", outs, [(VECTOR_PORT, vector)].into())
 }
 
-guest_code!(
-    wait_on_missing_stack,
-    "code64",
-    "lidt [0x510]",
-    "lgdt [0x500]",
-    "mov rsp, rdi",
-    "sti",
-    "out 0x99, al",
-    "2: jmp 2b",
-);
+guest_code!(wait_on_missing_stack, "code64", "mov rsp, rdi", "sti", "out REPORT_PORT, al", "2: jmp 2b",);
 
 /// The same for an interrupt and an NMI that the host injects.
 fn violation_in_interrupt_delivery() -> CaseResult {
     for round in 0..3 {
         let mut guest = guest(wait_on_missing_stack())?;
         guest.vcpu.regs_mut().rdi = PAGE + 0x800;
-        guest.expect_out(0x99)?;
+        guest.expect_report()?;
         guest.vcpu.queue_interrupt(0x55 + round)?;
         violation(&mut guest)?;
         // One that comes meanwhile waits until the first is delivered, and its handler has interrupts off.
@@ -250,7 +238,7 @@ fn violation_in_interrupt_delivery() -> CaseResult {
     Ok(())
 }
 
-guest_code!(read_and_write, "code64", "mov eax, [0x300000]", "out 0x99, al", "mov [0x300000], eax", "hlt",);
+guest_code!(read_and_write, "code64", "mov eax, [0x300000]", "out REPORT_PORT, al", "mov [0x300000], eax", "hlt",);
 
 /// The processor sets the flags, unless the caller does not want them; with them, a page walk writes.
 fn accessed_and_dirty_flags() -> CaseResult {
@@ -264,7 +252,7 @@ fn accessed_and_dirty_flags() -> CaseResult {
             let walk = guest.vcpu.ept_walk((PAGE as usize).into())?;
             Ok(walk.steps().last().map_or(0, |step| step.entry & FLAGS))
         };
-        guest.expect_out(0x99)?;
+        guest.expect_report()?;
         equal("flags behind a read", flags(&guest)?, if wanted { 0x100 } else { 0 })?;
         guest.halt()?;
         equal("flags behind a write", flags(&guest)?, if wanted { 0x300 } else { 0 })?;

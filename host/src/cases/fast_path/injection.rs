@@ -8,7 +8,8 @@ use super::{next_exit, start};
 use crate::cases::{
     check::{CaseResult, equal, fail, is_true},
     code::guest_code,
-    guest::{Guest, RAM_END, VECTOR_PORT},
+    guest::Guest,
+    layout::{RAM_END, REPORT_PORT, THIRD_PORT, VECTOR_PORT, vector::DB},
 };
 use crate::vm::ept::Access;
 
@@ -28,12 +29,12 @@ cases! { "fast_path":
     interrupt_comes_once,
 }
 
-guest_code!(says_r8, "code64", "mov rax, r8", "out 0x9A, al", "iretq");
+guest_code!(says_r8, "code64", "mov rax, r8", "out SECOND_PORT, al", "iretq");
 
 /// A guest that has come to its third exit, an OUT.
 fn at_third_out(code: &[u8]) -> CaseResult<Guest> {
     let mut guest = Guest::long(code)?;
-    guest.set_handler(VECTOR as u64, says_r8())?;
+    guest.set_handler(VECTOR as u8, says_r8())?;
     start(&mut guest)?;
     for _ in 0..3 {
         expect_own_out(&mut guest)?;
@@ -43,7 +44,7 @@ fn at_third_out(code: &[u8]) -> CaseResult<Guest> {
 
 fn expect_own_out(guest: &mut Guest) -> CaseResult {
     match next_exit(guest)? {
-        Exit::IoWrite { port, .. } if port.0 == 0x99 => Ok(()),
+        Exit::IoWrite { port, .. } if port.0 == REPORT_PORT => Ok(()),
         other => fail("the guest's OUT", guest.describe(&other)),
     }
 }
@@ -58,11 +59,9 @@ fn expect_handler(guest: &mut Guest, r8: u64) -> CaseResult {
 guest_code!(
     closed,
     "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
     "xor r8d, r8d",
     "mov ecx, 5",
-    "2: out 0x99, al",
+    "2: out REPORT_PORT, al",
     "dec ecx",
     "jnz 2b",
     "sti",
@@ -83,13 +82,11 @@ fn interrupt_waits_for_its_flag() -> CaseResult {
 guest_code!(
     sti_out,
     "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
     "xor r8d, r8d",
-    "out 0x99, al",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
+    "out REPORT_PORT, al",
     "sti",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
     "inc r8",
     "hlt",
 );
@@ -105,12 +102,10 @@ fn interrupt_after_sti_and_an_exit() -> CaseResult {
 guest_code!(
     sti_cpuid,
     "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
     "xor r8d, r8d",
-    "out 0x99, al",
-    "out 0x99, al",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
+    "out REPORT_PORT, al",
+    "out REPORT_PORT, al",
     "xor eax, eax",
     "sti",
     "cpuid",
@@ -131,16 +126,14 @@ fn interrupt_after_sti_and_cpuid() -> CaseResult {
 guest_code!(
     mov_ss,
     "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
     "sti",
     "xor r8d, r8d",
     "mov r9d, 0x18",
-    "out 0x99, al",
-    "out 0x99, al",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
+    "out REPORT_PORT, al",
+    "out REPORT_PORT, al",
     "mov ss, r9w",
-    "mov r8b, [0x200123]",
+    "mov r8b, [RAM_END + 0x123]",
     "mov r8b, 2",
     "hlt",
 );
@@ -157,25 +150,22 @@ fn interrupt_in_a_shadow() -> CaseResult {
 guest_code!(
     steps,
     "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
     "sti",
-    "out 0x99, al",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
+    "out REPORT_PORT, al",
     "pushfq",
     "or qword ptr [rsp], 0x100",
     "popfq",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
     "hlt",
 );
 
 /// The trap of the instruction goes first.
 fn interrupt_after_a_single_step() -> CaseResult {
-    const DB: u64 = 1;
     let mut guest = at_third_out(steps())?;
     guest.vcpu.queue_interrupt(VECTOR)?;
     match next_exit(&mut guest)? {
-        Exit::IoWrite { port, data, .. } if port.0 == VECTOR_PORT => equal("vector", data, DB),
+        Exit::IoWrite { port, data, .. } if port.0 == VECTOR_PORT => equal("vector", data, DB.into()),
         other => fail("the handler of the trap", guest.describe(&other)),
     }
 }
@@ -183,11 +173,9 @@ fn interrupt_after_a_single_step() -> CaseResult {
 guest_code!(
     to_the_top,
     "code32",
-    "lgdt [0x500]",
-    "lidt [0x510]",
     "sti",
-    "out 0x99, al",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
+    "out REPORT_PORT, al",
     "mov ebx, 0xFFFFFFFE",
     "jmp ebx",
 );
@@ -210,17 +198,7 @@ fn interrupt_at_4_gib() -> CaseResult {
     equal("where it returns to", guest.read_u32(guest.vcpu.stack_pointer() as u64)?, 0)
 }
 
-guest_code!(
-    open,
-    "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
-    "sti",
-    "xor r8d, r8d",
-    "2: out 0x99, al",
-    "inc r8",
-    "jmp 2b"
-);
+guest_code!(open, "code64", "sti", "xor r8d, r8d", "2: out REPORT_PORT, al", "inc r8", "jmp 2b");
 
 /// Work for the processor comes beside it, before it and behind it.
 fn interrupt_kept_across_a_bind() -> CaseResult {
@@ -244,13 +222,13 @@ fn interrupt_kept_across_a_bind() -> CaseResult {
 /// The first one goes first, and the other one when the handler has returned.
 fn interrupts_of_two_vectors() -> CaseResult {
     const ANOTHER: usize = 0x1D;
-    guest_code!(says_1d, "code64", "mov al, 0x1D", "out 0x9B, al", "iretq");
+    guest_code!(says_1d, "code64", "mov al, 0x1D", "out THIRD_PORT, al", "iretq");
     let mut guest = at_third_out(open())?;
-    guest.set_handler(ANOTHER as u64, says_1d())?;
+    guest.set_handler(ANOTHER as u8, says_1d())?;
     guest.vcpu.queue_interrupt(ANOTHER)?;
     guest.vcpu.queue_interrupt(VECTOR)?;
     match next_exit(&mut guest)? {
-        Exit::IoWrite { port, .. } if port.0 == 0x9B => {}
+        Exit::IoWrite { port, .. } if port.0 == THIRD_PORT => {}
         other => return fail("the first one's handler", guest.describe(&other)),
     }
     expect_handler(&mut guest, 2)?;

@@ -10,8 +10,9 @@ use x86_vcpu::vmx::VmxExitReason;
 use crate::cases::{
     callee_saved,
     check::{CaseResult, equal, fail, is_true, same},
-    code::{ORIGIN, guest_code},
-    guest::{Guest, RAM_END, VECTOR_PORT},
+    code::guest_code,
+    guest::Guest,
+    layout::{INTERRUPT, ORIGIN, RAM_END, SECOND_PORT, VECTOR_PORT, vector::NMI},
 };
 use crate::{
     arch::{interrupts, time},
@@ -59,7 +60,7 @@ guest_code!(
     instructions,
     "code64",
     "2: inc r12",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
     "inc r13",
     "xor eax, eax",
     "cpuid",
@@ -131,7 +132,7 @@ fn rip_wraps_at_4_gib() -> CaseResult {
 /// next entry there may be work to do for its processor.
 fn at_the_top_of_4_gib(work: bool) -> CaseResult<Guest> {
     const TOP: u64 = 0xFFFF_F000;
-    guest_code!(to_the_top, "code32", "out 0x99, al", "mov ebx, 0xFFFFFFFE", "jmp ebx");
+    guest_code!(to_the_top, "code32", "out REPORT_PORT, al", "mov ebx, 0xFFFFFFFE", "jmp ebx");
     let mut guest = Guest::protected(to_the_top())?;
     // out 0x99, al
     guest.memory.add_page(TOP, Access::all(), |page| page[0xFFE..].copy_from_slice(&[0xE6, 0x99]))?;
@@ -150,7 +151,7 @@ fn at_the_top_of_4_gib(work: bool) -> CaseResult<Guest> {
     Ok(guest)
 }
 
-guest_code!(open, "code64", "lgdt [0x500]", "lidt [0x510]", "sti", "2: out 0x99, al", "jmp 2b");
+guest_code!(open, "code64", "sti", "2: out REPORT_PORT, al", "jmp 2b");
 
 fn interrupt_between_runs() -> CaseResult {
     let mut guest = Guest::long(open())?;
@@ -158,9 +159,9 @@ fn interrupt_between_runs() -> CaseResult {
     for _ in 0..3 {
         next_exit(&mut guest)?;
     }
-    guest.vcpu.inject_interrupt(0x40)?;
+    guest.vcpu.inject_interrupt(INTERRUPT.into())?;
     match next_exit(&mut guest)? {
-        Exit::IoWrite { port, data, .. } if port.0 == VECTOR_PORT => equal("vector", data, 0x40),
+        Exit::IoWrite { port, data, .. } if port.0 == VECTOR_PORT => equal("vector", data, INTERRUPT.into()),
         other => fail("the interrupt's handler", guest.describe(&other)),
     }
 }
@@ -199,10 +200,10 @@ fn interrupt_before_run_once() -> CaseResult {
     for _ in 0..3 {
         next_exit(&mut guest)?;
     }
-    guest.vcpu.inject_interrupt(0x40)?;
+    guest.vcpu.inject_interrupt(INTERRUPT.into())?;
     same("reason", next_reason(&mut guest)?, VmxExitReason::IO_INSTRUCTION)?;
     equal("port", guest.vcpu.io_exit_info()?.port, VECTOR_PORT)?;
-    equal("vector", guest.vcpu.regs().rax as u8, 0x40)
+    equal("vector", guest.vcpu.regs().rax as u8, INTERRUPT)
 }
 
 fn rip_wraps_in_run_once() -> CaseResult {
@@ -217,39 +218,35 @@ fn rip_wraps_in_run_once() -> CaseResult {
 guest_code!(
     shadow_behind_cpuid,
     "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
     "sti",
     "mov r8d, 0x18",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
     "xor eax, eax",
     "cpuid",
     "mov ss, r8w",
-    "mov bl, [0x200123]",
+    "mov bl, [RAM_END + 0x123]",
     "mov bl, 2",
     "hlt",
 );
 guest_code!(
     shadow_behind_out,
     "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
     "sti",
     "mov r8d, 0x18",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
     "mov ss, r8w",
-    "mov bl, [0x200123]",
+    "mov bl, [RAM_END + 0x123]",
     "mov bl, 2",
     "hlt",
 );
-guest_code!(says_bl, "code64", "mov al, bl", "out 0x9A, al", "iretq");
+guest_code!(says_bl, "code64", "mov al, bl", "out SECOND_PORT, al", "iretq");
 
 /// That the instruction of an exit ended a shadow says nothing of the shadow at the next exit: with a quick entry in between,
 /// and with a careful one.
 fn shadow_after_another_exit() -> CaseResult {
     for (code, is_quick) in [(shadow_behind_cpuid(), true), (shadow_behind_out(), false)] {
         let mut guest = Guest::long(code)?;
-        guest.set_handler(0x1E, says_bl())?;
+        guest.set_handler(INTERRUPT, says_bl())?;
         start(&mut guest)?;
         next_exit(&mut guest)?;
         if !is_quick {
@@ -259,8 +256,8 @@ fn shadow_after_another_exit() -> CaseResult {
         is_true("an exit in the shadow", matches!(next_exit(&mut guest)?, Exit::NestedPageFault { .. }))?;
         is_true("not ready", !guest.vcpu.ready_for_interrupt()?)?;
         guest.memory.add_page(RAM_END, Access::READ, |page| page[0x123] = 0x5A)?;
-        guest.vcpu.queue_interrupt(0x1E)?;
-        equal("BL in the handler", guest.expect_out(0x9A)?, 0x5A)?;
+        guest.vcpu.queue_interrupt(INTERRUPT.into())?;
+        equal("BL in the handler", guest.expect_out(SECOND_PORT)?, 0x5A)?;
     }
     Ok(())
 }
@@ -298,7 +295,18 @@ fn two_exceptions() -> CaseResult {
     Ok(())
 }
 
-guest_code!(opens, "code64", "out 0x99, al", "xor r8d, r8d", "xor eax, eax", "sti", "cpuid", "inc r8", "inc r8", "hlt");
+guest_code!(
+    opens,
+    "code64",
+    "out REPORT_PORT, al",
+    "xor r8d, r8d",
+    "xor eax, eax",
+    "sti",
+    "cpuid",
+    "inc r8",
+    "inc r8",
+    "hlt"
+);
 
 /// It opens behind the instruction that STI's shadow covers, also where that one was completed by the crate.
 fn open_window() -> CaseResult {
@@ -318,20 +326,10 @@ fn open_window() -> CaseResult {
     fail("the window's exit", "none")
 }
 
-guest_code!(
-    stack_without_memory,
-    "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
-    "mov esp, 0x201000",
-    "sti",
-    "2: out 0x99, al",
-    "jmp 2b"
-);
+guest_code!(stack_without_memory, "code64", "mov esp, 0x201000", "sti", "2: out REPORT_PORT, al", "jmp 2b");
 
 /// The memory is given, and then the interrupt is delivered again, with nothing else to be done before the entry.
 fn interrupt_whose_delivery_exits() -> CaseResult {
-    const NMI: u8 = 2;
     for vector in [0x40, NMI] {
         let mut guest = Guest::long(stack_without_memory())?;
         start(&mut guest)?;
@@ -385,7 +383,15 @@ fn runs_with_dr7(guest: &mut Guest, value: u64) -> CaseResult {
     Ok(guest.vcpu.unbind()?)
 }
 
-guest_code!(to_a_device, "code64", "mov eax, 0x200000", "fninit", "2: fld qword ptr [rax]", "out 0x99, al", "jmp 2b");
+guest_code!(
+    to_a_device,
+    "code64",
+    "mov eax, RAM_END",
+    "fninit",
+    "2: fld qword ptr [rax]",
+    "out REPORT_PORT, al",
+    "jmp 2b"
+);
 
 /// What is said of an instruction that is not emulated is said once: here memory comes to the place of the device.
 fn undecoded_is_reported_once() -> CaseResult {

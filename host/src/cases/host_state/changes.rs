@@ -33,7 +33,7 @@ guest_code!(
     "mov ecx, 0xC0000080",
     "xor edx, edx",
     "wrmsr",
-    "2: out 0x99, al",
+    "2: out REPORT_PORT, al",
     "jmp 2b"
 );
 
@@ -54,7 +54,7 @@ fn changes_between_binds() -> CaseResult {
                 }
                 tell()?;
                 guest.vcpu.bind()?;
-                (0..2).try_for_each(|_| guest.expect_out(0x99).map(drop))
+                (0..2).try_for_each(|_| guest.expect_report().map(drop))
             });
             for (&msr, value) in changing.iter().zip(before) {
                 // SAFETY: the values that were there.
@@ -76,7 +76,7 @@ fn control_registers_change_between_binds() -> CaseResult {
     for policy in [UnbindPolicy::Release, UnbindPolicy::Stay] {
         let mut guest = Guest::long(spin())?;
         guest.vcpu.set_unbind_policy(policy);
-        guest.expect_out(0x99)?;
+        guest.expect_report()?;
         for (register, bit) in [(0, 1 << 18), (3, 1 << 3), (4, 1 << 8)] {
             for _ in 0..2 {
                 guest.vcpu.unbind()?;
@@ -84,7 +84,7 @@ fn control_registers_change_between_binds() -> CaseResult {
                 set_control_register(register, changed);
                 guest.vcpu.bind()?;
                 for _ in 0..2 {
-                    guest.expect_out(0x99)?;
+                    guest.expect_report()?;
                     equal("a control register of the host", control_register(register), changed)?;
                 }
             }

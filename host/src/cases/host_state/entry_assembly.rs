@@ -14,7 +14,7 @@ use core::{
 use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
 
 use crate::{
-    arch::interrupts::{self, Frame},
+    arch::{frame::Frame, interrupts},
     cases::{
         callee_saved::NAMES,
         check::{CaseResult, equal, is_error, is_true},
@@ -38,7 +38,7 @@ guest_code!(
     "mov r13, 0xbbbbbbbbbbbbbbbb",
     "mov r14, 0xcbcbcbcbcbcbcbcb",
     "mov r15, 0xdbdbdbdbdbdbdbdb",
-    "2: out 0x99, al",
+    "2: out REPORT_PORT, al",
     "jmp 2b",
 );
 

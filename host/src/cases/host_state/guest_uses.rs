@@ -13,8 +13,9 @@ use x86_vcpu::vmx::VmcsGuestNW;
 
 use crate::cases::{
     check::{CaseResult, equal, fail, same},
-    code::{ORIGIN, guest_code},
+    code::guest_code,
     guest::Guest,
+    layout::{ORIGIN, vector::UD},
     need::Need,
     patterned::{Pattern, PatternedHost},
 };
@@ -39,8 +40,8 @@ cases! { "host_state":
 fn run(code: &[u8]) -> CaseResult<Guest> {
     let host = PatternedHost::new(Pattern(2))?;
     let mut guest = Guest::long(code)?;
-    host.around(0, || guest.expect_out(0x99))?;
-    host.around(1, || guest.expect_out(0x99))?;
+    host.around(0, || guest.expect_report())?;
+    host.around(1, || guest.expect_report())?;
     host.around(2, || guest.halt())?;
     Ok(guest)
 }
@@ -48,7 +49,6 @@ fn run(code: &[u8]) -> CaseResult<Guest> {
 guest_code!(
     use_syscall,
     "code64",
-    "lgdt [0x500]",
     "mov ecx, 0xC0000080",
     "rdmsr",
     "or eax, 1",
@@ -65,8 +65,8 @@ guest_code!(
     "mov ecx, 0xC0000084",
     "mov eax, 0x40",
     "wrmsr",
-    "out 0x99, al",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
+    "out REPORT_PORT, al",
     "xor ebx, ebx",
     "stc",
     "syscall",
@@ -101,8 +101,6 @@ guest_code!(
     /// The GDT's selector 20H is a 32-bit code segment.
     use_compatibility_syscall,
     "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
     "mov ecx, 0xC0000080",
     "rdmsr",
     "or eax, 1",
@@ -115,8 +113,8 @@ guest_code!(
     "lea rax, [rip + 3f]",
     "xor edx, edx",
     "wrmsr",
-    "out 0x99, al",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
+    "out REPORT_PORT, al",
     "xor ebx, ebx",
     "push 0x20",
     "lea rax, [rip + 2f]",
@@ -132,15 +130,14 @@ guest_code!(
 
 /// Intel's processors do not have it there (#UD); one that has it goes where the guest's CSTAR says, not the host's.
 fn guest_uses_syscall_in_compatibility_mode() -> CaseResult {
-    const UNDEFINED: u64 = 6;
     let host = PatternedHost::new(Pattern(2))?;
     let mut guest = Guest::long(use_compatibility_syscall())?;
-    host.around(0, || guest.expect_out(0x99))?;
-    host.around(1, || guest.expect_out(0x99))?;
+    host.around(0, || guest.expect_report())?;
+    host.around(1, || guest.expect_report())?;
     let outs = host.around(2, || guest.run_to_halt())?;
     match outs.as_slice() {
         [] => equal("RBX, set where CSTAR leads", guest.vcpu.regs().rbx, 0x77),
-        [out] => equal("the vector of the exception", out.value, UNDEFINED),
+        [out] => equal("the vector of the exception", out.value, UD.into()),
         several => fail("one exception at most", alloc::format!("{several:?}")),
     }
 }
@@ -148,7 +145,6 @@ fn guest_uses_syscall_in_compatibility_mode() -> CaseResult {
 guest_code!(
     use_sysenter,
     "code64",
-    "lgdt [0x500]",
     "mov ecx, 0x174",
     "mov eax, 0x10",
     "xor edx, edx",
@@ -159,8 +155,8 @@ guest_code!(
     "mov ecx, 0x176",
     "lea rax, [rip + 3f]",
     "wrmsr",
-    "out 0x99, al",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
+    "out REPORT_PORT, al",
     "sysenter",
     "hlt",
     "3: mov rbx, rsp",
@@ -185,11 +181,11 @@ guest_code!(
     "mov ecx, 0xC0000102",
     "mov eax, 0x8008",
     "wrmsr",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
     "mov rbx, gs:[0]",
     "swapgs",
     "mov rsi, gs:[0]",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
     "mov rdi, gs:[0]",
     "mov ecx, 0xC0000102",
     "rdmsr",
@@ -214,14 +210,14 @@ guest_code!(
     "mov eax, 0x12345678",
     "xor edx, edx",
     "wrmsr",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
     "rdtscp",
     "mov ebx, ecx",
     "mov ecx, 0xC0000103",
     "mov eax, 0x87654321",
     "xor edx, edx",
     "wrmsr",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
     "rdtscp",
     "mov esi, ecx",
     "hlt",
@@ -251,8 +247,8 @@ guest_code!(
     "xor edx, edx",
     "mov eax, 3",
     "xsetbv",
-    "out 0x99, al",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
+    "out REPORT_PORT, al",
     "mov eax, -1",
     "mov edx, -1",
     "xsaves64 [0x20000]",
@@ -266,7 +262,7 @@ fn guest_uses_xsaves() -> CaseResult {
     equal("XCOMP_BV of XSAVES", guest.vcpu.regs().rbx, 1 << 63 | 0b11)
 }
 
-guest_code!(read_cr4, "code64", "mov rbx, cr4", "out 0x99, al", "out 0x99, al", "mov rsi, cr4", "hlt");
+guest_code!(read_cr4, "code64", "mov rbx, cr4", "out REPORT_PORT, al", "out REPORT_PORT, al", "mov rsi, cr4", "hlt");
 
 /// With CR4.MCE clear a machine check shuts the processor down; so while the guest runs it is as the host has it, which
 /// the guest does not see.
@@ -306,7 +302,7 @@ fn with_tables_as_they_are() -> CaseResult {
     guest.run_to_halt().map(drop)
 }
 
-guest_code!(say_again, "code64", "2: out 0x99, al", "jmp 2b");
+guest_code!(say_again, "code64", "2: out REPORT_PORT, al", "jmp 2b");
 
 /// An exit leaves the limit that a TSS without I/O bitmap has. What it is then only IN and OUT at CPL 3 would show, but LTR,
 /// which puts it right, sets the descriptor's busy bit.

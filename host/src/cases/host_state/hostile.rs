@@ -8,6 +8,7 @@ use crate::cases::{
     code::guest_code,
     guest::Guest,
     host_registers::HostState,
+    layout::vector::{DB, GP},
     need::Need,
     patterned::{Pattern, PatternedHost},
 };
@@ -34,7 +35,7 @@ fn survive(
     let mut guest = Guest::long(code)?;
     prepare(&mut guest)?;
     for _ in 0..EXITS {
-        guest.expect_out(0x99)?;
+        guest.expect_report()?;
         bait();
     }
     guest.halt()?;
@@ -45,7 +46,7 @@ fn survive(
     let mut guest = Guest::long(code)?;
     prepare(&mut guest)?;
     for round in 0..EXITS {
-        host.around(round, || guest.expect_out(0x99))?;
+        host.around(round, || guest.expect_report())?;
         bait();
     }
     host.around(EXITS, || guest.halt())?;
@@ -74,9 +75,9 @@ guest_code!(
     // DR0 and DR2 execution, DR1 and DR3 access of 8 bytes; all enabled, locally and globally.
     "mov eax, 0xB0B007FF",
     "mov dr7, rax",
-    "out 0x99, al",
-    "out 0x99, al",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
+    "out REPORT_PORT, al",
+    "out REPORT_PORT, al",
     "mov rbx, dr6",
     "mov rsi, dr7",
     "hlt",
@@ -137,11 +138,11 @@ guest_code!(
     "or eax, 1",
     "wrmsr",
     "swapgs",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
     "swapgs",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
     "swapgs",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
     "hlt",
 );
 
@@ -153,8 +154,6 @@ guest_code!(
     /// Sets every bit of CR4 by itself, and then each again cleared, where that is allowed. #GP skips the MOV.
     write_cr4,
     "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
     "mov rbx, cr4",
     "mov r10d, 3",
     "2: mov ecx, 63",
@@ -164,7 +163,7 @@ guest_code!(
     "mov cr4, rax",
     "dec ecx",
     "jns 3b",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
     "dec r10d",
     "jnz 2b",
     "mov cr4, rbx",
@@ -184,7 +183,7 @@ guest_code!(
 fn hostile_cr4() -> CaseResult {
     survive(
         write_cr4(),
-        |guest| guest.set_handler(13, skip_three_bytes()),
+        |guest| guest.set_handler(GP, skip_three_bytes()),
         |guest| {
             // 64 bits, of which no processor has more than half.
             is_true("most bits are #GP", guest.vcpu.regs().r9 > EXITS * 32)
@@ -202,13 +201,13 @@ guest_code!(
     "mov eax, 1",
     "xsetbv",
     "pcmpeqb xmm0, xmm0",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
     "movdqa xmm5, xmm0",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
     // Without CR4.OSXSAVE it stays as it is.
     "mov eax, 0x620",
     "mov cr4, rax",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
     "hlt",
 );
 
@@ -234,9 +233,9 @@ guest_code!(
     "fdivp st(1), st(0)",
     "push 0x003F",
     "ldmxcsr [rsp]",
-    "out 0x99, al",
-    "out 0x99, al",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
+    "out REPORT_PORT, al",
+    "out REPORT_PORT, al",
     "fnstsw ax",
     "movzx ebx, ax",
     "fnstcw [rsp]",
@@ -270,9 +269,9 @@ guest_code!(
     "mov cr0, rax",
     "push 0x247cd7",
     "popfq",
-    "out 0x99, al",
-    "out 0x99, al",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
+    "out REPORT_PORT, al",
+    "out REPORT_PORT, al",
     "pushfq",
     "pop rbx",
     "hlt",
@@ -286,13 +285,11 @@ guest_code!(
     /// Steps through instructions that exit; each has its trap, and the host has none.
     step_through_exits,
     "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
     "mov r10d, 3",
     "2: push 0x102",
     "popfq",
     "cpuid",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
     "push 2",
     "popfq",
     "dec r10d",
@@ -305,7 +302,7 @@ guest_code!(count_traps, "code64", "inc r9", "iretq");
 fn hostile_single_step() -> CaseResult {
     survive(
         step_through_exits(),
-        |guest| guest.set_handler(1, count_traps()),
+        |guest| guest.set_handler(DB, count_traps()),
         |guest| {
             // CPUID, OUT, PUSH; and POPF, behind which the flag that was set before it still traps.
             equal("traps", guest.vcpu.regs().r9, EXITS * 4)

@@ -7,6 +7,7 @@ use crate::cases::{
     check::{CaseResult, equal},
     code::guest_code,
     guest::Guest,
+    layout::SCRATCH,
     need::Need,
 };
 
@@ -32,8 +33,8 @@ guest_code!(
     "vmovaps ymm1, ymm0",
     "vmovaps ymm7, ymm0",
     "vmovaps ymm15, ymm0",
-    "out 0x99, al",
-    "vextractf128 [0x10000], ymm15, 1",
+    "out REPORT_PORT, al",
+    "vextractf128 [SCRATCH], ymm15, 1",
     "hlt",
 );
 
@@ -50,7 +51,7 @@ fn avx_registers() -> CaseResult {
     for half in halves {
         equal("upper half of the host's YMM register", half, 0x0123_4567_89AB_CDEF)?;
     }
-    equal("the guest's YMM15 behind an exit", guest.read_u64(0x10000)?, u64::MAX)
+    equal("the guest's YMM15 behind an exit", guest.read_u64(SCRATCH)?, u64::MAX)
 }
 
 /// # Safety
@@ -126,7 +127,7 @@ guest_code!(
     "mov dr1, rax",
     "mov dr2, rax",
     "mov dr3, rax",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
     "mov rbx, dr0",
     "hlt",
 );
@@ -167,7 +168,7 @@ guest_code!(
     "mov ecx, 0x175",
     "wrmsr",
     "xor edi, edi",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
     "mov ecx, 0xC0000081",
     "rdmsr",
     "add edi, eax",

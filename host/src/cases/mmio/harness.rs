@@ -4,8 +4,9 @@ use alloc::vec::Vec;
 
 use super::super::{
     check::{CaseResult, fail},
-    code::{ORIGIN, guest_code},
+    code::guest_code,
     guest::Guest,
+    layout::{ORIGIN, STACK_TOP},
 };
 
 /// What is loaded, and what is stored: 16 general registers, RFLAGS, segment value, and from 100H the FXSAVE image.
@@ -217,7 +218,7 @@ impl Harness {
         guest.memory.write(SLOT, &slot)?;
         guest.memory.write(BEFORE, before)?;
         guest.vcpu.set_rip(ORIGIN as usize);
-        guest.vcpu.set_stack_pointer(super::super::guest::STACK_TOP);
+        guest.vcpu.set_stack_pointer(STACK_TOP);
         Ok(())
     }
 

@@ -10,7 +10,11 @@ use super::{
     super::{
         check::{CaseResult, equal, fail, is_error, is_true, same},
         code::guest_code,
-        guest::{Guest, RAM_END},
+        guest::Guest,
+        layout::{
+            ORIGIN, RAM_END,
+            vector::{DB, GP, PF},
+        },
         need::Need,
     },
     device::{self, DEVICE, Device, SIZE},
@@ -33,16 +37,7 @@ cases! { "mmio":
     device_write_leaves_xcr0.needs(&[Need::Xsave]),
 }
 
-guest_code!(
-    read_once,
-    "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
-    "mov ebx, 0x60000",
-    "mov eax, -1",
-    "movsx rcx, word ptr [rbx + 8]",
-    "hlt",
-);
+guest_code!(read_once, "code64", "mov ebx, 0x60000", "mov eax, -1", "movsx rcx, word ptr [rbx + 8]", "hlt",);
 
 fn expect_page_fault(guest: &mut Guest, address: u64) -> CaseResult {
     match guest.exit()? {
@@ -90,7 +85,7 @@ fn fault_in_place_of_a_value() -> CaseResult {
         other => return fail("a read", guest.describe(&other)),
     }
     is_true("no access is left", guest.vcpu.mmio_access().is_none())?;
-    guest.expect_vector(13)?;
+    guest.expect_vector(GP)?;
     equal("RCX", guest.vcpu.regs().rcx, 0)
 }
 
@@ -178,25 +173,16 @@ fn ranges() -> CaseResult {
     Ok(())
 }
 
-guest_code!(
-    copy_to_nowhere,
-    "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
-    "mov esi, 0x60000",
-    "mov edi, 0x40000000",
-    "movsd",
-    "hlt",
-);
+guest_code!(copy_to_nowhere, "code64", "mov esi, 0x60000", "mov edi, 0x40000000", "movsd", "hlt",);
 
 /// The destination is not mapped in the guest: #PF with its address, and the device is not read.
 fn fault_of_the_other_operand() -> CaseResult {
     let mut guest = Guest::long(copy_to_nowhere())?;
     device::attach(&mut guest)?;
-    guest.expect_vector(14)?;
+    guest.expect_vector(PF)?;
     equal("RSI", guest.vcpu.regs().rsi, DEVICE)?;
-    guest.set_handler(14, &[0x0F, 0x20, 0xD0, 0xF4])?;
-    guest.vcpu.set_rip(super::super::code::ORIGIN as usize);
+    guest.set_handler(PF, &[0x0F, 0x20, 0xD0, 0xF4])?;
+    guest.vcpu.set_rip(ORIGIN as usize);
     guest.halt()?;
     equal("CR2", guest.vcpu.regs().rax, 0x4000_0000)
 }
@@ -204,8 +190,6 @@ fn fault_of_the_other_operand() -> CaseResult {
 guest_code!(
     step_through,
     "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
     "mov ebx, 0x60000",
     "mov edi, 0x60000",
     "mov ecx, 3",
@@ -223,7 +207,7 @@ fn single_step() -> CaseResult {
     let count = |with_device: bool| {
         let mut guest = Guest::long(step_through())?;
         // inc edx; iretq
-        guest.set_handler(1, &[0xFF, 0xC2, 0x48, 0xCF])?;
+        guest.set_handler(DB, &[0xFF, 0xC2, 0x48, 0xCF])?;
         if with_device {
             device::attach(&mut guest)?;
             Device::new(alloc::vec![1; SIZE as usize]).serve(&mut guest)?;
@@ -287,16 +271,7 @@ fn callers_changes_stay() -> CaseResult {
     equal("RCX behind XADD", guest.vcpu.regs().rcx, 0x1200)
 }
 
-guest_code!(
-    copy_to_memory,
-    "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
-    "mov esi, 0x60000",
-    "mov edi, 0x50004",
-    "movsd",
-    "hlt",
-);
+guest_code!(copy_to_memory, "code64", "mov esi, 0x60000", "mov edi, 0x50004", "movsd", "hlt",);
 
 /// Memory goes away between the read of the device and the write of what was read: the caller is told which, and with the
 /// memory there again the instruction goes on. The device is not read twice.
@@ -346,7 +321,7 @@ fn memory_goes_away_undeclared() -> CaseResult {
 fn execute_only_code() -> CaseResult {
     let mut guest = Guest::long(read_once())?;
     device::attach(&mut guest)?;
-    let page = guest.memory.ept.page_entry_address(super::super::code::ORIGIN)? as *mut u64;
+    let page = guest.memory.ept.page_entry_address(ORIGIN)? as *mut u64;
     // SAFETY: an entry of this guest's EPT, which has not run yet.
     unsafe { page.write(page.read() & !(Access::READ | Access::WRITE).bits()) };
     match guest.exit()? {
@@ -366,7 +341,7 @@ guest_code!(
     "xor edx, edx",
     "mov eax, 3",
     "xsetbv",
-    "mov esi, 0x200000",
+    "mov esi, RAM_END",
     "movups [rsi], xmm0",
     "xgetbv",
     "mov ebx, eax",

@@ -12,8 +12,9 @@ use super::{
 };
 use crate::cases::{
     check::{CaseResult, equal},
-    guest::{Guest, PML4},
+    guest::Guest,
     host_registers::{has_spec_ctrl, has_tsc_aux},
+    layout::PML4,
 };
 
 /// The registers of one guest.

@@ -70,7 +70,7 @@ fn step_and_refusal(patterned: &mut PatternedGuest, host: &PatternedHost, round:
     })
 }
 
-guest_code!(exits, "code64", "2: out 0x99, al", "jmp 2b");
+guest_code!(exits, "code64", "2: out REPORT_PORT, al", "jmp 2b");
 
 /// The quickest of a few runs, in ticks of the time-stamp counter.
 fn quickest(guest: &mut Guest) -> CaseResult<u64> {

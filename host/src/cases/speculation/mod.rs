@@ -10,6 +10,7 @@ use crate::cases::{
     check::{CaseResult, equal, fail, same},
     code::guest_code,
     guest::{Guest, Mode},
+    layout::{INPUT_PORT, vector::GP},
     need::Need,
     patterned::{Pattern, PatternedHost},
 };
@@ -40,9 +41,7 @@ guest_code!(
     /// Does what the case puts into the registers at the first OUT: RDMSR to R10, WRMSR of EDI, RDMSR to R12. R9 counts #GP.
     accesses,
     "code64",
-    "lgdt [0x500]",
-    "lidt [0x510]",
-    "2: out 0x99, al",
+    "2: out REPORT_PORT, al",
     "xor r9d, r9d",
     "rdmsr",
     "mov r10d, eax",
@@ -51,7 +50,7 @@ guest_code!(
     "wrmsr",
     "rdmsr",
     "mov r12d, eax",
-    "out 0x98, al",
+    "out INPUT_PORT, al",
     "jmp 2b",
 );
 
@@ -59,15 +58,15 @@ guest_code!(skip_two_bytes, "code64", "inc r9", "add rsp, 8", "add qword ptr [rs
 
 fn accessor() -> CaseResult<Guest> {
     let mut guest = Guest::long(accesses())?;
-    guest.set_handler(13, skip_two_bytes())?;
+    guest.set_handler(GP, skip_two_bytes())?;
     Ok(guest)
 }
 
 /// What a guest read before and behind its write, and how many of the three accesses were #GP.
 fn access(guest: &mut Guest, msr: u64, value: u64) -> CaseResult<(u64, u64, u64)> {
-    guest.expect_out(0x99)?;
+    guest.expect_report()?;
     (guest.vcpu.regs_mut().rcx, guest.vcpu.regs_mut().rdi) = (msr, value);
-    guest.expect_out(0x98)?;
+    guest.expect_out(INPUT_PORT)?;
     let registers = guest.vcpu.regs();
     Ok((registers.r10, registers.r12, registers.r9))
 }
@@ -90,7 +89,7 @@ guest_code!(
     /// SPEC_CTRL without paging, of a value from EDI.
     protected_accesses,
     "code32",
-    "2: out 0x99, al",
+    "2: out REPORT_PORT, al",
     "rdmsr",
     "mov eax, edi",
     "xor edx, edx",
@@ -106,12 +105,12 @@ fn spec_ctrl_costs_nothing_unused() -> CaseResult {
         VmcsControl32::VMEXIT_MSR_STORE_COUNT,
     ];
     let mut guest = Guest::protected(protected_accesses())?;
-    guest.expect_out(0x99)?;
+    guest.expect_report()?;
     guest.vcpu.regs_mut().rcx = SPEC_CTRL;
     let empty = COUNTS.map(|count| guest.vcpu.read_vmcs(count));
     for (value, unused) in [(0, true), (SSBD, false)] {
         guest.vcpu.regs_mut().rdi = value;
-        guest.expect_out(0x99)?;
+        guest.expect_report()?;
         for (count, before) in COUNTS.into_iter().zip(empty) {
             same("entries that are unchanged", guest.vcpu.read_vmcs(count)? == before?, unused)?;
         }
@@ -126,7 +125,7 @@ guest_code!(
     "xor edx, edx",
     "mov eax, 4",
     "wrmsr",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
     "mov ebx, 1000",
     "2: mov eax, ebx",
     "and eax, 4",
@@ -140,7 +139,7 @@ guest_code!(
 /// Kernels write it at every system call.
 fn spec_ctrl_without_an_exit() -> CaseResult {
     let mut guest = Guest::long(many_writes())?;
-    guest.expect_out(0x99)?;
+    guest.expect_report()?;
     match guest.run_once()? {
         Exit::Halt => Ok(()),
         other => fail("HLT as the next exit", guest.describe(&other)),
@@ -196,14 +195,14 @@ fn spec_ctrl_exits_for_the_caller() -> CaseResult {
     let mut guest = Guest::long(many_writes())?;
     guest.vcpu.try_set_msr_intercept(SPEC_CTRL as u32, true)?;
     for _ in 0..2 {
-        guest.expect_out(0x99)?;
+        guest.expect_report()?;
         let exit = guest.run_once()?;
         if !matches!(exit, Exit::Nothing) {
             return fail("an exit for SPEC_CTRL, as the caller wants it", guest.describe(&exit));
         }
         guest.restart(Mode::Long)?;
     }
-    guest.expect_out(0x99)?;
+    guest.expect_report()?;
     guest.vcpu.try_set_msr_intercept(SPEC_CTRL as u32, false)?;
     let exit = guest.run_once()?;
     if !matches!(exit, Exit::Halt) {
@@ -285,12 +284,12 @@ fn hidden_from_the_guest() -> CaseResult {
 guest_code!(
     spec_ctrl_and_spin,
     "code64",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
     "mov ecx, 0x48",
     "xor edx, edx",
     "mov eax, 4",
     "wrmsr",
-    "2: out 0x99, al",
+    "2: out REPORT_PORT, al",
     "jmp 2b"
 );
 
@@ -299,7 +298,7 @@ fn host_spec_ctrl_with_a_loaded_vcpu() -> CaseResult {
     for policy in [UnbindPolicy::Release, UnbindPolicy::Stay] {
         let mut guest = Guest::long(spec_ctrl_and_spin())?;
         guest.vcpu.set_unbind_policy(policy);
-        (0..2).try_for_each(|_| guest.expect_out(0x99).map(drop))?;
+        (0..2).try_for_each(|_| guest.expect_report().map(drop))?;
         guest.vcpu.unbind()?;
         let mut register = Msr::new(0x48);
         // SAFETY: the processor has it.
@@ -308,7 +307,7 @@ fn host_spec_ctrl_with_a_loaded_vcpu() -> CaseResult {
             // SAFETY: predictions are restricted meanwhile.
             let (found, result) = unsafe {
                 register.write(hosts);
-                let result = guest.vcpu.bind().map_err(Into::into).and_then(|()| guest.expect_out(0x99));
+                let result = guest.vcpu.bind().map_err(Into::into).and_then(|()| guest.expect_report());
                 let found = register.read();
                 register.write(before);
                 (found, result)

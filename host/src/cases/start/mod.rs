@@ -7,8 +7,9 @@ use x86_vcpu::{PhysFrameHal, StartState};
 
 use crate::cases::{
     check::{CaseResult, equal},
-    code::{ORIGIN, guest_code},
-    guest::{Guest, Mode, PML4, STACK_TOP},
+    code::guest_code,
+    guest::{Guest, Mode},
+    layout::{ORIGIN, PML4, SCRATCH, STACK_TOP},
 };
 use crate::vm::ept::Access;
 
@@ -22,10 +23,10 @@ cases! { "start":
     ready_hal,
 }
 
-guest_code!(say_42, "code16", "mov al, 42", "out 0x99, al", "mov eax, cr0", "mov ebx, cs", "mov ecx, ss", "hlt",);
+guest_code!(say_42, "code16", "mov al, 42", "out REPORT_PORT, al", "mov eax, cr0", "mov ebx, cs", "mov ecx, ss", "hlt",);
 
 fn check_real(mut guest: Guest, cs: u64) -> CaseResult {
-    equal("AL", guest.expect_out(0x99)?, 42)?;
+    equal("AL", guest.expect_report()?, 42)?;
     guest.halt()?;
     let registers = *guest.vcpu.regs();
     equal("CR0", registers.rax, 0x6000_0010)?;
@@ -61,7 +62,7 @@ fn real_mode_above_64_kib() -> CaseResult {
 guest_code!(
     dump_32,
     "code32",
-    "mov dword ptr [0x10000], 0x12345678",
+    "mov dword ptr [SCRATCH], 0x12345678",
     "mov eax, cr0",
     "mov ebx, cr4",
     "xor ecx, ecx",
@@ -78,7 +79,7 @@ fn protected_32() -> CaseResult {
     let mut guest = Guest::protected(dump_32())?;
     guest.halt()?;
     let registers = *guest.vcpu.regs();
-    equal("flat data", guest.read_u32(0x10000)?, 0x1234_5678)?;
+    equal("flat data", guest.read_u32(SCRATCH)?, 0x1234_5678)?;
     equal("CR0", registers.rax & 0x8000_0001, 1)?;
     equal("CR4", registers.rbx, 0)?;
     equal("CS", registers.rcx, 0x10)?;
@@ -143,10 +144,10 @@ fn ready_hal() -> CaseResult {
     for mode in super::guest::MODES {
         let code = if mode == Mode::Real { say_42() } else { say_42_wide() };
         let mut guest = Guest::<PhysFrameHal>::with_hal(mode, code)?;
-        equal("AL", guest.expect_out(0x99)?, 42)?;
+        equal("AL", guest.expect_report()?, 42)?;
         guest.run_to_halt()?;
     }
     Ok(())
 }
 
-guest_code!(say_42_wide, "code32", "mov al, 42", "out 0x99, al", "hlt");
+guest_code!(say_42_wide, "code32", "mov al, 42", "out REPORT_PORT, al", "hlt");

@@ -15,9 +15,10 @@ use x86_vcpu::{
 
 use crate::cases::{
     check::{CaseResult, equal, is_true},
-    code::{ORIGIN, guest_code},
+    code::guest_code,
     guest::{Guest, Mode},
     host_registers::has_tsc_aux,
+    layout::{ORIGIN, SCRATCH},
     need::Need,
     start,
 };
@@ -344,19 +345,18 @@ guest_code!(
     "mov eax, 0x21000",
     "mov dr0, rax",
     "mov word ptr [0x21000], 0x18",
-    "lgdt [0x500]",
     // L0, on accesses of 2 bytes.
     "mov eax, 0x70401",
     "mov dr7, rax",
     "mov ss, word ptr [0x21000]",
-    "out 0x99, al",
+    "out REPORT_PORT, al",
     "hlt",
 );
 
 /// A guest that is blocked by MOV SS and has a breakpoint pending behind it starts anew without either.
 fn setup_ends_blocking() -> CaseResult {
     let mut guest = Guest::long(mov_ss_and_out())?;
-    guest.expect_out(0x99)?;
+    guest.expect_report()?;
     let blocking = guest.vcpu.read_vmcs(VmcsGuest32::INTERRUPTIBILITY_STATE)?;
     let pending = guest.vcpu.read_vmcs(VmcsGuestNW::PENDING_DBG_EXCEPTIONS)?;
     is_true("blocking and a pending exception before", blocking != 0 && pending != 0)?;
@@ -377,15 +377,15 @@ fn setup_ends_hlt() -> CaseResult {
     equal("activity", guest.vcpu.read_vmcs(VmcsGuest32::ACTIVITY_STATE)?, 0)
 }
 
-guest_code!(say_and_open, "code64", "lgdt [0x500]", "lidt [0x510]", "out 0x99, al", "sti", "nop", "nop", "cli", "hlt");
+guest_code!(say_and_open, "code64", "out REPORT_PORT, al", "sti", "nop", "nop", "cli", "hlt");
 
 /// What waited for the guest before a setup is not for the one after it.
 fn setup_drops_events() -> CaseResult {
     let mut guest = Guest::long(say_and_open())?;
-    guest.expect_out(0x99)?;
+    guest.expect_report()?;
     guest.vcpu.queue_interrupt(0x30)?;
     guest.restart(Mode::Long)?;
-    guest.expect_out(0x99)?;
+    guest.expect_report()?;
     guest.halt()
 }
 
@@ -436,7 +436,7 @@ guest_code!(
     "xor edx, edx",
     "mov eax, 7",
     "xsetbv",
-    "vmovdqu [0x10000], ymm0",
+    "vmovdqu [SCRATCH], ymm0",
     "vpcmpeqd xmm0, xmm0, xmm0",
     "vinsertf128 ymm0, ymm0, xmm0, 1",
     "mov eax, 1",
@@ -450,7 +450,7 @@ fn setup_resets_what_xcr0_leaves_out() -> CaseResult {
     for _ in 0..2 {
         guest.halt()?;
         for offset in [0, 8, 16, 24] {
-            equal("YMM0", guest.read_u64(0x10000 + offset)?, 0)?;
+            equal("YMM0", guest.read_u64(SCRATCH + offset)?, 0)?;
         }
         let root = guest.memory.ept.root() as usize;
         guest.vcpu.setup(root.into(), 0.into())?;

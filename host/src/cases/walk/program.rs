@@ -11,8 +11,9 @@
 
 use super::super::{
     check::CaseResult,
-    code::{ORIGIN, guest_code},
-    guest::{CODE_SELECTOR, Guest},
+    code::guest_code,
+    guest::Guest,
+    layout::{CODE_SELECTOR, ORIGIN},
 };
 
 const GDT: u64 = 0xE000;
@@ -31,7 +32,7 @@ guest_code!(
     long_mode,
     "code64",
     "lgdt [0xe080]",
-    "lidt [0x510]",
+    "lidt [IDT_POINTER]",
     "mov eax, [0xe218]",
     "mov cr3, rax",
     "mov eax, 0x30",
@@ -147,7 +148,7 @@ guest_code!(
     protected_mode,
     "code32",
     "lgdt [0xe080]",
-    "lidt [0x510]",
+    "lidt [IDT_POINTER]",
     "mov eax, cr0",
     "and eax, 0x7ffeffff",
     "mov cr0, eax",
