@@ -30,7 +30,7 @@ pub enum Mode {
 /// How the bench measures.
 pub struct BenchConfig {
     /// Whether to measure assembly by hand in the crate's place.
-    pub floor: bool,
+    pub lower_bound: bool,
     /// How often a guest does what is measured.
     pub rounds: u32,
     /// Ticks of the time stamp counter that show a guest that it was away.
@@ -106,7 +106,7 @@ impl Config {
                 modules: modules(&values, files)?,
             },
             bench: BenchConfig {
-                floor: values.value("floor", false)?,
+                lower_bound: values.value("lower-bound", false)?,
                 rounds: values.value("rounds", 16)?,
                 gap: values.value("gap", 0)?,
                 slice: values.value("slice", 0)?,

@@ -17,11 +17,11 @@ mod cases;
 mod config;
 mod devices;
 mod entry;
-mod floor;
 mod fuzz;
 mod guest;
 mod hal;
 mod loader;
+mod lower_bound;
 mod measured;
 mod mem;
 mod native;
@@ -50,7 +50,7 @@ extern "C" fn host_main(boot_info: &'static BootInfo) -> ! {
     match config.mode {
         Mode::Guest => guest::run(&config.guest),
         Mode::Cases => cases::run(&config.filter),
-        Mode::Bench if config.bench.floor => floor::run(&config.bench),
+        Mode::Bench if config.bench.lower_bound => lower_bound::run(&config.bench),
         Mode::Bench => bench::run(&config.bench),
         Mode::Fuzz => fuzz::run(&config.fuzz),
     }

@@ -29,9 +29,9 @@ pub fn vcpu(ept_root: u64, entry: u64) -> AxResult<Vcpu> {
     Ok(vcpu)
 }
 
-/// From now on an unbind gives nothing back.
-pub fn stay(vcpu: &mut Vcpu) -> AxResult {
-    vcpu.set_unbind_policy(UnbindPolicy::KeepLoaded);
+/// From now on an unbind keeps the vCPU loaded on its CPU.
+pub fn keep_loaded(vcpu: &mut Vcpu) -> AxResult {
+    vcpu.set_unbind_policy(UnbindPolicy::Stay);
     Ok(())
 }
 
@@ -39,17 +39,17 @@ pub fn release(vcpu: &mut Vcpu) -> AxResult {
     vcpu.release_processor()
 }
 
-/// What a caller can do without, for fewer VMREADs: the trap of a single step right behind the instruction, and the check that a
-/// hypercall is the kernel's.
-pub fn do_without(vcpu: &mut Vcpu) -> AxResult {
-    vcpu.set_step_policy(StepPolicy::Deferred);
+/// A caller saves VMREADs if it needs neither a single-step #DB right after an emulated instruction nor the check that a
+/// hypercall comes from CPL 0.
+pub fn choose_fewer_vmreads(vcpu: &mut Vcpu) -> AxResult {
+    vcpu.set_step_policy(StepPolicy::Late);
     vcpu.set_hypercall_policy(HypercallPolicy::Allow);
     Ok(())
 }
 
-/// Both vCPUs are bound: nothing is to be done.
+/// Makes this vCPU the one that runs next. Both are bound, so nothing is to be done.
 #[inline(always)]
-pub fn take_turn(_: &mut Vcpu) -> AxResult {
+pub fn make_next(_: &mut Vcpu) -> AxResult {
     Ok(())
 }
 

@@ -14,8 +14,8 @@ use crate::{
 
 pub type Vcpu = VmxArchVCpu<HostHal>;
 
-/// Rows whose guest would never come back, or whose run takes the host with it. What else cannot be done is seen by doing
-/// it.
+/// Rows whose guest would never come back, or whose run takes the host with it. What else is unsupported shows in the
+/// run.
 pub const UNABLE: &[(&str, &str)] =
     &[(PREEMPTION_TIMER, "does not use the timer"), (HLT, "HLT does not exit"), (XSETBV, "panics")];
 
@@ -41,8 +41,8 @@ pub fn vcpu(ept_root: u64, entry: u64) -> AxResult<Vcpu> {
     Ok(vcpu)
 }
 
-/// It always gives everything back.
-pub fn stay(_: &mut Vcpu) -> AxResult {
+/// 0.2.2 always unloads the vCPU.
+pub fn keep_loaded(_: &mut Vcpu) -> AxResult {
     Err(AxError::Unsupported)
 }
 
@@ -50,14 +50,14 @@ pub fn release(_: &mut Vcpu) -> AxResult {
     Err(AxError::Unsupported)
 }
 
-/// It looks for neither in any case.
-pub fn do_without(_: &mut Vcpu) -> AxResult {
+/// 0.2.2 has neither check.
+pub fn choose_fewer_vmreads(_: &mut Vcpu) -> AxResult {
     Ok(())
 }
 
-/// The last VMCS that was bound is the one that runs: to take turns is to bind.
+/// Makes this vCPU the one that runs next: 0.2.2 runs the VMCS that was bound last.
 #[inline(always)]
-pub fn take_turn(vcpu: &mut Vcpu) -> AxResult {
+pub fn make_next(vcpu: &mut Vcpu) -> AxResult {
     vcpu.bind()
 }
 

@@ -13,30 +13,30 @@ use crate::{config::BenchConfig, measured};
 /// How a caller treats the vCPU between two runs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Caller {
-    /// Stays bound.
+    /// The vCPU stays bound.
     Bound,
-    /// Binds before each run and unbinds after it.
-    Rebinding,
-    /// The same, but the vCPU stays on its processor meanwhile.
-    Staying,
-    /// Lets two vCPUs with the same program take turns, one exit each. Both stay bound.
-    TakingTurns,
+    /// The caller binds before each run and unbinds after it.
+    BindPerExit,
+    /// As [`BindPerExit`](Self::BindPerExit), of a vCPU that is kept loaded on its CPU.
+    KeptLoaded,
+    /// Two vCPUs with the same program run alternately, one exit each. Both stay bound.
+    Alternating,
 }
 
-pub const CALLERS: [Caller; 4] = [Caller::Bound, Caller::Rebinding, Caller::Staying, Caller::TakingTurns];
+pub const CALLERS: [Caller; 4] = [Caller::Bound, Caller::BindPerExit, Caller::KeptLoaded, Caller::Alternating];
 
 impl Caller {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Bound => "bound",
-            Self::Rebinding => "rebinding",
-            Self::Staying => "staying",
-            Self::TakingTurns => "taking turns",
+            Self::BindPerExit => "bind and unbind per exit",
+            Self::KeptLoaded => "kept loaded",
+            Self::Alternating => "alternating vCPUs",
         }
     }
 
     /// Runs the program to its end. `prepare` is done once, and `answer` at each exit; it gives false for an exit that it
-    /// has no answer to, as the last one is.
+    /// has no answer to, such as the last one.
     #[inline(always)]
     pub fn run(
         self,
@@ -55,19 +55,19 @@ impl Caller {
         prepare(&mut guest)?;
         match self {
             Self::Bound => bound(&mut guest, answer)?,
-            Self::Rebinding => rebinding(&mut guest, answer)?,
-            Self::Staying => {
-                measured::stay(&mut guest.vcpu)?;
-                rebinding(&mut guest, answer)?;
+            Self::BindPerExit => bind_per_exit(&mut guest, answer)?,
+            Self::KeptLoaded => {
+                measured::keep_loaded(&mut guest.vcpu)?;
+                bind_per_exit(&mut guest, answer)?;
                 measured::release(&mut guest.vcpu)?;
             }
-            Self::TakingTurns => {
+            Self::Alternating => {
                 let mut other = Guest::new(code, config)?;
                 prepare(&mut other)?;
                 guest.leave_out_end_mark()?;
                 other.leave_out_end_mark()?;
-                taking_turns(&mut guest, &mut other, answer)?;
-                // The last to begin a round is the second guest, and the first one is behind its own then.
+                alternating(&mut guest, &mut other, answer)?;
+                // The last to begin a round is the second guest. The first one has ended its own by then.
                 return Ticks::between(&other.stamps()?, &guest.stamps()?);
             }
         }
@@ -101,7 +101,7 @@ fn bound(guest: &mut Guest, answer: impl Fn(&mut Guest, &Exit) -> AxResult<bool>
 }
 
 #[inline(always)]
-fn rebinding(guest: &mut Guest, answer: impl Fn(&mut Guest, &Exit) -> AxResult<bool>) -> BenchResult {
+fn bind_per_exit(guest: &mut Guest, answer: impl Fn(&mut Guest, &Exit) -> AxResult<bool>) -> BenchResult {
     guest.vcpu.bind()?;
     guest.start()?;
     guest.vcpu.unbind()?;
@@ -118,7 +118,7 @@ fn rebinding(guest: &mut Guest, answer: impl Fn(&mut Guest, &Exit) -> AxResult<b
 }
 
 #[inline(always)]
-fn taking_turns(
+fn alternating(
     one: &mut Guest,
     other: &mut Guest,
     answer: impl Fn(&mut Guest, &Exit) -> AxResult<bool>,
@@ -129,7 +129,7 @@ fn taking_turns(
     other.start()?;
     let (mut next, mut last) = (one, other);
     loop {
-        measured::take_turn(&mut next.vcpu)?;
+        measured::make_next(&mut next.vcpu)?;
         let exit = &next.vcpu.run();
         let Ok(exit) = exit else { return refused() };
         if !answer(next, exit)? {

@@ -34,11 +34,11 @@ macro_rules! row {
 }
 
 pub const CPUID: &str = "CPUID";
-pub const CPUID_LATE: &str = "CPUID, late steps";
-pub const VMCALL_LATE: &str = "VMCALL of any CPL, late steps";
-pub const OUT_LATE: &str = "OUT, late steps";
-pub const RDMSR_KEPT: &str = "RDMSR kept";
-pub const WRMSR_KEPT: &str = "WRMSR kept";
+pub const CPUID_DEFERRED: &str = "CPUID, deferred single-step #DB";
+pub const VMCALL_DEFERRED: &str = "VMCALL of any CPL, deferred single-step #DB";
+pub const OUT_DEFERRED: &str = "OUT, deferred single-step #DB";
+pub const RDMSR_EMULATED: &str = "RDMSR emulated";
+pub const WRMSR_EMULATED: &str = "WRMSR emulated";
 pub const RDMSR: &str = "RDMSR to the caller";
 pub const WRMSR: &str = "WRMSR to the caller";
 pub const VMCALL: &str = "VMCALL";
@@ -56,16 +56,16 @@ pub const XSETBV: &str = "XSETBV";
 
 pub const ALL: &[Row] = &[
     row!(CPUID, cpuid, nothing, handled),
-    row!(RDMSR_KEPT, read_pat, nothing, handled),
-    row!(WRMSR_KEPT, write_pat, nothing, handled),
+    row!(RDMSR_EMULATED, read_pat, nothing, handled),
+    row!(WRMSR_EMULATED, write_pat, nothing, handled),
     row!(RDMSR, read_others, nothing, read_msr),
     row!(WRMSR, write_others, nothing, written_msr),
     row!(VMCALL, vmcall, nothing, hypercall),
     row!(OUT, out, nothing, written_port),
     row!(IN, input, nothing, read_port),
-    row!(CPUID_LATE, cpuid, does_without, handled),
-    row!(VMCALL_LATE, vmcall, does_without, hypercall),
-    row!(OUT_LATE, out, does_without, written_port),
+    row!(CPUID_DEFERRED, cpuid, has_fewer_vmreads, handled),
+    row!(VMCALL_DEFERRED, vmcall, has_fewer_vmreads, hypercall),
+    row!(OUT_DEFERRED, out, has_fewer_vmreads, written_port),
     row!(STRING, send_string, nothing, written_string),
     row!(MMIO_READ, read_device, has_device, read_memory),
     row!(MMIO_WRITE, write_device, has_device, written_memory),
@@ -82,9 +82,9 @@ fn nothing(_: &mut Guest, _: &BenchConfig) -> BenchResult {
     Ok(())
 }
 
-/// The caller has chosen what costs fewer VMREADs.
-fn does_without(guest: &mut Guest, _: &BenchConfig) -> BenchResult {
-    Ok(measured::do_without(&mut guest.vcpu)?)
+/// The caller has chosen the policies that cost fewer VMREADs.
+fn has_fewer_vmreads(guest: &mut Guest, _: &BenchConfig) -> BenchResult {
+    Ok(measured::choose_fewer_vmreads(&mut guest.vcpu)?)
 }
 
 program!(cpuid, [], ["xor eax, eax", "cpuid"]);
@@ -102,7 +102,7 @@ fn handled(_: &mut Guest, exit: &Exit) -> AxResult<bool> {
     Ok(matches!(exit, Exit::Nothing))
 }
 
-// An MSR of the range that is for hypervisors: no crate keeps it.
+// An MSR of the range that is for hypervisors: no crate emulates it.
 program!(read_others, [], ["mov ecx, 0x40000000", "rdmsr"]);
 
 fn read_msr(guest: &mut Guest, exit: &Exit) -> AxResult<bool> {
@@ -236,7 +236,7 @@ fn taken_and_injected(guest: &mut Guest, exit: &Exit) -> AxResult<bool> {
 program!(
     wait_for_a_gap,
     [],
-    // The time stamp counter jumps where the host has run. The stamp before becomes the last one in front of that.
+    // The time stamp counter jumps where the host has run. The first stamp of the round becomes the last one before that.
     [
         "rdtsc",
         "4: mov ebx, eax",

@@ -19,9 +19,9 @@ const BEGIN: &str = "<!-- what `cargo xtask bench --write` measured last -->\n";
 const END: &str = "<!-- the end of it -->\n";
 /// The caller whose rows the README has, with the plot.
 const BOUND: &str = "bound";
-/// And those of callers that bind each time: 0.2.2's users, and who says that the vCPU stays.
-const REBINDING: &str = "rebinding";
-const STAYING: &str = "staying";
+/// And those of callers that bind each time: as users of 0.2.2 do, and of a vCPU that is kept loaded.
+const BIND_PER_EXIT: &str = "bind and unbind per exit";
+const KEPT_LOADED: &str = "kept loaded";
 
 pub fn write(reports: &[HostReport]) -> Result<()> {
     store(DOCUMENT, &document(reports))?;
@@ -42,11 +42,13 @@ fn document(reports: &[HostReport]) -> String {
         Written by `cargo xtask bench --write`: exact counts of what the host executes for one warm round trip, from the \
         first instruction after the VM exit to the VM entry, that one included, with the caller's loop. Bochs prints \
         every instruction and every access to memory; the host is compiled with opt-level 3, lto and one codegen unit.\n\n\
-        - *bound*: the caller stays bound. *rebinding*: it binds before each run and unbinds after it. *staying*: \
-        the same under `UnbindPolicy::Stay`. *taking turns*: two vCPUs on one processor, one exit each; from the exit of one to the entry of the other.\n\
-        - *late steps*: under `StepPolicy::Late`; *of any CPL*: under `HypercallPolicy::Allow`.\n\
-        - *ours* is this repository's crate; *0.2.2* the registry's `x86_vcpu`, with the same guests and callers; *floor* the \
-        shortest loop in assembly that saves the general registers and handles this one exit.\n\
+        - *bound*: the vCPU stays bound. *bind and unbind per exit*: the caller binds before each run and unbinds after it. \
+        *kept loaded*: the caller does so too, and the vCPU is kept loaded on its CPU when it is unbound. *alternating vCPUs*: two vCPUs on one CPU, one exit each; \
+        from the exit of one to the entry of the other.\n\
+        - *deferred single-step #DB*: the step policy lets a single-step #DB come one instruction later; *of any CPL*: the \
+        hypercall policy allows VMCALL at every CPL.\n\
+        - *this crate* is this repository's; *0.2.2* is the registry's `x86_vcpu`, with the same guests and callers; *lower \
+        bound* is the shortest loop in assembly that saves the general registers and handles this one exit.\n\
         - *MSR area*: entries of the VMCS's lists that the exit and the entry went through. *bytes*: written to memory by \
         instructions.\n\n\
         What the exits of a real guest cost, cold and warm, with a caller that emulates a PC: `cargo xtask run --stats` (GNU \
@@ -81,11 +83,11 @@ fn document(reports: &[HostReport]) -> String {
 /// Instructions, and VMREADs and VMWRITEs, of the subjects side by side.
 fn section(report: &HostReport) -> String {
     let mut text = format!(
-        "\n| instructions (VMREAD, VMWRITE) | this crate | 0.2.2 | floor |\n|---|--:|--:|--:|\n{}{}{}\n\
+        "\n| instructions (VMREAD, VMWRITE) | this crate | 0.2.2 | lower bound |\n|---|--:|--:|--:|\n{}{}{}\n\
          ![Instructions of each exit]({PLOT})\n\n",
         lines(report, BOUND, ""),
-        lines(report, REBINDING, ", binding and unbinding"),
-        lines(report, STAYING, ", the same, staying"),
+        lines(report, BIND_PER_EXIT, ", bind and unbind per exit"),
+        lines(report, KEPT_LOADED, ", kept loaded"),
     );
     let _ = writeln!(
         text,
@@ -98,13 +100,13 @@ fn section(report: &HostReport) -> String {
 fn lines(report: &HostReport, caller: &str, suffix: &str) -> String {
     let mut text = String::new();
     for row in report.rows.iter().filter(|row| row.caller == caller) {
-        // Rebinding adds the same to every exit; these are where axvm does it.
+        // A bind and an unbind add the same to every exit; these are where axvm does it.
         if caller != BOUND && !["CPUID", "VMCALL"].contains(&row.exit.as_str()) {
             continue;
         }
-        let [ours, registry, floor] =
-            [Subject::Ours, Subject::Registry, Subject::Floor].map(|subject| cell(row, subject));
-        let _ = writeln!(text, "| {}{suffix} | {ours} | {registry} | {floor} |", row.exit);
+        let [this_crate, registry, lower_bound] =
+            [Subject::ThisCrate, Subject::Registry, Subject::LowerBound].map(|subject| cell(row, subject));
+        let _ = writeln!(text, "| {}{suffix} | {this_crate} | {registry} | {lower_bound} |", row.exit);
     }
     text
 }
@@ -122,8 +124,8 @@ fn cell(row: &RowReport, subject: Subject) -> String {
 
 fn with_section(readme: &str, section: &str) -> Result<String> {
     let (before, rest) = readme.split_once(BEGIN).context("the README has no place for the bench")?;
-    let (_, behind) = rest.split_once(END).context("the README's place for the bench has no end")?;
-    Ok([before, BEGIN, section, END, behind].concat())
+    let (_, after) = rest.split_once(END).context("the README's place for the bench has no end")?;
+    Ok([before, BEGIN, section, END, after].concat())
 }
 
 #[cfg(test)]
@@ -132,8 +134,8 @@ mod tests {
 
     #[test]
     fn only_the_marked_part_of_the_readme_changes() {
-        let readme = format!("before\n{BEGIN}old\n{END}behind\n");
-        assert_eq!(with_section(&readme, "new\n").expect("a place"), format!("before\n{BEGIN}new\n{END}behind\n"));
+        let readme = format!("before\n{BEGIN}old\n{END}after\n");
+        assert_eq!(with_section(&readme, "new\n").expect("a place"), format!("before\n{BEGIN}new\n{END}after\n"));
         assert!(with_section("nothing", "new").is_err());
     }
 }

@@ -27,7 +27,7 @@ pub fn check() -> Result<Option<String>> {
     }
     install::install_missing(install::BOCHS)?;
     let stored = Table::read()?;
-    let reports = measure_ours()?;
+    let reports = measure_this_crate()?;
     let now = Table::of(&reports)?;
     let complaints = stored.compare(&now);
     if !complaints.is_empty() {
@@ -45,8 +45,8 @@ pub fn write(reports: &[HostReport]) -> Result<()> {
     fs::write(path(), Table::of(reports)?.text()).with_context(|| format!("cannot write {}", path().display()))
 }
 
-fn measure_ours() -> Result<Vec<HostReport>> {
-    Host::ALL.iter().map(|host| measure(host, &[Subject::Ours], None)).collect()
+fn measure_this_crate() -> Result<Vec<HostReport>> {
+    Host::ALL.iter().map(|host| measure(host, &[Subject::ThisCrate], None)).collect()
 }
 
 fn path() -> PathBuf {
@@ -88,7 +88,7 @@ impl Table {
         let mut counts = BTreeMap::new();
         for report in reports {
             for row in &report.rows {
-                let numbers = match row.result_of(Subject::Ours) {
+                let numbers = match row.result_of(Subject::ThisCrate) {
                     Some(Ok(measurement)) => COLUMNS.map(|(_, value)| value(&measurement.counts)).to_vec(),
                     Some(Err(why)) if why == NO_EXIT => vec![0; COLUMNS.len()],
                     Some(Err(why)) => bail!("{}: {}: {why}", row.caller, row.exit),

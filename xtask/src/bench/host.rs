@@ -22,11 +22,11 @@ pub struct Host {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Subject {
     /// The crate of this repository.
-    Ours,
+    ThisCrate,
     /// The registry's, in the host of `host/registry`.
     Registry,
     /// Assembly by hand.
-    Floor,
+    LowerBound,
 }
 
 impl Host {
@@ -37,8 +37,8 @@ impl Host {
     /// and the assembly by hand is the same in both.
     pub fn subjects(&self) -> &'static [Subject] {
         match self.kind {
-            HostKind::NoSse => &[Subject::Ours, Subject::Registry, Subject::Floor],
-            HostKind::Sse => &[Subject::Ours],
+            HostKind::NoSse => &[Subject::ThisCrate, Subject::Registry, Subject::LowerBound],
+            HostKind::Sse => &[Subject::ThisCrate],
         }
     }
 
@@ -61,18 +61,18 @@ impl Host {
 impl Subject {
     pub fn name(self) -> &'static str {
         match self {
-            Self::Ours => "x86_vcpu, this repository's",
+            Self::ThisCrate => "x86_vcpu of this repository",
             Self::Registry => "x86_vcpu 0.2.2 of the registry",
-            Self::Floor => "the floor",
+            Self::LowerBound => "the lower bound",
         }
     }
 
     /// For the table's lines.
     pub fn short(self) -> &'static str {
         match self {
-            Self::Ours => "ours",
+            Self::ThisCrate => "this crate",
             Self::Registry => "0.2.2",
-            Self::Floor => "floor",
+            Self::LowerBound => "lower bound",
         }
     }
 }

@@ -38,9 +38,9 @@ use vmcs::FieldNames;
 const MODEL: &str = "tigerlake";
 const MEMORY_MIB: u32 = 256;
 /// In Bochs a tick is an instruction: an exit is at least 30 of them, and a round of the guest's loop is fewer.
-const IN_BOCHS: Rounds = Rounds { floor: false, count: 16, gap: 30, slice: 300 };
+const IN_BOCHS: Rounds = Rounds { lower_bound: false, count: 16, gap: 30, slice: 300 };
 /// On a machine with a real time stamp counter. A nested exit takes thousands of ticks, a round of the loop a hundred.
-const IN_KVM: Rounds = Rounds { floor: false, count: 1000, gap: 1000, slice: 100_000 };
+const IN_KVM: Rounds = Rounds { lower_bound: false, count: 1000, gap: 1000, slice: 100_000 };
 
 /// True unless what was asked for could not be had: the counts are shown, and are not judged here.
 pub fn run(options: &BenchOptions) -> Result<bool> {
@@ -85,7 +85,7 @@ fn measure(host: &Host, subjects: &[Subject], keep: Option<&Path>) -> Result<Hos
     let mut names = FieldNames::new();
     for &subject in subjects {
         let image = host.build(subject)?;
-        let rounds = Rounds { floor: subject == Subject::Floor, ..IN_BOCHS };
+        let rounds = Rounds { lower_bound: subject == Subject::LowerBound, ..IN_BOCHS };
         let folder = keep.map(|keep| keep.join(host.kind.name()).join(subject.short()));
         let output = boot(&machine, &image, rounds, folder.as_deref()).with_context(|| subject.name())?;
         let trace = Trace::parse(&output)?;
@@ -93,7 +93,7 @@ fn measure(host: &Host, subjects: &[Subject], keep: Option<&Path>) -> Result<Hos
         names.extend(trace.fields);
         for row in &trace.rows {
             let measured = measurement(row, &names)?;
-            if let (Subject::Ours, Err(why)) = (subject, &measured)
+            if let (Subject::ThisCrate, Err(why)) = (subject, &measured)
                 && why != report::NO_EXIT
             {
                 bail!("{}: {}: {why}", row.caller, row.exit);
@@ -130,7 +130,7 @@ fn add_cycles(host: &Host, report: &mut HostReport, emulator: &Emulator, options
     let machine = machine(emulator.clone());
     for &subject in host.subjects() {
         let image = host.build(subject)?;
-        let rounds = Rounds { floor: subject == Subject::Floor, ..IN_KVM };
+        let rounds = Rounds { lower_bound: subject == Subject::LowerBound, ..IN_KVM };
         let folder = options.keep.as_ref().map(|keep| keep.join(host.kind.name()).join(subject.short()).join("cycles"));
         let output = boot(&machine, &image, rounds, folder.as_deref()).with_context(|| subject.name())?;
         for row in Trace::parse(&output)?.rows {

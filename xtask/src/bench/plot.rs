@@ -17,16 +17,16 @@ use super::{
 
 const WIDTH: i32 = 860;
 const LABELS: i32 = 230;
-/// Room for the number behind the longest bar.
+/// Room for the number after the longest bar.
 const NUMBERS: i32 = 70;
 const BAR: i32 = 9;
 const GAP: i32 = 8;
 const TOP: i32 = 40;
 const TEXT: RGBColor = RGBColor(128, 128, 128);
 const SUBJECTS: [(Subject, RGBColor); 3] = [
-    (Subject::Ours, RGBColor(46, 134, 222)),
+    (Subject::ThisCrate, RGBColor(46, 134, 222)),
     (Subject::Registry, RGBColor(230, 126, 34)),
-    (Subject::Floor, RGBColor(149, 165, 166)),
+    (Subject::LowerBound, RGBColor(149, 165, 166)),
 ];
 /// The scale begins at this many instructions.
 const FIRST: f64 = 10.0;
@@ -98,16 +98,16 @@ mod tests {
             let counts = Counts { instructions, ..Counts::default() };
             Ok(Measurement { counts, ticks, cycles: None })
         };
-        let row = |caller: &str, ours, floor| RowReport {
+        let row = |caller: &str, this_crate, lower_bound| RowReport {
             caller: caller.to_owned(),
             exit: "CPUID".to_owned(),
             measured: vec![
-                (Subject::Ours, measured(ours)),
+                (Subject::ThisCrate, measured(this_crate)),
                 (Subject::Registry, Err("panics".to_owned())),
-                (Subject::Floor, measured(floor)),
+                (Subject::LowerBound, measured(lower_bound)),
             ],
         };
-        let rows = vec![row("bound", 12_345, 4), row("rebinding", 777, 66)];
+        let rows = vec![row("bound", 12_345, 4), row("bind and unbind per exit", 777, 66)];
         let svg = svg(&HostReport { host: "with SSE", model: "any", rows }, "bound").expect("a plot");
         assert!(svg.starts_with("<svg"), "{svg}");
         assert!(svg.contains("CPUID") && svg.contains("12345") && svg.contains("\n4\n"), "{svg}");

@@ -76,7 +76,7 @@ impl fmt::Display for HostReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "A host compiled {}, on {}:", self.host, self.model)?;
         let label = self.rows.iter().map(|row| row.label().len()).max().unwrap_or(0);
-        write!(f, "{:label$}       ", "")?;
+        write!(f, "{:label$}  {:11}", "", "")?;
         for (title, _) in COLUMNS {
             write!(f, "  {title}")?;
         }
@@ -85,7 +85,7 @@ impl fmt::Display for HostReport {
         for row in &self.rows {
             for (index, (subject, result)) in row.measured.iter().enumerate() {
                 let name = if index == 0 { row.label() } else { String::new() };
-                write!(f, "{name:label$}  {:5}", subject.short())?;
+                write!(f, "{name:label$}  {:11}", subject.short())?;
                 match result {
                     Ok(measurement) => writeln!(f, "{measurement}")?,
                     Err(why) => writeln!(f, "  {}", in_words(why))?,
@@ -94,7 +94,7 @@ impl fmt::Display for HostReport {
         }
         writeln!(f, "VMCS fields read; written, by this repository's crate:")?;
         for row in &self.rows {
-            let Some(Measurement { counts, .. }) = row.of(Subject::Ours) else { continue };
+            let Some(Measurement { counts, .. }) = row.of(Subject::ThisCrate) else { continue };
             writeln!(f, "{:label$}  {}; {}", row.label(), list(&counts.fields_read), list(&counts.fields_written))?;
         }
         Ok(())
@@ -117,7 +117,7 @@ impl fmt::Display for Measurement {
 pub fn in_words(why: &str) -> String {
     match why {
         NO_EXIT => "does not exit".to_owned(),
-        why => format!("cannot: {why}"),
+        why => format!("unsupported ({why})"),
     }
 }
 
@@ -164,7 +164,7 @@ mod tests {
         let row = |exit: &str, instructions| RowReport {
             caller: "bound".to_owned(),
             exit: exit.to_owned(),
-            measured: vec![(Subject::Ours, measured(instructions)), (Subject::Floor, measured(1))],
+            measured: vec![(Subject::ThisCrate, measured(instructions)), (Subject::LowerBound, measured(1))],
         };
         let report = HostReport { host: "with SSE", model: "any", rows: vec![row("A", 5), row("longer", 12_345)] };
         let text = report.to_string();

@@ -21,7 +21,7 @@ pub enum Mode<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rounds {
     /// Of the assembly by hand, not of the crate.
-    pub floor: bool,
+    pub lower_bound: bool,
     pub count: u32,
     /// Ticks of the time stamp counter that show a guest that it was away.
     pub gap: u32,
@@ -84,9 +84,9 @@ impl RunConf<'_> {
                 pairs.push(("mode".to_owned(), "cases".to_owned()));
                 pairs.push(("filter".to_owned(), (*filter).to_owned()));
             }
-            Mode::Bench(Rounds { floor, count, gap, slice }) => {
+            Mode::Bench(Rounds { lower_bound, count, gap, slice }) => {
                 pairs.push(("mode".to_owned(), "bench".to_owned()));
-                pairs.push(("floor".to_owned(), floor.to_string()));
+                pairs.push(("lower-bound".to_owned(), lower_bound.to_string()));
                 pairs.push(("rounds".to_owned(), count.to_string()));
                 pairs.push(("gap".to_owned(), gap.to_string()));
                 pairs.push(("slice".to_owned(), slice.to_string()));

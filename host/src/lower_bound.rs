@@ -1,4 +1,4 @@
-//! The floor of the bench: for each exit the shortest loop in assembly that saves the general registers, handles that exit
+//! The lower bound of the bench: for each exit the shortest loop in assembly that saves the general registers, handles that exit
 //! as it must be, and enters again. Nothing that a hypervisor needs beyond this one exit is in it.
 //!
 //! The crate makes the vCPUs and takes them to where their rounds begin; then their VMCSs get this loop's RIP and RSP as
@@ -44,7 +44,7 @@ fn measure(row: &Row, caller: Caller, handler: Handler, config: &BenchConfig) ->
     let mut guest = new_guest(row, config)?;
     let mut other = new_guest(row, config)?;
     let (mut frame, mut next) = (Frame::default(), Frame::default());
-    if caller == Caller::TakingTurns {
+    if caller == Caller::Alternating {
         guest.leave_out_end_mark()?;
         other.leave_out_end_mark()?;
         next.take_over(&mut other, handler)?;
@@ -59,7 +59,7 @@ fn measure(row: &Row, caller: Caller, handler: Handler, config: &BenchConfig) ->
     // SAFETY: the value that was there before.
     unsafe { XCr0::write(xcr0) };
     guest.vcpu.unbind()?;
-    if caller != Caller::TakingTurns {
+    if caller != Caller::Alternating {
         let stamps = guest.stamps()?;
         return Ticks::between(&stamps, &stamps);
     }
@@ -73,14 +73,14 @@ fn new_guest(row: &Row, config: &BenchConfig) -> BenchResult<Guest> {
     Ok(guest)
 }
 
-/// What a handler finds behind the registers that it saves: RSP points behind `registers` at an exit.
+/// What a handler finds above the registers that it saves: RSP points above `registers` at an exit.
 #[repr(C)]
 #[derive(Default)]
 struct Frame {
     /// R15 first, RAX last, as [`save`] pushes them.
     registers: [u64; 15],
     vmcs: u64,
-    /// The frame of the vCPU that has its turn next, behind its registers.
+    /// The address in the frame of the next vCPU that RSP has at its exit.
     next: u64,
 }
 
@@ -92,8 +92,8 @@ impl Frame {
         let r = guest.vcpu.regs();
         self.registers =
             [r.r15, r.r14, r.r13, r.r12, r.r11, r.r10, r.r9, r.r8, r.rdi, r.rsi, r.rbp, r.rbx, r.rdx, r.rcx, r.rax];
-        // SAFETY: the guest's VMCS is current, and the crate does not enter it any more. The guest does not do again what
-        // told that it is ready.
+        // SAFETY: the guest's VMCS is current, and the crate does not enter it any more. The guest
+        // does not repeat the OUT by which it is ready.
         unsafe {
             asm!("vmptrst [{}]", in(reg) &raw mut self.vmcs, options(nostack));
             vmwrite(GUEST_RIP, vmread(GUEST_RIP) + vmread(EXIT_INSTRUCTION_LENGTH));
@@ -127,8 +127,8 @@ static mut CALLER_RSP: u64 = 0;
 ///
 /// # Safety
 ///
-/// The first frame was given to a VMCS that is current and launched; the second to one that is launched, if the handler takes
-/// turns.
+/// The first frame was given to a VMCS that is current and launched; the second to one that is launched, if the handler
+/// alternates.
 #[unsafe(naked)]
 unsafe extern "C" fn enter(first: &mut Frame, second: &mut Frame) {
     naked_asm!(
@@ -185,18 +185,18 @@ macro_rules! bound {
         concat!(restore!(), "\nvmresume")
     };
 }
-macro_rules! rebinding {
+macro_rules! bind_per_exit {
     () => {
         concat!("vmclear [rsp + 120]\nvmptrld [rsp + 120]\n", restore!(), "\nvmlaunch")
     };
 }
-macro_rules! taking_turns {
+macro_rules! alternating {
     () => {
         concat!("mov rsp, [rsp + 128]\nvmptrld [rsp]\nsub rsp, 120\n", restore!(), "\nvmresume")
     };
 }
 
-/// Goes on behind the instruction: RIP and the instruction's length.
+/// Completes the instruction: RIP and the instruction's length.
 macro_rules! advance {
     () => {
         "mov eax, 0x681E\nmov esi, 0x440C\nvmread rdi, rax\nvmread rsi, rsi\nadd rdi, rsi\nvmwrite rax, rdi"
@@ -218,8 +218,8 @@ macro_rules! exit {
     ($reason:literal, [$($line:expr),*] $($operand:tt)*) => {
         [
             exit!(@ bound, $reason, [$($line),*] $($operand)*),
-            exit!(@ rebinding, $reason, [$($line),*] $($operand)*),
-            exit!(@ taking_turns, $reason, [$($line),*] $($operand)*),
+            exit!(@ bind_per_exit, $reason, [$($line),*] $($operand)*),
+            exit!(@ alternating, $reason, [$($line),*] $($operand)*),
         ]
     };
     (@ $end:ident, $reason:literal, [$($line:expr),*] $(, $name:ident = sym $symbol:ident)?) => {{
@@ -248,7 +248,7 @@ static mut CPUID_TABLE: [u32; 4] = [0; 4];
 /// None for an exit that nobody would write without a decoder of instructions or an allocator, and for what does not exit.
 fn handler(exit: &str, caller: Caller) -> Option<Handler> {
     let handlers = match exit {
-        rows::CPUID | rows::CPUID_LATE => {
+        rows::CPUID | rows::CPUID_DEFERRED => {
             let leaf = cpuid!(0);
             // SAFETY: no handler runs now.
             unsafe { CPUID_TABLE = [leaf.eax, leaf.ebx, leaf.ecx, leaf.edx] };
@@ -264,7 +264,7 @@ fn handler(exit: &str, caller: Caller) -> Option<Handler> {
                 "mov [rsp + 96], rax",
                 advance!()], table = sym CPUID_TABLE)
         }
-        rows::RDMSR_KEPT => exit!(
+        rows::RDMSR_EMULATED => exit!(
             31,
             [
                 "cmp ecx, 0x277",
@@ -279,7 +279,7 @@ fn handler(exit: &str, caller: Caller) -> Option<Handler> {
             ]
         ),
         // Each byte is a memory type: 0, 1, 4, 5, 6 or 7.
-        rows::WRMSR_KEPT => exit!(
+        rows::WRMSR_EMULATED => exit!(
             32,
             [
                 "cmp ecx, 0x277",
@@ -313,9 +313,9 @@ fn handler(exit: &str, caller: Caller) -> Option<Handler> {
             ]
         ),
         rows::WRMSR => exit!(32, ["cmp ecx, 0x40000000", "jne {leave}", advance!()]),
-        rows::VMCALL | rows::VMCALL_LATE => exit!(18, ["mov qword ptr [rsp + 112], 0", advance!()]),
+        rows::VMCALL | rows::VMCALL_DEFERRED => exit!(18, ["mov qword ptr [rsp + 112], 0", advance!()]),
         // Port, direction and size are in the exit qualification: OUT of a byte to 80H.
-        rows::OUT | rows::OUT_LATE => exit!(
+        rows::OUT | rows::OUT_DEFERRED => exit!(
             30,
             [
                 "mov eax, 0x6400",
@@ -363,11 +363,11 @@ fn handler(exit: &str, caller: Caller) -> Option<Handler> {
         ),
         _ => return None,
     };
-    let [bound, rebinding, taking_turns] = handlers;
+    let [bound, bind_per_exit, alternating] = handlers;
     Some(match caller {
-        // Nothing is to be done for a vCPU that stays.
-        Caller::Bound | Caller::Staying => bound,
-        Caller::Rebinding => rebinding,
-        Caller::TakingTurns => taking_turns,
+        // Nothing is to be done for a vCPU that is kept loaded.
+        Caller::Bound | Caller::KeptLoaded => bound,
+        Caller::BindPerExit => bind_per_exit,
+        Caller::Alternating => alternating,
     })
 }
