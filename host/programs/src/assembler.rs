@@ -118,4 +118,24 @@ impl<'a> Assembler<'a> {
         let value = values::interesting(s).to_le_bytes();
         self.bytes(&value[..if self.bits == 16 { 2 } else { 4 }]);
     }
+
+    /// PUSH of an immediate, as wide as the code.
+    pub fn push(&mut self, value: u64) {
+        let bytes = value.to_le_bytes();
+        self.bytes(&[0x68]);
+        self.bytes(&bytes[..if self.bits() == 16 { 2 } else { 4 }]);
+    }
+
+    /// Stores a doubleword, with zeros behind it in 64-bit code.
+    pub fn store_word(&mut self, address: u64, value: u64) {
+        let size: &[u8] = match self.bits() {
+            16 => &[0x66],
+            64 => &[0x48],
+            _ => &[],
+        };
+        self.bytes(size);
+        self.bytes(&[0xC7]);
+        self.absolute_at(address, 0);
+        self.bytes(&(value as u32).to_le_bytes());
+    }
 }

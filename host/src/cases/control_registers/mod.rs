@@ -1,11 +1,13 @@
 //! Control registers by every instruction that reaches them, in every mode, and at CPL 3. What a write must not change,
 //! and the transitions between modes, are in [`paging`](super::paging).
 
+pub mod user_mode;
+
 use alloc::{format, vec::Vec};
 
-use x86_vcpu::{CpuidFeature, vmx::VmcsGuestNW};
+use x86_vcpu::CpuidFeature;
 
-use super::{
+use crate::cases::{
     check::{CaseResult, equal, fail, same},
     code::guest_code,
     cpuid,
@@ -31,8 +33,6 @@ cases! { "control_registers":
     pcids_hold_long_mode,
     pdptes_of_a_reduced_maxphyaddr,
     other_numbers_are_undefined,
-    user_mode_is_refused,
-    smsw_of_a_user,
     efer_in_every_mode,
 }
 
@@ -439,67 +439,6 @@ fn other_numbers_are_undefined() -> CaseResult {
                     return fail(format!("{mode:?}: {} from CR{number}", failure.expected), failure.got);
                 }
             }
-        }
-    }
-    Ok(())
-}
-
-/// Instructions of CPL 0, as they are in protected and 64-bit mode.
-const PRIVILEGED: &[(&str, &[u8])] = &[
-    ("MOV to CR0", &[0x0F, 0x22, 0xC0]),
-    ("MOV from CR0", &[0x0F, 0x20, 0xC0]),
-    ("MOV to CR3", &[0x0F, 0x22, 0xD8]),
-    ("MOV from CR3", &[0x0F, 0x20, 0xD8]),
-    ("MOV to CR4", &[0x0F, 0x22, 0xE0]),
-    ("MOV from CR4", &[0x0F, 0x20, 0xE0]),
-    ("CLTS", &[0x0F, 0x06]),
-    ("LMSW", &[0x0F, 0x01, 0xF0]),
-    ("RDMSR", &[0x0F, 0x32]),
-    ("WRMSR", &[0x0F, 0x30]),
-];
-const PRIVILEGED_64: &[(&str, &[u8])] =
-    &[("MOV to CR8", &[0x44, 0x0F, 0x22, 0xC0]), ("MOV from CR8", &[0x44, 0x0F, 0x20, 0xC0])];
-const XSETBV: &[u8] = &[0x0F, 0x01, 0xD1];
-const OSXSAVE: usize = 1 << 18;
-const UMIP: usize = 1 << 11;
-
-/// A guest at CPL 3 with this instruction, and UD2 behind it.
-fn user(mode: Mode, instruction: &[u8], cr4: usize) -> CaseResult<Guest> {
-    let mut code = Vec::from(instruction);
-    code.extend([0x0F, 0x0B]);
-    let mut guest = Guest::new(mode, &code)?;
-    guest.enter_user_mode(mode)?;
-    let old = guest.vcpu.read_vmcs(VmcsGuestNW::CR4)?;
-    guest.vcpu.write_guest_field(VmcsGuestNW::CR4, old | cr4);
-    Ok(guest)
-}
-
-/// #GP, and not an exit: the privilege level comes first. XSETBV without CR4.OSXSAVE is #UD before that.
-fn user_mode_is_refused() -> CaseResult {
-    for mode in [Mode::Protected, Mode::Long] {
-        let only_64 = if mode == Mode::Long { PRIVILEGED_64 } else { &[] };
-        for (name, code) in PRIVILEGED.iter().chain(only_64) {
-            if let Err(failure) = user(mode, code, 0)?.expect_vector(GP) {
-                return fail(format!("{mode:?}: {} from {name}", failure.expected), failure.got);
-            }
-        }
-        let mut guest = user(mode, XSETBV, 0)?;
-        if guest.vcpu.cpuid_policy()?.has(CpuidFeature::XSAVE) {
-            guest.expect_vector(UD)?;
-            user(mode, XSETBV, OSXSAVE)?.expect_vector(GP)?;
-        }
-    }
-    Ok(())
-}
-
-/// SMSW is for everybody, unless UMIP is on.
-fn smsw_of_a_user() -> CaseResult {
-    const SMSW_EAX: &[u8] = &[0x0F, 0x01, 0xE0];
-    for mode in [Mode::Protected, Mode::Long] {
-        let mut guest = user(mode, SMSW_EAX, 0)?;
-        guest.expect_vector(UD)?;
-        if guest.vcpu.cpuid_policy()?.has(CpuidFeature::UMIP) {
-            user(mode, SMSW_EAX, UMIP)?.expect_vector(GP)?;
         }
     }
     Ok(())

@@ -1,25 +1,22 @@
 //! `axvm` of the registry on this library: each exit that its loop answers, each that it hands on, and its machine's
 //! life from the configuration to the end.
 
+mod recorder;
+
 use alloc::{format, sync::Arc, vec, vec::Vec};
 use core::alloc::Layout;
 
-use axaddrspace::{
-    GuestPhysAddr, GuestPhysAddrRange, MappingFlags,
-    device::{AccessWidth, Port, PortRange, SysRegAddr, SysRegAddrRange},
-};
-use axdevice_base::{BaseDeviceOps, EmuDeviceType};
-use axerrno::AxResult;
+use axaddrspace::MappingFlags;
+use axdevice_base::EmuDeviceType;
 use axvcpu::AxVCpuExitReason as Exit;
 use axvm::{
     AxVMHal, VMStatus,
     config::{AxVMConfig, AxVMCrateConfig, EmulatedDeviceConfig, PassThroughAddressConfig},
 };
 use cpumask::CpuMask;
-use spin::Mutex;
 use x86_vcpu::StartState;
 
-use super::{
+use crate::cases::{
     check::{CaseResult, equal, fail, is_error, is_true, same},
     code::guest_code,
     layout::ORIGIN,
@@ -29,8 +26,9 @@ use crate::{
     hal::HostHal,
     mem::frames,
     on_axvm::{VCpu, Vm, make_current, with_devices},
-    vm::io,
 };
+
+use recorder::Recorder;
 
 cases! { "axvm":
     ports_reach_devices,
@@ -408,73 +406,6 @@ impl Machine {
     /// Address, width in bytes and value of each write to a device.
     fn seen(&self) -> Vec<(usize, u8, u64)> {
         core::mem::take(&mut *self.recorder.0.lock())
-    }
-}
-
-/// A device that notes what is written, and always reads the same.
-#[derive(Default)]
-struct Recorder(Mutex<Vec<(usize, u8, u64)>>);
-
-impl Recorder {
-    const VALUE: usize = 0x21;
-
-    fn note(&self, place: usize, bytes: u8, value: usize) -> AxResult {
-        self.0.lock().push((place, bytes, value as u64));
-        Ok(())
-    }
-}
-
-impl BaseDeviceOps<PortRange> for Recorder {
-    fn emu_type(&self) -> EmuDeviceType {
-        EmuDeviceType::Dummy
-    }
-
-    fn address_range(&self) -> PortRange {
-        PortRange::new(Port(0), Port(u16::MAX))
-    }
-
-    fn handle_read(&self, _port: Port, _width: AccessWidth) -> AxResult<usize> {
-        Ok(Self::VALUE)
-    }
-
-    fn handle_write(&self, port: Port, width: AccessWidth, value: usize) -> AxResult {
-        self.note(port.0.into(), io::bytes(width), value)
-    }
-}
-
-impl BaseDeviceOps<GuestPhysAddrRange> for Recorder {
-    fn emu_type(&self) -> EmuDeviceType {
-        EmuDeviceType::Dummy
-    }
-
-    fn address_range(&self) -> GuestPhysAddrRange {
-        GuestPhysAddrRange::from_start_size(DEVICE.into(), PAGE)
-    }
-
-    fn handle_read(&self, _address: GuestPhysAddr, _width: AccessWidth) -> AxResult<usize> {
-        Ok(Self::VALUE)
-    }
-
-    fn handle_write(&self, address: GuestPhysAddr, width: AccessWidth, value: usize) -> AxResult {
-        self.note(address.as_usize(), io::bytes(width), value)
-    }
-}
-
-impl BaseDeviceOps<SysRegAddrRange> for Recorder {
-    fn emu_type(&self) -> EmuDeviceType {
-        EmuDeviceType::Dummy
-    }
-
-    fn address_range(&self) -> SysRegAddrRange {
-        SysRegAddrRange::new(SysRegAddr(0), SysRegAddr(u32::MAX as usize))
-    }
-
-    fn handle_read(&self, _msr: SysRegAddr, _width: AccessWidth) -> AxResult<usize> {
-        Ok(Self::VALUE)
-    }
-
-    fn handle_write(&self, msr: SysRegAddr, _width: AccessWidth, value: usize) -> AxResult {
-        self.note(msr.0, 8, value)
     }
 }
 
