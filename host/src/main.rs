@@ -1,6 +1,6 @@
 //! A bare-metal hypervisor around `x86_vcpu`: the worked example of its integration, and the place of its tests.
 //!
-//! The machine comes here from `boot/boot.s` in 64-bit mode. What to do is in an archive that the runner put behind
+//! The machine comes here from `boot/boot.s` in 64-bit mode. What to do is in an archive that the runner put after
 //! this program on the disk: run one guest, or run all cases. Everything ends in one verdict line.
 
 #![no_std]

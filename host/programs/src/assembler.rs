@@ -126,7 +126,7 @@ impl<'a> Assembler<'a> {
         self.bytes(&bytes[..if self.bits() == 16 { 2 } else { 4 }]);
     }
 
-    /// Stores a doubleword, with zeros behind it in 64-bit code.
+    /// Stores a doubleword, with zeros after it in 64-bit code.
     pub fn store_word(&mut self, address: u64, value: u64) {
         let size: &[u8] = match self.bits() {
             16 => &[0x66],

@@ -29,7 +29,7 @@ pub enum Stack {
 
 const STACK_SIZE: usize = 16 * 1024;
 
-/// The TSS descriptor's selector: behind the null descriptor, code, and data.
+/// The TSS descriptor's selector: after the null descriptor, code, and data.
 const TASK_SELECTOR: u16 = 3 << 3;
 /// Bit 1 of a TSS descriptor's type.
 const BUSY: u64 = 1 << 41;
@@ -45,7 +45,7 @@ struct LargeTask {
     bitmap: [u8; 4],
 }
 
-/// Behind the null descriptor, code, data, and the two words of the TSS.
+/// After the null descriptor, code, data, and the two words of the TSS.
 const LOCAL_TABLE: u16 = 5 << 3;
 
 pub fn load(new_stack: &mut dyn FnMut(usize) -> VirtAddr) {

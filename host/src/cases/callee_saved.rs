@@ -23,7 +23,7 @@ pub fn around<T, F: FnOnce() -> T>(f: F) -> CaseResult<T> {
     let changed = unsafe { call_with_patterns(call::<T, F> as *const (), (&raw mut context).cast()) };
     match (context.result, NAMES.into_iter().enumerate().find(|(bit, _)| changed & (1 << bit) != 0)) {
         (Some(result), None) => Ok(result),
-        (_, Some((_, name))) => fail(format!("the host's {name} behind a call as before"), "another value"),
+        (_, Some((_, name))) => fail(format!("the host's {name} after a call as before"), "another value"),
         (None, None) => fail("a call", "none"),
     }
 }

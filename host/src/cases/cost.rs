@@ -71,7 +71,7 @@ guest_code!(
     "mov ecx, 0xc0000080",
     "rdmsr",
     "wrmsr",
-    // A value that PAT does not take: #GP, whose handler goes on behind the two bytes.
+    // A value that PAT does not take: #GP, whose handler goes on after the two bytes.
     "mov ecx, 0x277",
     "mov eax, 2",
     "wrmsr",

@@ -78,15 +78,15 @@ fn spoil(guest: &mut Guest, vector: u64, gate: Gate) -> CaseResult {
     }
 }
 
-/// An IDT whose entries up to this vector lie on a page that is not mapped, and the others behind it on one that is.
+/// An IDT whose entries up to this vector lie on a page that is not mapped, and the others on the next page, which is mapped.
 fn move_idt(guest: &mut Guest, vector: u64) -> CaseResult {
     const TABLE: u64 = 0x30000;
     const COPY: u64 = 0x28000;
     const LINEAR: u64 = 0x4000_1000;
     let base = match vector {
-        // #DF and #PF behind the border.
+        // #DF and #PF after the border.
         0..8 => LINEAR - (vector + 1) * 16,
-        // This one behind it, on the page that is missing.
+        // This one after it, on the page that is missing.
         _ => LINEAR - vector * 16,
     };
     let missing_first = vector < 8;
@@ -198,7 +198,7 @@ fn impossible_events_are_refused() -> CaseResult {
     ] {
         is_error(&format!("{impossible:?}, {length} bytes"), guest.vcpu.inject_event(impossible, length))?;
     }
-    // Nothing of it is left behind.
+    // None of it has an effect.
     guest.expect_report()?;
     guest.vcpu.set_time_slice(Some(1000))?;
     is_true("a guest that runs", matches!(axvcpu::AxArchVCpu::run(&mut guest.vcpu)?, Exit::Nothing))
@@ -207,7 +207,7 @@ fn impossible_events_are_refused() -> CaseResult {
 guest_code!(marks, "code64", "out REPORT_PORT, al", ".byte 0x66, 0x90", "mov bl, 1", "out THIRD_PORT, al");
 guest_code!(returns, "code64", "out SECOND_PORT, al", "iretq");
 
-/// INT n, INT1, INT3 and INTO in the place of an instruction of 2 bytes: the handler returns behind it.
+/// INT n, INT1, INT3 and INTO in the place of an instruction of 2 bytes: the handler returns to the next instruction.
 fn instruction_events_return_after_the_instruction() -> CaseResult {
     use VmxInterruptionType::*;
     for (vector, int_type) in

@@ -46,7 +46,7 @@ fn fails_then_runs(bad: StartState, good: StartState) -> CaseResult {
     guest.vcpu.setup(root.into(), 0.into())?;
     guest.vcpu.bind()?;
     guest.halt()?;
-    is_true("no failure is reported behind a good entry", guest.vcpu.entry_failure().is_none())
+    is_true("no failure is reported after a good entry", guest.vcpu.entry_failure().is_none())
 }
 
 /// Such an entry loads the host's state as an exit does, and loses what an exit loses. Every run compares.

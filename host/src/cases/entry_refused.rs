@@ -180,7 +180,7 @@ fn second_call_comes_once(guest: &mut Guest) -> CaseResult {
 guest_code!(sti_vmcall, "code64", "sti", "vmcall", "nop", "hlt");
 guest_code!(sti_cpuid, "code64", "xor eax, eax", "sti", "cpuid", "nop", "hlt");
 
-/// The instruction behind STI is completed, and with it the shadow is over: the caller may clear IF.
+/// The instruction after STI is completed, and with it the shadow is over: the caller may clear IF.
 fn no_shadow_of_sti_without_if() -> CaseResult {
     const IF: usize = 1 << 9;
     for code in [sti_vmcall(), sti_cpuid()] {
@@ -196,15 +196,15 @@ fn no_shadow_of_sti_without_if() -> CaseResult {
 
 guest_code!(sti_vmcall_cli, "code64", "sti", "vmcall", "cli", "hlt");
 
-/// The same behind an entry that was refused when the instruction was complete, quick or with something to write: the caller may
-/// clear IF, or give the guest an interrupt, which comes before the next instruction.
+/// An entry, fast or slow, was refused after the instruction was completed. The caller may clear IF. Or it gives the guest an
+/// interrupt, which comes before the next instruction.
 fn shadow_of_what_was_completed() -> CaseResult {
     const IF: usize = 1 << 9;
-    for is_quick in [true, false] {
+    for is_fast in [true, false] {
         let refused = || {
             let mut guest = Guest::long(sti_vmcall_cli())?;
             guest.vcpu.run()?;
-            if !is_quick {
+            if !is_fast {
                 let stack = guest.vcpu.stack_pointer();
                 guest.vcpu.set_stack_pointer(stack);
             }
@@ -237,7 +237,7 @@ fn rip_written_by_the_caller() -> CaseResult {
     equal("RBX at the second hypercall", guest.vcpu.regs().rbx, 2)
 }
 
-/// What the caller has read of RIP before is not what it reads behind an entry that completed the instruction and failed.
+/// What the caller has read of RIP before is not what it reads after an entry that completed the instruction and failed.
 fn rip_of_what_was_completed() -> CaseResult {
     const VMCALL_LENGTH: usize = 3;
     let mut guest = Guest::long(calls())?;
@@ -252,12 +252,12 @@ fn rip_of_what_was_completed() -> CaseResult {
 
 guest_code!(open, "code64", "sti", "2: out REPORT_PORT, al", "jmp 2b");
 
-/// A guest that was to get an interrupt by an entry that was refused, quick or with something to write.
-fn refused_with_an_interrupt(is_quick: bool) -> CaseResult<Guest> {
+/// A guest that was to get an interrupt by an entry that was refused: a fast entry or a slow one.
+fn refused_with_an_interrupt(is_fast: bool) -> CaseResult<Guest> {
     let mut guest = Guest::long(open())?;
     guest.expect_report()?;
     guest.vcpu.inject_interrupt(INTERRUPT.into())?;
-    if !is_quick {
+    if !is_fast {
         let stack = guest.vcpu.stack_pointer();
         guest.vcpu.set_stack_pointer(stack);
     }
@@ -268,8 +268,8 @@ fn refused_with_an_interrupt(is_quick: bool) -> CaseResult<Guest> {
 
 /// The next entry injects it.
 fn event_is_kept() -> CaseResult {
-    for is_quick in [true, false] {
-        let mut guest = refused_with_an_interrupt(is_quick)?;
+    for is_fast in [true, false] {
+        let mut guest = refused_with_an_interrupt(is_fast)?;
         equal("vector", guest.expect_out(VECTOR_PORT)?, INTERRUPT.into())?;
     }
     Ok(())
@@ -278,8 +278,8 @@ fn event_is_kept() -> CaseResult {
 /// It is not injected by an entry before which the caller has turned the guest's interrupts off.
 fn event_that_has_to_wait_now() -> CaseResult {
     const IF: usize = 1 << 9;
-    for is_quick in [true, false] {
-        let mut guest = refused_with_an_interrupt(is_quick)?;
+    for is_fast in [true, false] {
+        let mut guest = refused_with_an_interrupt(is_fast)?;
         let flags = guest.vcpu.rflags()?;
         guest.vcpu.write_guest_field(VmcsGuestNW::RFLAGS, flags & !IF);
         guest.expect_report()?;
@@ -327,13 +327,13 @@ fn refusals_with_interrupts_off() -> CaseResult {
     guest.vcpu.set_stack_pointer(0x6C00);
     let during = logger::is_interruptible(|| _ = guest.vcpu.run());
     is_true("interrupts off during a run", !during)?;
-    is_true("interrupts on behind it", interrupts::are_enabled())?;
+    is_true("interrupts on after it", interrupts::are_enabled())?;
     guest.vcpu.run()?;
     clear(current_vmcs());
     guest.vcpu.set_stack_pointer(0x6D00);
     let during = logger::is_interruptible(|| _ = guest.vcpu.run_once());
     is_true("interrupts off during run_once", !during)?;
-    is_true("interrupts on behind it", interrupts::are_enabled())
+    is_true("interrupts on after it", interrupts::are_enabled())
 }
 
 /// VMRESUME of the VMCS of a vCPU that never ran. That one was told where the host's stack is, so the vCPU's own has to be

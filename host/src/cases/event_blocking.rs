@@ -52,7 +52,7 @@ fn returning_handlers(guest: &mut Guest, mode: Mode) -> CaseResult {
     Ok(())
 }
 
-/// The vectors of the handlers that ran until HLT, and FFH for the program's own OUT behind the NOP.
+/// The vectors of the handlers that ran until HLT, and FFH for the program's own OUT after the NOP.
 fn order(guest: &mut Guest) -> CaseResult<Vec<u8>> {
     let outs = guest.run_to_halt()?;
     Ok(outs.iter().map(|out| if out.port == VECTOR_PORT { out.value as u8 } else { 0xFF }).collect())
@@ -83,7 +83,7 @@ fn priorities() -> CaseResult {
     Ok(())
 }
 
-/// A second NMI during the handler of the first comes behind its IRET.
+/// A second NMI during the handler of the first comes after its IRET.
 fn nmi_waits_for_iret() -> CaseResult {
     for mode in MODES {
         let mut guest = ready(mode)?;
@@ -200,7 +200,7 @@ guest_code!(
 );
 guest_code!(says_bl, "code64", "mov al, bl", "out SECOND_PORT, al", "iretq");
 
-/// An interrupt that is queued at an exit in the shadow of MOV SS comes behind the instruction that the shadow covers.
+/// An interrupt that is queued at an exit in the shadow of MOV SS comes after the instruction that the shadow covers.
 fn mov_ss_holds_off() -> CaseResult {
     let mut guest = Guest::long(shadowed())?;
     guest.set_handler(INTERRUPT, says_bl())?;
@@ -228,7 +228,7 @@ fn hlt_ends_the_shadow() -> CaseResult {
     let mut guest = Guest::long(idles())?;
     guest.set_handler(INTERRUPT, says_bl())?;
     guest.halt()?;
-    is_true("ready behind HLT", guest.vcpu.ready_for_interrupt()?)?;
+    is_true("ready after HLT", guest.vcpu.ready_for_interrupt()?)?;
     guest.vcpu.queue_interrupt(INTERRUPT.into())?;
     equal("BL in the handler", guest.expect_out(SECOND_PORT)?, 3)?;
     guest.halt()?;
@@ -259,7 +259,7 @@ fn outs_ends_the_shadow() -> CaseResult {
 
 guest_code!(says_rf, "code64", "mov eax, [rsp + 16]", "shr eax, 16", "and al, 1", "out SECOND_PORT, al", "hlt");
 
-/// A fault that is injected has its instruction's breakpoint behind it, as one that the processor raises; an interrupt does
+/// A fault that is injected has its instruction's breakpoint after it, as one that the processor raises; an interrupt does
 /// not.
 fn fault_pushes_rf() -> CaseResult {
     let mut guest = ready(Mode::Long)?;
@@ -287,7 +287,7 @@ fn rip_wraps_at_4_gib() -> CaseResult {
 
 guest_code!(fault_after_sti, "code32", "sti", "mov eax, [RAM_END]", "nop", "hlt");
 
-/// An NMI that STI holds off comes behind the next instruction, and the run makes progress until then.
+/// An NMI that STI holds off comes after the next instruction, and the run makes progress until then.
 fn nmi_after_sti() -> CaseResult {
     let mut guest = Guest::protected(fault_after_sti())?;
     match guest.exit()? {

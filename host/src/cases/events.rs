@@ -130,7 +130,7 @@ fn interrupt_waits_for_sti() -> CaseResult {
     guest.vcpu.inject_interrupt(INTERRUPT.into())?;
     guest.expect_vector(INTERRUPT)?;
     is_true("no interrupt before STI", guest.vcpu.regs().rbx != 0)?;
-    equal("EBX: the interrupt comes one instruction behind STI", guest.vcpu.regs().rbx, 7)
+    equal("EBX: the interrupt comes one instruction after STI", guest.vcpu.regs().rbx, 7)
 }
 
 guest_code!(sleep_64, "code64", "sti", "hlt", "mov ebx, 9", "hlt");
@@ -141,7 +141,7 @@ fn interrupt_wakes_hlt() -> CaseResult {
     is_true("a halted guest with interrupts on is ready for one", guest.vcpu.ready_for_interrupt()?)?;
     guest.vcpu.inject_interrupt(ANOTHER_INTERRUPT.into())?;
     guest.expect_vector(ANOTHER_INTERRUPT)?;
-    equal("EBX: the instruction behind HLT has not run", guest.vcpu.regs().rbx, 0)
+    equal("EBX: the instruction after HLT has not run", guest.vcpu.regs().rbx, 0)
 }
 
 guest_code!(
@@ -180,7 +180,7 @@ fn window_opens() -> CaseResult {
     let exit = guest.run_once()?;
     is_true("the window's exit", matches!(exit, Exit::Nothing))?;
     is_true("ready now", guest.vcpu.ready_for_interrupt()?)?;
-    equal("EBX: behind STI", guest.vcpu.regs().rbx & 7, 7 & guest.vcpu.regs().rbx)?;
+    equal("EBX: after STI", guest.vcpu.regs().rbx & 7, 7 & guest.vcpu.regs().rbx)?;
     guest.vcpu.inject_interrupt(VECTOR_PORT.into())?;
     guest.expect_vector(VECTOR_PORT as u8)
 }

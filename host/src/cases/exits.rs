@@ -163,7 +163,7 @@ fn vmcall_is_a_hypercall() -> CaseResult {
     }
     guest.vcpu.set_return_value(0x5678);
     guest.halt()?;
-    equal("RAX behind it", guest.vcpu.regs().r8, 0x5678)
+    equal("RAX after it", guest.vcpu.regs().r8, 0x5678)
 }
 
 guest_code!(spin, "code16", "2: inc ebx", "jmp 2b");

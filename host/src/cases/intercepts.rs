@@ -172,7 +172,7 @@ guest_code!(
 fn mwait() -> CaseResult {
     Guest::long(monitors())?.expect_vector(UD)?;
     let mut guest = Guest::long(monitors())?;
-    is_error("a change behind setup", guest.vcpu.set_mwait_policy(MwaitPolicy::Exit))?;
+    is_error("a change after setup", guest.vcpu.set_mwait_policy(MwaitPolicy::Exit))?;
     guest.vcpu.unbind()?;
     let (root, entry) = (guest.memory.ept.root() as usize, ORIGIN as usize);
     let mut vcpu = x86_vcpu::VmxVcpu::new(0, 0)?;
@@ -301,7 +301,7 @@ fn hypercall_of_a_user() -> CaseResult {
         };
         user(HypercallPolicy::Fault)?.expect_vector(GP)?;
         let mut guest = user(HypercallPolicy::Return(0x7777))?;
-        equal("AL behind it", guest.expect_report()?, 0x77)?;
+        equal("AL after it", guest.expect_report()?, 0x77)?;
         let mut guest = user(HypercallPolicy::Allow)?;
         is_true("a hypercall", matches!(guest.exit()?, Exit::Hypercall { nr: 5, .. }))?;
         let mut guest = Guest::new(mode, code)?;
@@ -332,7 +332,7 @@ fn tsc_offset() -> CaseResult {
     let after = crate::arch::time::tsc();
     for (what, value) in [("RDTSC", guest.vcpu.regs().r8), ("RDMSR", guest.vcpu.regs().r9)] {
         let within = (before..after).contains(&value.wrapping_sub(OFFSET));
-        is_true(&format!("{what} {value:#x} between {before:#x} and {after:#x} behind the offset"), within)?;
+        is_true(&format!("{what} {value:#x} between {before:#x} and {after:#x} after the offset"), within)?;
     }
     Ok(())
 }

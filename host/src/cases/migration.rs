@@ -54,7 +54,7 @@ fn moved_in_memory() -> CaseResult {
     patterned.finish(&host)
 }
 
-/// The registers that it leaves behind are nobody's: neither the host nor the next guest sees them.
+/// Neither the host nor the next guest sees the registers of a dropped vCPU.
 fn dropped_while_bound() -> CaseResult {
     let host = PatternedHost::new(Pattern(2))?;
     let mut survivor = PatternedGuest::new(1, ALL)?;
@@ -146,7 +146,7 @@ guest_code!(
     "jmp 2b"
 );
 
-/// A vCPU whose binds are no more than looks goes on after VMXOFF, of which a look behind VMXON sees nothing.
+/// A vCPU that is kept loaded goes on after VMXOFF and VMXON: its bind notices that its VMCS is not current any more.
 fn kept_loaded_through_vmx_off_and_on() -> CaseResult {
     let mut guest = Guest::long(spin())?;
     guest.vcpu.unbind()?;
@@ -237,7 +237,7 @@ fn end_of_stay(guest: &mut Guest, round: u64) -> CaseResult {
     let vcpu = &mut guest.vcpu;
     if round.is_multiple_of(2) {
         vcpu.release_processor()?;
-        is_error("an unbind behind the release", vcpu.unbind())?;
+        is_error("an unbind after the release", vcpu.unbind())?;
     } else {
         vcpu.set_unbind_policy(UnbindPolicy::Release);
         vcpu.unbind()?;
@@ -313,7 +313,7 @@ fn tr() -> u64 {
     tr
 }
 
-/// A processor that refuses the vCPU leaves nothing behind in it.
+/// A CPU that refuses the vCPU changes nothing in it.
 fn refused_on_another_cpu() -> CaseResult {
     let guest = Mutex::new(Guest::long(spin())?);
     let own = tr();

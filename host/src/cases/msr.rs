@@ -50,7 +50,7 @@ fn expect_read(guest: &mut Guest) -> CaseResult {
 fn check_read(guest: &mut Guest, expected: u64) -> CaseResult {
     equal("RAX", guest.vcpu.regs().rsi, expected & 0xFFFF_FFFF)?;
     equal("RDX", guest.vcpu.regs().rdi, expected >> 32)?;
-    equal("instructions behind RDMSR", guest.vcpu.regs().r8, 2)
+    equal("instructions after RDMSR", guest.vcpu.regs().r8, 2)
 }
 
 fn read_answered_by_set_gpr() -> CaseResult {
@@ -78,7 +78,7 @@ fn read_refused_with_gp() -> CaseResult {
     expect_read(&mut guest)?;
     guest.vcpu.complete_fault(13, Some(0))?;
     guest.expect_vector(GP)?;
-    equal("instructions behind RDMSR", guest.vcpu.regs().r8, 0)?;
+    equal("instructions after RDMSR", guest.vcpu.regs().r8, 0)?;
     // The frame of the exception: error code, then RIP of the instruction itself.
     let frame = guest.vcpu.stack_pointer() as u64;
     equal("error code", guest.read_u64(frame)?, 0)?;
@@ -113,7 +113,7 @@ fn write_reaches_the_caller() -> CaseResult {
     let mut guest = Guest::long(write())?;
     expect_write(&mut guest)?;
     guest.halt()?;
-    equal("instructions behind WRMSR", guest.vcpu.regs().r8, 1)
+    equal("instructions after WRMSR", guest.vcpu.regs().r8, 1)
 }
 
 fn write_refused_with_gp() -> CaseResult {
@@ -121,7 +121,7 @@ fn write_refused_with_gp() -> CaseResult {
     expect_write(&mut guest)?;
     guest.vcpu.complete_fault(13, Some(0))?;
     guest.expect_vector(GP)?;
-    equal("instructions behind WRMSR", guest.vcpu.regs().r8, 0)
+    equal("instructions after WRMSR", guest.vcpu.regs().r8, 0)
 }
 
 guest_code!(

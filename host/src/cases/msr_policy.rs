@@ -96,7 +96,7 @@ fn emulated() -> CaseResult {
         equal("value written", accepted.after, 0x1111_2222_3333_5555)?;
         equal("#GP of it", accepted.faults, 0)?;
         let refused = access(&mut guest, msr, 0x1111_2222_3334_5555)?;
-        equal("value behind a write that is refused", refused.after, 0x1111_2222_3333_5555)?;
+        equal("value after a write that is refused", refused.after, 0x1111_2222_3333_5555)?;
         equal("#GP of it", refused.faults, 1)?;
     }
     Ok(())
@@ -358,7 +358,7 @@ fn every_xcr0_that_cpuid_shows_works() -> CaseResult {
     let registers = *guest.vcpu.regs();
     same("XCR0 that CPUID shows", registers.r8, super::patterned::components())?;
     equal("sizes for what is enabled, and for all", registers.r10, registers.r11)?;
-    equal("what lies behind the area", guest.read_u64(0x2_1000 + registers.r11)?, 0x5A5A_5A5A_5A5A_5A5A)
+    equal("what lies after the area", guest.read_u64(0x2_1000 + registers.r11)?, 0x5A5A_5A5A_5A5A_5A5A)
 }
 
 /// Neither call opens an MSR that the crate switches or checks: not before `setup` either, and not by the old name.

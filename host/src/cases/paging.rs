@@ -88,7 +88,7 @@ fn pae() -> CaseResult {
     equal("memory through the fourth entry", registers.rdi, 0x123_4567)?;
     equal("memory through an entry that is in the registers still", registers.rbp, 0x123_4567)?;
     equal("memory through the entries that CR4.PGE loaded", registers.rbx, 0x123_4567)?;
-    equal("memory behind leaving and entering", registers.rdx, 0x765_4321)?;
+    equal("memory after leaving and entering", registers.rdx, 0x765_4321)?;
     equal("CR0's PG and PE", registers.rcx & 0x8000_0001, 0x8000_0001)
 }
 
@@ -119,7 +119,7 @@ fn pae_reserved_bits() -> CaseResult {
     Ok(())
 }
 
-/// Three programs, one behind the other, that go round twice: protected mode, long mode, compatibility mode.
+/// Three programs, one after the other, that go round twice: protected mode, long mode, compatibility mode.
 const LONG_CODE: u64 = 0xA000;
 const BACK: u64 = 0xA800;
 
@@ -370,7 +370,7 @@ fn efer_refused() -> CaseResult {
 fn cr8() -> CaseResult {
     let values = [(0, false), (15, false), (16, true), (1 << 63, true), (7, false), (0xFF, true)];
     let guest = try_values(Guest::long(try_cr8())?, "CR8", &values)?;
-    equal("CR8 behind a write that was refused", guest.vcpu.regs().rbx, 7)
+    equal("CR8 after a write that was refused", guest.vcpu.regs().rbx, 7)
 }
 
 guest_code!(page_without_protection, "code16", "mov eax, 0x80000010", "inc bx", "mov cr0, eax", "inc bx", "hlt",);
@@ -433,10 +433,10 @@ fn lmsw_smsw_clts() -> CaseResult {
     let mut guest = Guest::protected(machine_status())?;
     guest.halt()?;
     let before = guest.read_u32(0x2_0000)?;
-    equal("CR0 behind LMSW 0EH", guest.read_u32(0x2_0004)?, before & !0xE | 0xF)?;
-    equal("CR0 behind CLTS", guest.read_u32(0x2_0008)?, before & !0xE | 0x7)?;
-    equal("SMSW behind LMSW 9", guest.read_u32(0x2_000C)? & 0xFFFF, before & 0xFFF0 | 0x9)?;
-    equal("SMSW behind LMSW FFF1H", guest.read_u32(0x2_0010)?, before & 0xFFF0 | 1)?;
+    equal("CR0 after LMSW 0EH", guest.read_u32(0x2_0004)?, before & !0xE | 0xF)?;
+    equal("CR0 after CLTS", guest.read_u32(0x2_0008)?, before & !0xE | 0x7)?;
+    equal("SMSW after LMSW 9", guest.read_u32(0x2_000C)? & 0xFFFF, before & 0xFFF0 | 0x9)?;
+    equal("SMSW after LMSW FFF1H", guest.read_u32(0x2_0010)?, before & 0xFFF0 | 1)?;
     equal("SMSW to memory", guest.read_u32(0x2_0014)?, before & 0xFFF0 | 1)
 }
 

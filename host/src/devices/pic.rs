@@ -43,7 +43,7 @@ impl Pic {
     }
 
     fn cascade(&mut self) {
-        // Another request behind one that is in service needs a new edge.
+        // Another request after one that is in service needs a new edge.
         self.first.set_line(CASCADE, false);
         self.first.set_line(CASCADE, self.second.candidate().is_some());
     }

@@ -171,7 +171,7 @@ impl Caller {
         Ok(Next::Run)
     }
 
-    /// Goes on behind the instruction, or somewhere near.
+    /// Goes on after the instruction, or somewhere near.
     fn skip(&mut self, vcpu: &mut Vcpu) -> CaseResult {
         Ok(vcpu.advance_rip(1 + self.source.below(8) as u8)?)
     }

@@ -16,7 +16,7 @@ pub fn entry_failed(exit: &Exit) -> bool {
     matches!(exit, Exit::FailEntry { hardware_entry_failure_reason: reason } if reason & ENTRY_FAILED != 0)
 }
 
-/// Bochs 2.7 saves RIP 100000000H for an exit behind the last byte of 4 GiB, which no entry accepts outside 64-bit mode.
+/// Bochs 2.7 saves RIP 100000000H for an exit after the last byte of 4 GiB, which no entry accepts outside 64-bit mode.
 pub fn has_too_long_rip(vcpu: &Vcpu) -> bool {
     vcpu.get_cpu_mode() != VmCpuMode::Mode64 && vcpu.rip() >> 32 != 0
 }

@@ -1,5 +1,5 @@
 //! Bochs 2.7 keeps virtual-NMI blocking from one vCPU to the next until an IRET, and then a program would not do alone
-//! what it did behind another one.
+//! what it did after another one.
 
 use crate::cases::{
     check::CaseResult,

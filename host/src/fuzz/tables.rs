@@ -10,7 +10,7 @@ use guest_programs::{
 /// Vectors with an error code.
 const WITH_ERROR_CODE: [u64; 9] = [8, 10, 11, 12, 13, 14, 17, 21, 30];
 const VECTORS: u64 = 256;
-/// Those below are exceptions, whose handlers return behind the instruction.
+/// Those below are exceptions, whose handlers return after the instruction.
 const FIRST_INTERRUPT: u64 = 32;
 const DOUBLE_FAULT: u64 = 8;
 /// For a vector in four, the user may not use INT.

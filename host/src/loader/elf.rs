@@ -15,7 +15,7 @@ pub struct Kernel<'a> {
 pub struct Loaded {
     /// Physical address of the entry in the ELF header.
     pub entry: u64,
-    /// First address behind the kernel and its zeroed data.
+    /// First address after the kernel and its zeroed data.
     pub end: u64,
 }
 

@@ -59,7 +59,7 @@ impl Builder {
     }
 }
 
-/// Little-endian numbers one behind another.
+/// Little-endian numbers one after another.
 pub fn words(words: &[u32]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_le_bytes()).collect()
 }

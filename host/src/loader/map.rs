@@ -37,7 +37,7 @@ pub fn ranges(memory: &Memory) -> Vec<Range> {
     .collect()
 }
 
-/// Copies modules one behind another from `start` on, each at the start of a page. Gives their addresses and lengths.
+/// Copies modules one after another from `start` on, each at the start of a page. Gives their addresses and lengths.
 pub fn place_modules(modules: &[Module], start: u64, memory: &mut Memory) -> Result<Vec<(u32, u32)>, Error> {
     let mut next = start.next_multiple_of(PAGE);
     modules

@@ -12,7 +12,7 @@ use crate::boot_info::BootInfo;
 const LOW_MEMORY_END: u64 = 0x10_0000;
 const HEAP_SIZE: u64 = 16 << 20;
 
-/// The heap goes directly behind the archive, which the boot code put behind this program.
+/// The heap goes directly after the archive, which the boot code put after this program.
 pub fn init(boot_info: &BootInfo) {
     let map = boot_info.memory_map();
     let heap_start = (boot_info.archive().as_ptr_range().end as u64).next_multiple_of(frames::SIZE);

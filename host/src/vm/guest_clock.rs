@@ -48,7 +48,7 @@ impl GuestClock {
         }
     }
 
-    /// Right behind the exit: ticks in the guest. `None` if the library wrote the controls for this entry, as it does for
+    /// Right after the exit: ticks in the guest. `None` if the library wrote the controls for this entry, as it does for
     /// the first.
     pub fn stop(&self) -> Option<u64> {
         // SAFETY: as for `start`.

@@ -130,7 +130,7 @@ pub fn segment(s: &mut Source, a: &mut Assembler) {
     a.set(0, u64::from(*s.pick(&selector::ALL)));
     match s.below(6) {
         0..3 => a.bytes(&[0x8E, 0xC0 | register << 3]),
-        // The instruction behind MOV SS exits.
+        // The instruction after MOV SS exits.
         3 => a.bytes(&[0x8E, 0xD0, 0x0F, 0xA2]),
         4 => a.bytes(&[0x50, 0x17]),
         _ => {

@@ -288,7 +288,7 @@ fn faults_where_the_processor_faults() -> CaseResult {
         run(&mut guest)?;
         same("error code", guest.read_u64(REPORT)?, 0)?;
         let at = guest.read_u64(REPORT + 8)? as usize - ORIGIN as usize;
-        // WRMSR or RDMSR, and HLT behind it.
+        // WRMSR or RDMSR, and HLT after it.
         is_true("the instruction", at + 3 == program.len() && program[at] == 0x0F)?;
     }
     Ok(())

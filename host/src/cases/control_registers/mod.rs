@@ -191,8 +191,8 @@ fn machine_status_in_every_mode() -> CaseResult {
     machine_status().each(|_, mut guest| {
         guest.halt()?;
         let r = *guest.vcpu.regs();
-        equal("CR0 behind LMSW FFFEH", r.rcx, r.rbx & !0xE | 0xE)?;
-        equal("CR0 behind CLTS", r.rdx, r.rbx & !0xE | 0x6)?;
+        equal("CR0 after LMSW FFFEH", r.rcx, r.rbx & !0xE | 0xE)?;
+        equal("CR0 after CLTS", r.rdx, r.rbx & !0xE | 0x6)?;
         let word = (r.rbx & !0xE | 0x8) & 0xFFFF;
         equal("SMSW to a word", r.rsi, word)?;
         equal("SMSW to memory", guest.read_u64(0xE110)?, word)?;
@@ -296,7 +296,7 @@ fn cr3_reserved_bits() -> CaseResult {
         let guest = try_values(guest, "CR3", &values)?;
         for (i, (value, refused)) in (1..).zip(values) {
             let expected = if refused { PML4 } else { value };
-            equal(&format!("CR3 behind {value:#x}"), guest.read_u64(0x2_2000 + i * 8)?, expected)?;
+            equal(&format!("CR3 after {value:#x}"), guest.read_u64(0x2_2000 + i * 8)?, expected)?;
         }
     }
     Ok(())
@@ -319,7 +319,7 @@ fn cr3_with_pcids() -> CaseResult {
         let guest = try_values(guest, "CR3", &values)?;
         for (i, (value, refused)) in (1..).zip(values) {
             let expected = if refused { PML4 } else { value & !(1 << 63) };
-            equal(&format!("CR3 behind {value:#x}"), guest.read_u64(0x2_2000 + i * 8)?, expected)?;
+            equal(&format!("CR3 after {value:#x}"), guest.read_u64(0x2_2000 + i * 8)?, expected)?;
         }
     }
     Ok(())

@@ -34,7 +34,7 @@ const XSETBV: &[u8] = &[0x0F, 0x01, 0xD1];
 const OSXSAVE: usize = 1 << 18;
 const UMIP: usize = 1 << 11;
 
-/// A guest at CPL 3 with this instruction, and UD2 behind it.
+/// A guest at CPL 3 with this instruction, and UD2 after it.
 fn user(mode: Mode, instruction: &[u8], cr4: usize) -> CaseResult<Guest> {
     let mut code = Vec::from(instruction);
     code.extend([0x0F, 0x0B]);

@@ -337,7 +337,7 @@ fn unsupported_cannot_be_shown() -> CaseResult {
     }
     let [eax, _, ecx, edx] = policy.get(0x8000_0008, 0);
     is_error("more address bits", policy.set(0x8000_0008, 0, [eax + 1, 0, ecx, edx]))?;
-    same("the policy behind refused edits", policy == before, true)
+    same("the policy after refused edits", policy == before, true)
 }
 
 /// Each setup takes the one that was set last.

@@ -58,10 +58,10 @@ guest_code!(
     "iretq",
 );
 
-/// Marks of a program: NOPs with an operand that nothing else has, behind which the places to compare are.
+/// Marks of a program: NOPs with an operand that nothing else has, after which the places to compare are.
 const MARK: [u8; 4] = [0x0F, 0x1F, 0x40, 0x77];
 
-/// Addresses of the instructions behind each mark, as `nop [rax + 0x77]`.
+/// Addresses of the instructions after each mark, as `nop [rax + 0x77]`.
 fn marks(code: &[u8]) -> Vec<u64> {
     let places = code.windows(MARK.len()).enumerate().filter(|(_, window)| *window == MARK);
     places.map(|(place, _)| ORIGIN + (place + MARK.len()) as u64).collect()
@@ -111,7 +111,7 @@ fn breakpoint_on_execution() -> CaseResult {
 }
 
 guest_code!(
-    execute_behind_a_device,
+    execute_after_a_device,
     "code64",
     "lea rax, [rip + 2f]",
     "mov dr2, rax",
@@ -126,7 +126,7 @@ guest_code!(
 /// does. When the instruction is executed for the guest, RF goes.
 fn breakpoint_after_a_device() -> CaseResult {
     const RF: usize = 1 << 16;
-    let mut guest = Guest::long(execute_behind_a_device())?;
+    let mut guest = Guest::long(execute_after_a_device())?;
     guest.vcpu.set_mmio_range((RAM_END as usize).into(), 0x1000, true)?;
     guest.set_handler(DB, log_exception())?;
     for _ in 0..10 {
@@ -183,11 +183,11 @@ guest_code!(
     "hlt",
 );
 
-/// A trap: behind the instruction.
+/// A trap: after the instruction.
 fn breakpoint_on_data() -> CaseResult {
-    let behind = marks(write_data());
+    let after = marks(write_data());
     let length = MARK.len() as u64;
-    let expected = [(behind[0] - length, 0xFFFF_0FF2), (behind[1] - length, 0xFFFF_0FF2)];
+    let expected = [(after[0] - length, 0xFFFF_0FF2), (after[1] - length, 0xFFFF_0FF2)];
     expect(&run(write_data())?, &expected)
 }
 
@@ -231,8 +231,8 @@ guest_code!(
 
 /// The trap of the data access waits for the end of MOV SS's shadow, which is the end of CPUID.
 fn data_breakpoint_of_mov_ss() -> CaseResult {
-    let behind_cpuid = marks(mov_ss_from_data())[0] - MARK.len() as u64;
-    expect(&run(mov_ss_from_data())?, &[(behind_cpuid, 0xFFFF_0FF1)])
+    let after_cpuid = marks(mov_ss_from_data())[0] - MARK.len() as u64;
+    expect(&run(mov_ss_from_data())?, &[(after_cpuid, 0xFFFF_0FF1)])
 }
 
 guest_code!(
@@ -250,7 +250,7 @@ guest_code!(
     "hlt",
 );
 
-/// The trap goes first, behind the instruction that the caller has to do with, and what the caller gives the guest then follows.
+/// The trap goes first, after the instruction that the caller has to do with, and what the caller gives the guest then follows.
 fn data_breakpoint_of_mov_ss_and_an_event() -> CaseResult {
     const VECTOR: u8 = 0x15;
     for vector in [VECTOR, NMI] {
@@ -286,10 +286,10 @@ guest_code!(
     "hlt",
 );
 
-/// The instruction behind MOV SS ends the breakpoint, but its trap was there before.
+/// The instruction after MOV SS ends the breakpoint, but its trap was there before.
 fn data_breakpoint_of_mov_ss_that_ends() -> CaseResult {
-    let behind_mov_dr = marks(mov_ss_from_data_and_dr7())[0] - MARK.len() as u64;
-    expect(&run(mov_ss_from_data_and_dr7())?, &[(behind_mov_dr, 0xFFFF_0FF1)])
+    let after_mov_dr = marks(mov_ss_from_data_and_dr7())[0] - MARK.len() as u64;
+    expect(&run(mov_ss_from_data_and_dr7())?, &[(after_mov_dr, 0xFFFF_0FF1)])
 }
 
 guest_code!(
@@ -304,7 +304,7 @@ guest_code!(
     "hlt",
 );
 
-/// An interrupt that waits is delivered when STI's shadow ends, which is behind CPUID and not later.
+/// An interrupt that waits is delivered when STI's shadow ends, which is after CPUID and not later.
 fn interrupt_after_sti_and_cpuid() -> CaseResult {
     const VECTOR: u8 = 0x15;
     let mut guest = Guest::long(sti_and_cpuid())?;
@@ -319,8 +319,8 @@ guest_code!(undocumented_once, "code64", ".byte 0xf1", "nop dword ptr [rax + 0x7
 
 /// INT1: a trap that DR6 says nothing of.
 fn int1() -> CaseResult {
-    let behind = marks(undocumented_once())[0] - MARK.len() as u64;
-    expect(&run(undocumented_once())?, &[(behind, 0xFFFF_0FF0)])
+    let after = marks(undocumented_once())[0] - MARK.len() as u64;
+    expect(&run(undocumented_once())?, &[(after, 0xFFFF_0FF0)])
 }
 
 guest_code!(

@@ -23,11 +23,11 @@ cases! { "debug":
     debug_exception_ends_branch_stepping,
 }
 
-/// Behind POPF comes no trap, behind each of what follows one: at each mark, and behind it.
+/// No trap comes after POPF. One comes after each instruction that follows: before each mark, and after it.
 fn expected_steps(code: &[u8]) -> Vec<(u64, u64)> {
     const STEP: u64 = 0xFFFF_4FF0;
     let mut expected: Vec<_> =
-        marks(code).into_iter().flat_map(|behind| [(behind - MARK.len() as u64, STEP), (behind, STEP)]).collect();
+        marks(code).into_iter().flat_map(|after| [(after - MARK.len() as u64, STEP), (after, STEP)]).collect();
     // PUSH of two bytes, POPF of one.
     let last = expected.last().map_or(0, |step| step.0);
     expected.extend([(last + 2, STEP), (last + 3, STEP)]);
@@ -49,7 +49,7 @@ fn single_step_over_fast_entries() -> CaseResult {
     expect(&log, &expected_steps(step()))
 }
 
-/// A caller that does without the VMREAD of RFLAGS gives up nothing but traps behind instructions that exit: those that come are
+/// A caller that does without the VMREAD of RFLAGS gives up nothing but traps after instructions that exit: those that come are
 /// the others, in their order. (Bochs raises even the first at the entry, and a processor does not.)
 fn single_step_deferred() -> CaseResult {
     let steps = |policy: StepPolicy| -> CaseResult<Vec<u64>> {
@@ -108,7 +108,7 @@ fn single_step_with_breakpoints_set() -> CaseResult {
 }
 
 guest_code!(
-    step_behind_mov_ss,
+    step_after_mov_ss,
     "code64",
     "mov ebx, ss",
     "xor eax, eax",
@@ -122,9 +122,9 @@ guest_code!(
     "hlt",
 );
 
-/// MOV SS holds off the trap behind it; the one behind CPUID comes at its place.
+/// MOV SS holds off the trap after it; the one after CPUID comes at its place.
 fn single_step_after_mov_ss() -> CaseResult {
-    expect(&run(step_behind_mov_ss())?, &expected_steps(step_behind_mov_ss()))
+    expect(&run(step_after_mov_ss())?, &expected_steps(step_after_mov_ss()))
 }
 
 guest_code!(

@@ -47,7 +47,7 @@ fn int1_under_single_step_leaves_dr6() -> CaseResult {
 
 guest_code!(
     /// DR6 says that all breakpoints were hit, and then comes a single step.
-    step_behind_breakpoints,
+    step_after_breakpoints,
     "code64",
     "mov eax, 0xFFFF0FFF",
     "mov dr6, rax",
@@ -58,7 +58,7 @@ guest_code!(
 );
 
 fn debug_exception_clears_old_breakpoints_in_dr6() -> CaseResult {
-    let mut guest = Guest::new(Mode::Long, step_behind_breakpoints())?;
+    let mut guest = Guest::new(Mode::Long, step_after_breakpoints())?;
     guest.set_handler(DB, report_dr6())?;
     equal("DR6", guest.expect_report()?, 0xFFFF_4FF0)
 }

@@ -122,7 +122,7 @@ impl Stage {
             self.put(IN + 0x400 + index * 16, msr.into());
             self.put(IN + 0x408 + index * 16, value);
         }
-        // The number 0 behind the last, an x87 control word and MXCSR with everything masked.
+        // The number 0 after the last, an x87 control word and MXCSR with everything masked.
         self.put(IN + 0x400 + state.msrs.len() as u64 * 16, 0);
         self.put(IN + 0x800, 0x37F);
         self.put(IN + 0x818, 0x1F80);

@@ -124,7 +124,7 @@ fn guest_changes_cr3() -> CaseResult {
             equal("through the first tables", registers.rbx, ONE)?;
             equal("through the others", registers.rcx, TWO)?;
             if round > 0 {
-                equal("through the others, behind an exit", registers.rdx, TWO)?;
+                equal("through the others, after an exit", registers.rdx, TWO)?;
             }
             guest.expect_report()?;
         }

@@ -29,7 +29,7 @@ cases! { "ept":
 }
 
 guest_code!(
-    /// The middle and the end of the page of 2 MiB at 4 MiB, and the page behind it.
+    /// The middle and the end of the page of 2 MiB at 4 MiB, and the page after it.
     read_large,
     "code64",
     "mov eax, [0x4ff000]",
@@ -55,7 +55,7 @@ fn pages_of_4_kib_and_2_mib() -> CaseResult {
     guest.memory.ept.map_page(BLOCK + 0xF_F000, frame.address(), Access::ALL)?;
     guest.restart(Mode::Long)?;
     guest.halt()?;
-    same("what was read behind the split", seen(&guest), [7, 13, 7])
+    same("what was read after the split", seen(&guest), [7, 13, 7])
 }
 
 guest_code!(read_at_rdi, "code64", "mov rax, [rdi]", "hlt");

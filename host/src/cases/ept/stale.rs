@@ -70,7 +70,7 @@ fn remapped_by_the_host() -> CaseResult {
 const TABLE: u64 = 0x60_0000;
 
 guest_code!(
-    /// Reads the page, writes RDX to its EPT entry at RDI, and reads the page again; then once more behind an exit.
+    /// Reads the page, writes RDX to its EPT entry at RDI, and reads the page again; then once more after an exit.
     edit_own_ept,
     "code64",
     "mov rbx, [RAM_END]",
@@ -81,7 +81,7 @@ guest_code!(
     "hlt",
 );
 
-/// The second read comes from what the processor has cached; the third, behind an invalidation, does not.
+/// The second read comes from what the processor has cached; the third, after an invalidation, does not.
 fn remapped_by_the_guest() -> CaseResult {
     with_and_without(|_| {
         let frames = [Frame::filled(A)?, Frame::filled(B)?];
@@ -97,7 +97,7 @@ fn remapped_by_the_guest() -> CaseResult {
         equal("the page, changed without an invalidation", guest.vcpu.regs().rcx, A)?;
         guest.vcpu.invalidate_ept();
         let (_, drops) = drops_of(|| guest.halt())?;
-        equal("the page behind the invalidation", guest.vcpu.regs().rax, B)?;
+        equal("the page after the invalidation", guest.vcpu.regs().rax, B)?;
         equal("INVEPTs", drops.invept, 1)
     })
 }

@@ -253,9 +253,9 @@ fn accessed_and_dirty_flags() -> CaseResult {
             Ok(walk.steps().last().map_or(0, |step| step.entry & FLAGS))
         };
         guest.expect_report()?;
-        equal("flags behind a read", flags(&guest)?, if wanted { 0x100 } else { 0 })?;
+        equal("flags after a read", flags(&guest)?, if wanted { 0x100 } else { 0 })?;
         guest.halt()?;
-        equal("flags behind a write", flags(&guest)?, if wanted { 0x300 } else { 0 })?;
+        equal("flags after a write", flags(&guest)?, if wanted { 0x300 } else { 0 })?;
     }
     // A read through page tables that the EPT maps read-only, with the guest's own flags set already.
     for wanted in [true, false] {

@@ -180,7 +180,7 @@ guest_code!(
     "jmp ebx",
 );
 
-/// RIP wraps behind the instruction of the exit, and the handler returns to 0.
+/// RIP wraps after the instruction of the exit, and the handler returns to 0.
 fn interrupt_at_4_gib() -> CaseResult {
     const TOP: u64 = 0xFFFF_F000;
     let mut guest = Guest::protected(to_the_top())?;
@@ -200,7 +200,7 @@ fn interrupt_at_4_gib() -> CaseResult {
 
 guest_code!(open, "code64", "sti", "xor r8d, r8d", "2: out REPORT_PORT, al", "inc r8", "jmp 2b");
 
-/// Work for the processor comes beside it, before it and behind it.
+/// The guest needs a slow entry as well: before the interrupt, with it, and after it.
 fn interrupt_kept_across_a_bind() -> CaseResult {
     for first in [false, true] {
         let mut guest = at_third_out(open())?;

@@ -75,7 +75,7 @@ fn each_instruction_once() -> CaseResult {
     instructions_with(|_| Ok(()))
 }
 
-/// The same with an unbind and a bind between two runs, and then something to do for the processor.
+/// Between two runs there is an unbind and a bind, or a flush for the next entry.
 fn each_instruction_once_after_slow_entries() -> CaseResult {
     let mut turn = 0;
     instructions_with(|guest| {
@@ -116,13 +116,13 @@ fn instructions_with(mut between: impl FnMut(&mut Guest) -> CaseResult) -> CaseR
     Ok(())
 }
 
-/// Behind an instruction that the caller has to do with: the run after it completes it.
+/// After an instruction that the caller has to do with: the run after it completes it.
 fn rip_wraps_at_4_gib() -> CaseResult {
     for work in [false, true] {
         let mut guest = at_the_top_of_4_gib(work)?;
         match next_exit(&mut guest)? {
             Exit::Halt => equal("CL", guest.vcpu.regs().rcx as u8, 7)?,
-            other => return fail("HLT behind the wrap", guest.describe(&other)),
+            other => return fail("HLT after the wrap", guest.describe(&other)),
         }
     }
     Ok(())
@@ -216,7 +216,7 @@ fn rip_wraps_in_run_once() -> CaseResult {
 }
 
 guest_code!(
-    shadow_behind_cpuid,
+    shadow_after_cpuid,
     "code64",
     "sti",
     "mov r8d, 0x18",
@@ -229,7 +229,7 @@ guest_code!(
     "hlt",
 );
 guest_code!(
-    shadow_behind_out,
+    shadow_after_out,
     "code64",
     "sti",
     "mov r8d, 0x18",
@@ -241,15 +241,14 @@ guest_code!(
 );
 guest_code!(says_bl, "code64", "mov al, bl", "out SECOND_PORT, al", "iretq");
 
-/// That the instruction of an exit ended a shadow says nothing of the shadow at the next exit: with a quick entry in between,
-/// and with a careful one.
+/// The instruction of an exit ended a shadow. The next exit has a shadow of its own, after a fast entry and after a slow one.
 fn shadow_after_another_exit() -> CaseResult {
-    for (code, is_quick) in [(shadow_behind_cpuid(), true), (shadow_behind_out(), false)] {
+    for (code, is_fast) in [(shadow_after_cpuid(), true), (shadow_after_out(), false)] {
         let mut guest = Guest::long(code)?;
         guest.set_handler(INTERRUPT, says_bl())?;
         start(&mut guest)?;
         next_exit(&mut guest)?;
-        if !is_quick {
+        if !is_fast {
             let stack = guest.vcpu.stack_pointer();
             guest.vcpu.set_stack_pointer(stack);
         }
@@ -262,9 +261,9 @@ fn shadow_after_another_exit() -> CaseResult {
     Ok(())
 }
 
-/// The same where the entry in between is the first behind a bind.
+/// The entry in between is the first after a bind.
 fn shadow_after_a_bind() -> CaseResult {
-    let mut guest = Guest::long(shadow_behind_cpuid())?;
+    let mut guest = Guest::long(shadow_after_cpuid())?;
     start(&mut guest)?;
     next_exit(&mut guest)?;
     while guest.vcpu.exit_info()?.exit_reason != VmxExitReason::CPUID {
@@ -308,7 +307,7 @@ guest_code!(
     "hlt"
 );
 
-/// It opens behind the instruction that STI's shadow covers, also where that one was completed by the crate.
+/// It opens after the instruction that STI's shadow covers, also if the crate completed that instruction.
 fn open_window() -> CaseResult {
     let mut guest = Guest::long(opens())?;
     start(&mut guest)?;
@@ -352,8 +351,8 @@ fn interrupt_whose_delivery_exits() -> CaseResult {
     Ok(())
 }
 
-/// A breakpoint of the host, where it never comes, is set behind every run of a guest that has none: of a new one, and of one
-/// that ran before the host had it.
+/// The host has a breakpoint, at an address where it never comes. The breakpoint is set after every run of a guest that has
+/// none: of a new guest, and of one that ran before the host had the breakpoint.
 fn host_with_a_breakpoint() -> CaseResult {
     let mut guest = Guest::long(instructions())?;
     start(&mut guest)?;
@@ -393,7 +392,7 @@ guest_code!(
     "jmp 2b"
 );
 
-/// What is said of an instruction that is not emulated is said once: here memory comes to the place of the device.
+/// An instruction that is not emulated is reported once. Then memory comes to the place of the device.
 fn undecoded_is_reported_once() -> CaseResult {
     let mut guest = Guest::long(to_a_device())?;
     guest.vcpu.set_mmio_range((RAM_END as usize).into(), 0x1000, true)?;
@@ -405,7 +404,7 @@ fn undecoded_is_reported_once() -> CaseResult {
     is_true("nothing more is said of it", guest.vcpu.mmio_undecoded().is_none())
 }
 
-/// The same for an instruction that could not be read, because its page was away.
+/// An instruction that could not be read, because its page was not mapped, is reported once.
 fn unreadable_code_is_reported_once() -> CaseResult {
     let mut guest = Guest::long(to_a_device())?;
     start(&mut guest)?;

@@ -72,12 +72,12 @@ fn around_the_switch<T>(f: impl FnOnce() -> T) -> CaseResult<T> {
     // SAFETY: each step goes to `step`, until the entry or the end.
     unsafe { asm!("pushfq", "or dword ptr [rsp], {TF}", "popfq", TF = const TF) };
     let result = f();
-    // SAFETY: behind a run that did not come to an entry the steps end here.
+    // SAFETY: after a run that did not come to an entry the steps end here.
     unsafe { asm!("pushfq", "and dword ptr [rsp], {NO_TF}", "popfq", NO_TF = const !TF) };
     interrupts::set_stepper(None);
     is_true("an entry on the way", SWITCH_RETURN.load(Relaxed) != 0)?;
     for ((name, before), after) in NAMES.into_iter().zip(&SWITCH_BEFORE).zip(&SWITCH_AFTER) {
-        equal(&format!("{name} behind the entry's function"), after.load(Relaxed), before.load(Relaxed))?;
+        equal(&format!("{name} after the entry's function"), after.load(Relaxed), before.load(Relaxed))?;
     }
     Ok(result)
 }
@@ -99,7 +99,7 @@ fn step(frame: &mut Frame) {
     const VMLAUNCH: [u8; 3] = [0x0F, 0x01, 0xC2];
     const VMRESUME: [u8; 3] = [0x0F, 0x01, 0xC3];
     static STACK: AtomicU64 = AtomicU64::new(0);
-    // SAFETY: the instruction that is next is mapped, and the image goes on behind each.
+    // SAFETY: the instruction that is next is mapped, and the image goes on after each.
     let next = unsafe { (frame.rip as *const [u8; 3]).read_unaligned() };
     if next[0] == PUSH_RBP {
         let registers = [frame.rbx, frame.rbp, frame.r12, frame.r13, frame.r14, frame.r15];

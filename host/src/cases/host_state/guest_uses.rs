@@ -1,4 +1,4 @@
-//! Registers that the processor itself uses, used by the guest behind exits: what RDMSR answers is one thing, where
+//! Registers that the processor itself uses, used by the guest after exits: what RDMSR answers is one thing, where
 //! SYSCALL leads another.
 
 use alloc::{vec, vec::Vec};
@@ -53,7 +53,7 @@ guest_code!(
     "rdmsr",
     "or eax, 1",
     "wrmsr",
-    // STAR: CS 10H, SS 18H. LSTAR: behind SYSCALL, with a byte skipped. FMASK: ZF, and not CF, as the host's does.
+    // STAR: CS 10H, SS 18H. LSTAR: after SYSCALL, with a byte skipped. FMASK: ZF, and not CF, as the host's does.
     "mov ecx, 0xC0000081",
     "xor eax, eax",
     "mov edx, 0x10",
@@ -198,8 +198,8 @@ fn guest_uses_swapgs() -> CaseResult {
     let guest = run(use_swapgs())?;
     let registers = guest.vcpu.regs();
     equal("GS:0", registers.rbx, guest.read_u64(ORIGIN)?)?;
-    equal("GS:0 behind SWAPGS", registers.rsi, guest.read_u64(ORIGIN + 8)?)?;
-    equal("GS:0 behind an exit", registers.rdi, guest.read_u64(ORIGIN + 8)?)?;
+    equal("GS:0 after SWAPGS", registers.rsi, guest.read_u64(ORIGIN + 8)?)?;
+    equal("GS:0 after an exit", registers.rdi, guest.read_u64(ORIGIN + 8)?)?;
     equal("KERNEL_GS_BASE", registers.r8, ORIGIN)
 }
 
@@ -234,7 +234,7 @@ fn guest_uses_rdtscp() -> CaseResult {
 fn check_rdtscp(guest: &Guest) -> CaseResult {
     let registers = guest.vcpu.regs();
     equal("ECX of RDTSCP", registers.rbx, 0x1234_5678)?;
-    equal("ECX of RDTSCP behind another WRMSR", registers.rsi, 0x8765_4321)
+    equal("ECX of RDTSCP after another WRMSR", registers.rsi, 0x8765_4321)
 }
 
 guest_code!(
@@ -271,7 +271,7 @@ fn machine_checks_stay_enabled() -> CaseResult {
     let host = Cr4::read().contains(Cr4Flags::MACHINE_CHECK_EXCEPTION);
     let guest = run(read_cr4())?;
     equal("CR4.MCE as the guest sees it", guest.vcpu.regs().rbx & MCE, 0)?;
-    equal("the same behind exits", guest.vcpu.regs().rsi & MCE, 0)?;
+    equal("the same after exits", guest.vcpu.regs().rsi & MCE, 0)?;
     let real = guest.vcpu.read_vmcs(VmcsGuestNW::CR4)? as u64;
     equal("CR4.MCE of the processor in the guest", real & MCE, if host { MCE } else { 0 })
 }
@@ -281,7 +281,7 @@ fn machine_checks_stay_enabled() -> CaseResult {
 fn descriptor_tables_of_maximum_size() -> CaseResult {
     let (gdt, idt) = (sgdt(), sidt());
     let largest = |table: &DescriptorTablePointer| DescriptorTablePointer { limit: 0xFFFF, base: table.base };
-    // SAFETY: the same tables; nothing uses an entry behind their ends.
+    // SAFETY: the same tables; nothing uses an entry after their ends.
     unsafe {
         lgdt(&largest(&gdt));
         lidt(&largest(&idt));
@@ -307,13 +307,13 @@ guest_code!(say_again, "code64", "2: out REPORT_PORT, al", "jmp 2b");
 /// An exit leaves the limit that a TSS without I/O bitmap has. What it is then only IN and OUT at CPL 3 would show, but LTR,
 /// which puts it right, sets the descriptor's busy bit.
 fn task_register_is_loaded_again() -> CaseResult {
-    let busy_behind_a_run = |limit| {
+    let busy_after_a_run = |limit| {
         segments::load_task(limit);
         vmx::with_state(vmx::State::refresh)?;
         let mut guest = Guest::long(say_again())?;
         guest.vcpu.set_time_slice(Some(time::ticks(200_000)))?;
         let (mut exit, mut busy) = (Ok(Exit::Nothing), Vec::new());
-        // Also behind an entry before which there is nothing to do.
+        // Also after an entry before which there is nothing to do.
         for _ in 0..3 {
             segments::forget_busy_task();
             exit = exit.and_then(|_| guest.vcpu.run());
@@ -324,6 +324,6 @@ fn task_register_is_loaded_again() -> CaseResult {
         exit?;
         Ok::<_, crate::cases::check::Failure>(busy)
     };
-    same("a TSS with an I/O bitmap is loaded again", busy_behind_a_run(segments::LARGE_TASK)?, vec![true; 3])?;
-    same("one without is not", busy_behind_a_run(segments::TASK)?, vec![false; 3])
+    same("a TSS with an I/O bitmap is loaded again", busy_after_a_run(segments::LARGE_TASK)?, vec![true; 3])?;
+    same("one without is not", busy_after_a_run(segments::TASK)?, vec![false; 3])
 }

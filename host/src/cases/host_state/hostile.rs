@@ -304,7 +304,7 @@ fn hostile_single_step() -> CaseResult {
         step_through_exits(),
         |guest| guest.set_handler(DB, count_traps()),
         |guest| {
-            // CPUID, OUT, PUSH; and POPF, behind which the flag that was set before it still traps.
+            // CPUID, OUT, PUSH; and POPF, after which the flag that was set before it still traps.
             equal("traps", guest.vcpu.regs().r9, EXITS * 4)
         },
     )

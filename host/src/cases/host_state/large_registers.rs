@@ -51,7 +51,7 @@ fn avx_registers() -> CaseResult {
     for half in halves {
         equal("upper half of the host's YMM register", half, 0x0123_4567_89AB_CDEF)?;
     }
-    equal("the guest's YMM15 behind an exit", guest.read_u64(SCRATCH)?, u64::MAX)
+    equal("the guest's YMM15 after an exit", guest.read_u64(SCRATCH)?, u64::MAX)
 }
 
 /// # Safety
@@ -143,7 +143,7 @@ fn debug_registers() -> CaseResult {
     result?;
     equal("the host's DR0", dr0, 0x7777)?;
     equal("the host's DR3", dr3, 0x7777)?;
-    equal("the guest's DR0 behind an exit", guest.vcpu.regs().rbx, 0x123456)
+    equal("the guest's DR0 after an exit", guest.vcpu.regs().rbx, 0x123456)
 }
 
 guest_code!(
@@ -196,7 +196,7 @@ guest_code!(
     "hlt",
 );
 
-/// The guest writes all that [`super::host_registers`] looks at; its own values must still be there behind an exit.
+/// The guest writes all that [`super::host_registers`] looks at; its own values must still be there after an exit.
 fn msrs() -> CaseResult {
     let mut guest = Guest::long(clobber_msrs())?;
     guest.run_to_halt()?;

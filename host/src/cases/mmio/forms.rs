@@ -3,7 +3,7 @@
 //! RBX, RSI, RDI, RBP and R12 point into the device, R14 is a small index, RCX a small count. `rbx + 0xefe` crosses into
 //! its second page, `rbx - 0x102` into it from memory.
 
-/// The bytes of each instruction, behind a byte with their number.
+/// The bytes of each instruction, after a byte with their number.
 macro_rules! forms {
     ($name:ident, $mode:literal, $($line:literal),+ $(,)?) => {
         #[inline(never)]
@@ -35,9 +35,9 @@ macro_rules! forms {
 pub fn each(list: &'static [u8]) -> impl Iterator<Item = &'static [u8]> {
     let mut rest = list;
     core::iter::from_fn(move || {
-        let (&length, behind) = rest.split_first()?;
-        let (instruction, behind) = behind.split_at_checked(length.into())?;
-        rest = behind;
+        let (&length, after) = rest.split_first()?;
+        let (instruction, after) = after.split_at_checked(length.into())?;
+        rest = after;
         Some(instruction)
     })
 }

@@ -202,7 +202,7 @@ guest_code!(
     "hlt",
 );
 
-/// With TF set there is a trap behind each instruction, and behind each element of a string.
+/// With TF set there is a trap after each instruction, and after each element of a string.
 fn single_step() -> CaseResult {
     let count = |with_device: bool| {
         let mut guest = Guest::long(step_through())?;
@@ -249,16 +249,16 @@ fn callers_changes_stay() -> CaseResult {
     guest.vcpu.write_guest_field(VmcsGuestNW::RFLAGS, flags | CARRY);
     // The first element of STOSB: RCX and RDI are its own.
     write_at(&mut guest, DEVICE + 0x100)?;
-    equal("RDX behind MOV", guest.vcpu.regs().rdx, 0x77)?;
-    equal("RSP behind MOV", guest.vcpu.stack_pointer(), 0x6F00)?;
-    equal("CF behind MOV", guest.vcpu.rflags()? & CARRY, CARRY)?;
+    equal("RDX after MOV", guest.vcpu.regs().rdx, 0x77)?;
+    equal("RSP after MOV", guest.vcpu.stack_pointer(), 0x6F00)?;
+    equal("CF after MOV", guest.vcpu.rflags()? & CARRY, CARRY)?;
     guest.vcpu.regs_mut().rcx = 0;
     guest.vcpu.regs_mut().rdi = 0;
     guest.vcpu.regs_mut().rbp = 0x88;
     write_at(&mut guest, DEVICE + 0x101)?;
-    equal("RCX behind the first element", guest.vcpu.regs().rcx, 2)?;
-    equal("RDI behind the first element", guest.vcpu.regs().rdi, DEVICE + 0x101)?;
-    equal("RBP behind the first element", guest.vcpu.regs().rbp, 0x88)?;
+    equal("RCX after the first element", guest.vcpu.regs().rcx, 2)?;
+    equal("RDI after the first element", guest.vcpu.regs().rdi, DEVICE + 0x101)?;
+    equal("RBP after the first element", guest.vcpu.regs().rbp, 0x88)?;
     write_at(&mut guest, DEVICE + 0x102)?;
     // XADD writes CL, though it holds that value already, and not the rest of RCX.
     match guest.exit()? {
@@ -268,7 +268,7 @@ fn callers_changes_stay() -> CaseResult {
     write_at(&mut guest, DEVICE)?;
     guest.vcpu.regs_mut().rcx = 0x1234;
     guest.halt()?;
-    equal("RCX behind XADD", guest.vcpu.regs().rcx, 0x1200)
+    equal("RCX after XADD", guest.vcpu.regs().rcx, 0x1200)
 }
 
 guest_code!(copy_to_memory, "code64", "mov esi, 0x60000", "mov edi, 0x50004", "movsd", "hlt",);

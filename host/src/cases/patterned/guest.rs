@@ -50,7 +50,7 @@ impl PatternedGuest {
         host.around(round, || self.guest.expect_out(PORT).map(drop))
     }
 
-    /// The same with a bind before it and an unbind behind it.
+    /// The same with a bind before it and an unbind after it.
     #[track_caller]
     pub fn bound_step(&mut self, host: &PatternedHost, round: u64) -> CaseResult {
         host.around_binding(round, || {
@@ -60,7 +60,7 @@ impl PatternedGuest {
         })
     }
 
-    /// Behind the last exit: the guest stores what it has.
+    /// After the last exit: the guest stores what it has.
     #[track_caller]
     pub fn finish(mut self, host: &PatternedHost) -> CaseResult {
         self.guest.vcpu.bind()?;

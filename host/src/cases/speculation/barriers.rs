@@ -59,7 +59,7 @@ fn with(policies: [SpeculationPolicy; 2]) -> CaseResult {
     second.finish(&host)
 }
 
-/// The refusal comes behind an entry: the launch state is what makes it one.
+/// The entry was begun before it is refused: the launch state is wrong.
 fn step_and_refusal(patterned: &mut PatternedGuest, host: &PatternedHost, round: u64) -> CaseResult {
     host.around_binding(round, || {
         patterned.guest.vcpu.bind()?;

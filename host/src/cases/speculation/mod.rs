@@ -62,7 +62,7 @@ fn accessor() -> CaseResult<Guest> {
     Ok(guest)
 }
 
-/// What a guest read before and behind its write, and how many of the three accesses were #GP.
+/// What a guest read before and after its write, and how many of the three accesses were #GP.
 fn access(guest: &mut Guest, msr: u64, value: u64) -> CaseResult<(u64, u64, u64)> {
     guest.expect_report()?;
     (guest.vcpu.regs_mut().rcx, guest.vcpu.regs_mut().rdi) = (msr, value);
@@ -160,15 +160,15 @@ fn spec_ctrl_is_reset() -> CaseResult {
         register.write(before);
         seen?
     };
-    same("behind a reset, and not what the host has there", seen, (0, 0, 0))?;
+    same("after a reset, and not what the host has there", seen, (0, 0, 0))?;
     // It is not switched any more, so the host's value stays in the register.
     guest.vcpu.unbind()?;
     let _host = PatternedHost::new(Pattern(3))?;
     guest.vcpu.bind()?;
-    same("behind a bind", access(&mut guest, SPEC_CTRL, 0)?, (0, 0, 0))
+    same("after a bind", access(&mut guest, SPEC_CTRL, 0)?, (0, 0, 0))
 }
 
-/// Before the register is the guest's, and behind that.
+/// Before the register is the guest's, and after that.
 fn spec_ctrl_refuses_other_bits() -> CaseResult {
     let mut guest = accessor()?;
     same("a bit that does not exist", access(&mut guest, SPEC_CTRL, 1 << 16)?, (0, 0, 1))?;
@@ -189,7 +189,7 @@ fn spec_ctrl_hides_bits() -> CaseResult {
     same("one that it shows again", access(&mut guest, SPEC_CTRL, IBRS)?, (STIBP, IBRS, 0))
 }
 
-/// The caller's word holds behind the guest's first write, which would let the register be passed through, and behind a
+/// The caller's word holds after the guest's first write, which would let the register be passed through, and after a
 /// reset; until the caller takes it back.
 fn spec_ctrl_exits_for_the_caller() -> CaseResult {
     let mut guest = Guest::long(many_writes())?;

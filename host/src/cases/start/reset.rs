@@ -353,7 +353,7 @@ guest_code!(
     "hlt",
 );
 
-/// A guest that is blocked by MOV SS and has a breakpoint pending behind it starts anew without either.
+/// A guest that is blocked by MOV SS and has a breakpoint pending after it starts anew without either.
 fn setup_ends_blocking() -> CaseResult {
     let mut guest = Guest::long(mov_ss_and_out())?;
     guest.expect_report()?;
@@ -399,7 +399,7 @@ fn blocking_written_by_the_caller() -> CaseResult {
     guest.run_once()?;
     let flags = guest.vcpu.rflags()?;
     guest.vcpu.write_guest_field(VmcsGuestNW::RFLAGS, flags | IF);
-    is_true("ready behind CPUID", guest.vcpu.ready_for_interrupt()?)?;
+    is_true("ready after CPUID", guest.vcpu.ready_for_interrupt()?)?;
     guest.vcpu.write_guest_field(VmcsGuest32::INTERRUPTIBILITY_STATE, BY_STI);
     is_true("blocked", !guest.vcpu.ready_for_interrupt()?)
 }

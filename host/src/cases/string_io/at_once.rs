@@ -56,7 +56,7 @@ fn ins_at_once() -> CaseResult {
     let memory = guest.memory.read(BUFFER, BYTES + 8)?;
     is_true("the bytes in memory", memory[2..BYTES + 2] == data[..BYTES])?;
     equal("the byte before", memory[1], 1)?;
-    equal("the byte behind", memory[BYTES + 2], (BYTES + 2) as u8)?;
+    equal("the byte after", memory[BYTES + 2], (BYTES + 2) as u8)?;
     equal("destination", guest.vcpu.regs().rdi, 0x10002 + BYTES as u64)
 }
 

@@ -213,7 +213,7 @@ fn nothing_to_move() -> CaseResult {
     equal("source", guest.vcpu.regs().rsi, BUFFER)
 }
 
-/// Long mode with 4 KiB pages for the first 2 MiB, and linear page 40001H000 elsewhere than behind 40000H000.
+/// Long mode with 4 KiB pages for the first 2 MiB, and linear page 40001H000 not next to 40000H000.
 fn scattered(guest: &mut Guest, second_page: u64) -> CaseResult {
     const TABLE: u64 = 0x30000;
     guest.write_words(TABLE, &[0x20000 | 3, second_page])?;
@@ -246,7 +246,7 @@ fn element_across_pages() -> CaseResult {
     guest.vcpu.complete_read(0xA4A3_A2A1)?;
     guest.halt()?;
     equal("before the border", guest.read_u64(0x20FF8)? >> 48, 0xA101)?;
-    equal("behind it", guest.read_u32(0x25000)?, 0x06A4_A3A2)
+    equal("after it", guest.read_u32(0x25000)?, 0x06A4_A3A2)
 }
 
 guest_code!(runs_into_a_hole, "code64", "mov esi, 0x40000FFC", "mov ecx, 9", "mov dx, REPORT_PORT", "rep outsw", "hlt",);
@@ -343,7 +343,7 @@ guest_code!(
     "hlt",
 );
 
-/// A trap behind each element, and with it the count that is left.
+/// A trap after each element, and with it the count that is left.
 fn single_step_of_each_element() -> CaseResult {
     let mut guest = with_buffer(Mode::Long, stepped())?;
     guest.set_handler(DB, says_count())?;

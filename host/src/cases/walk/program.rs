@@ -7,7 +7,7 @@
 //! | 0xE000  | GDT; 0xE080 pointer to it; 0xE100 TSS; 0xE200 parameters |
 //! | 0xF000  | code of user mode: read, write, fetch, and the way back |
 //! | 0x60000 | the page that is accessed: in every 8 bytes a jump back |
-//! | 0x100000 | [`RECORDS`](super::RECORDS), and what came of them behind |
+//! | 0x100000 | [`RECORDS`](super::RECORDS), and what came of them after |
 
 use super::super::{
     check::CaseResult,
