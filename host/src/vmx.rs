@@ -8,7 +8,7 @@ use x86_vcpu::{EnableError, PhysFrameHal, TlbFlushCounts, VmxArchPerCpuState};
 
 use crate::{arch::processor, hal::HostHal, output::verdict, smp};
 
-/// The state of each processor, by its number. The two HAL types take turns.
+/// The state of each processor, by its number. The two HAL types are used alternately.
 static STATES: Mutex<[Option<State>; MAX_PROCESSORS]> = Mutex::new([const { None }; MAX_PROCESSORS]);
 const MAX_PROCESSORS: usize = 64;
 

@@ -1,4 +1,4 @@
-//! Events that the guest cannot take at once: kept, in their order, and delivered at the first chance.
+//! Events that the guest cannot take at once. They are delivered in their order, as soon as the guest can take them.
 
 use alloc::{format, vec::Vec};
 

@@ -1,6 +1,6 @@
-//! Who owns a processor's extended-state registers, through everything that can change it.
+//! Which vCPU owns a CPU's extended-state registers, through everything that can change it.
 //!
-//! Under a host without SSE a guest's state stays in them, and a processor, not the vCPU, has to know whose it is.
+//! Under a host without SSE a guest's state is left in them. The CPU, not the vCPU, has to know whose state it is.
 
 use alloc::{boxed::Box, format, vec, vec::Vec};
 use core::arch::asm;
@@ -89,16 +89,16 @@ fn two_policies() -> CaseResult {
         return is_true("WhileBound is refused", guest.vcpu.set_fpu_policy(FpuPolicy::WhileBound).is_err());
     }
     let before = read_xcr0();
-    let (mut stays, mut moves) = (Guest::long(exits())?, Guest::long(exits())?);
-    stays.vcpu.unbind()?;
-    moves.vcpu.unbind()?;
-    moves.vcpu.set_fpu_policy(FpuPolicy::EveryExit)?;
-    stays.vcpu.bind()?;
-    stays.expect_report()?;
-    moves.vcpu.bind()?;
-    moves.expect_report()?;
-    stays.vcpu.unbind()?;
-    moves.expect_report()?;
+    let (mut while_bound, mut every_exit) = (Guest::long(exits())?, Guest::long(exits())?);
+    while_bound.vcpu.unbind()?;
+    every_exit.vcpu.unbind()?;
+    every_exit.vcpu.set_fpu_policy(FpuPolicy::EveryExit)?;
+    while_bound.vcpu.bind()?;
+    while_bound.expect_report()?;
+    every_exit.vcpu.bind()?;
+    every_exit.expect_report()?;
+    while_bound.vcpu.unbind()?;
+    every_exit.expect_report()?;
     equal("the host's XCR0", read_xcr0(), before)
 }
 
@@ -116,7 +116,7 @@ guest_code!(
     "jmp 2b",
 );
 
-/// Two guests that stay bound count in a register of their own, one twice as fast as the other.
+/// Two bound guests count in a register, one twice as fast as the other.
 fn two_bound_guests_count() -> CaseResult {
     let (mut slow, mut fast) = (Guest::long(counts())?, Guest::long(counts())?);
     for round in 1..6 {

@@ -1,4 +1,4 @@
-//! vCPUs that are dropped, moved and asked at the wrong place, with all of their state.
+//! vCPUs that are moved, dropped, or used on the wrong CPU, with all of their state.
 
 use alloc::{boxed::Box, vec::Vec};
 use core::arch::asm;
@@ -39,7 +39,7 @@ cases! { "migration":
     dropped_on_another_cpu.needs(&[Need::Processors(2)]).on_boot_cpu(),
 }
 
-/// Between any two runs the vCPU is somewhere else, while it stays bound.
+/// Between any two runs the bound vCPU is moved in memory.
 fn moved_in_memory() -> CaseResult {
     let host = PatternedHost::new(Pattern(2))?;
     let mut patterned = PatternedGuest::new(0, ALL)?;
@@ -70,9 +70,9 @@ fn dropped_while_bound() -> CaseResult {
 /// VMXOFF takes nothing away from a vCPU that was bound: it can be bound again, and goes on.
 fn vmx_off_and_on() -> CaseResult {
     off_and_on(PatternedGuest::new(0, ALL)?)?;
-    let mut staying = PatternedGuest::staying(0)?;
-    staying.guest.vcpu.bind()?;
-    off_and_on(staying)
+    let mut loaded = PatternedGuest::kept_loaded(0)?;
+    loaded.guest.vcpu.bind()?;
+    off_and_on(loaded)
 }
 
 fn off_and_on(mut patterned: PatternedGuest) -> CaseResult {
@@ -95,7 +95,7 @@ fn off_and_on(mut patterned: PatternedGuest) -> CaseResult {
     patterned.finish(&host)
 }
 
-/// Bound or not, a vCPU answers for itself, and the one that is bound stays so.
+/// Bound or not, the accessors of a vCPU give its own state. The vCPU that is bound remains bound.
 fn accessors_of_an_unbound_vcpu() -> CaseResult {
     let host = PatternedHost::new(Pattern(2))?;
     let (mut first, mut second) = (PatternedGuest::new(0, ALL)?, PatternedGuest::new(1, ALL)?);
@@ -170,7 +170,7 @@ fn kept_loaded_through_vmx_off_and_on() -> CaseResult {
     Ok(guest.vcpu.release_processor()?)
 }
 
-/// Bound on one processor, a vCPU is an error on another one, and stays what it is.
+/// A vCPU that is bound on one CPU is an error on another one, and its state does not change.
 fn used_on_another_cpu() -> CaseResult {
     let patterned = Mutex::new(PatternedGuest::unbound(0, ALL)?);
     on_cpu(1, || {
@@ -203,9 +203,9 @@ fn used_on_another_cpu() -> CaseResult {
     patterned.into_inner().finish(&PatternedHost::new(Pattern(3))?)
 }
 
-/// A vCPU that stays is an error elsewhere, until it is released where it is; then it moves with all that it has.
+/// A vCPU that is kept loaded on one CPU is an error on another one until it is released. Then it moves with all its state.
 fn kept_loaded_until_released() -> CaseResult {
-    let patterned = Mutex::new(PatternedGuest::staying(0)?);
+    let patterned = Mutex::new(PatternedGuest::kept_loaded(0)?);
     for round in 0..EXITS as u64 / 2 {
         on_cpu(1, || {
             let host = PatternedHost::new(Pattern(2))?;
@@ -216,10 +216,10 @@ fn kept_loaded_until_released() -> CaseResult {
         })?;
         {
             let vcpu = &mut patterned.lock().guest.vcpu;
-            is_error("a bind and run elsewhere", vcpu.bind().and_then(|()| vcpu.run()))?;
-            is_error("a release elsewhere", vcpu.release_processor())?;
+            is_error("a bind and run on another CPU", vcpu.bind().and_then(|()| vcpu.run()))?;
+            is_error("a release on another CPU", vcpu.release_processor())?;
         }
-        on_cpu(1, || end_of_stay(&mut patterned.lock().guest, round))?;
+        on_cpu(1, || release(&mut patterned.lock().guest, round))?;
         let host = PatternedHost::new(Pattern(3))?;
         let patterned = &mut *patterned.lock();
         patterned.guest.vcpu.bind()?;
@@ -229,11 +229,11 @@ fn kept_loaded_until_released() -> CaseResult {
     }
     let host = PatternedHost::new(Pattern(3))?;
     patterned.into_inner().finish(&host)?;
-    quick_stays()
+    kept_loaded_without_spec_ctrl()
 }
 
-/// In both ways.
-fn end_of_stay(guest: &mut Guest, round: u64) -> CaseResult {
+/// In one of the two ways.
+fn release(guest: &mut Guest, round: u64) -> CaseResult {
     let vcpu = &mut guest.vcpu;
     if round.is_multiple_of(2) {
         vcpu.release_processor()?;
@@ -246,15 +246,15 @@ fn end_of_stay(guest: &mut Guest, round: u64) -> CaseResult {
     Ok(())
 }
 
-/// The same of a guest that asks for no more than a look at each bind: it has no SPEC_CTRL of its own.
-fn quick_stays() -> CaseResult {
-    let staying = Mutex::new(Guest::long(spin())?);
+/// A guest without a SPEC_CTRL of its own needs less at each bind.
+fn kept_loaded_without_spec_ctrl() -> CaseResult {
+    let loaded = Mutex::new(Guest::long(spin())?);
     let mut other = Guest::long(spin())?;
-    staying.lock().vcpu.unbind()?;
-    staying.lock().vcpu.set_unbind_policy(UnbindPolicy::KeepLoaded);
+    loaded.lock().vcpu.unbind()?;
+    loaded.lock().vcpu.set_unbind_policy(UnbindPolicy::Stay);
     for round in 0..4 {
         on_cpu(1, || {
-            let guest = &mut *staying.lock();
+            let guest = &mut *loaded.lock();
             for _ in 0..3 {
                 guest.vcpu.bind()?;
                 guest.expect_report()?;
@@ -264,9 +264,9 @@ fn quick_stays() -> CaseResult {
         })?;
         // Another VMCS is current here, and must not be entered in its place.
         other.expect_report()?;
-        is_error("a run elsewhere", staying.lock().vcpu.run())?;
-        on_cpu(1, || end_of_stay(&mut staying.lock(), round))?;
-        let guest = &mut *staying.lock();
+        is_error("a run on another CPU", loaded.lock().vcpu.run())?;
+        on_cpu(1, || release(&mut loaded.lock(), round))?;
+        let guest = &mut *loaded.lock();
         guest.vcpu.bind()?;
         guest.expect_report()?;
         guest.vcpu.unbind()?;
@@ -275,7 +275,7 @@ fn quick_stays() -> CaseResult {
     Ok(())
 }
 
-/// Its VMCS is active where it was bound, so its page cannot be given back: it is lost, and the host goes on.
+/// Its VMCS is active on the CPU where it was bound, so its page cannot be freed. The page is lost, and the host goes on.
 fn dropped_on_another_cpu() -> CaseResult {
     let patterned = Mutex::new(Some(PatternedGuest::unbound(0, ALL)?));
     let address = Mutex::new(0);

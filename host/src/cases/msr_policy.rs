@@ -132,7 +132,7 @@ fn pass_through() -> CaseResult {
     equal("#GP", seen.faults, 0)
 }
 
-/// A range that was kept or passed through, and exits again.
+/// A range that was emulated or passed through exits again.
 fn exit_again() -> CaseResult {
     let mut guest = accessor()?;
     for policy in [MsrPolicy::PassThrough, MsrPolicy::Keep { value: 1, writable: 0 }] {

@@ -112,47 +112,47 @@ guest_code!(
 /// At an address of the caller's choice, at the host's own address, and memory that the caller keeps.
 fn memory_of_each_kind() -> CaseResult {
     const WORD: u32 = 0x600D_CAFE;
-    let kept = Kept::new()?;
+    let host_page = HostPage::new()?;
     let machine = Machine::new(copy())?;
     let page = Layout::from_size_align(PAGE, PAGE).map_err(|_| axerrno::AxError::InvalidInput)?;
     let chosen = machine.vm.alloc_memory_region(page, Some(ELSEWHERE.into()))?.as_ptr();
     let identical = machine.vm.alloc_memory_region(page, None)?.as_ptr();
-    machine.vm.map_reserved_memory_region(page, Some(kept.address.into()))?;
+    machine.vm.map_reserved_memory_region(page, Some(host_page.address.into()))?;
     machine.vm.write_to_guest_of(ELSEWHERE.into(), &WORD)?;
 
     let registers = machine.vcpu.get_arch_vcpu().regs_mut();
     registers.rbx = ELSEWHERE as u64;
     registers.rsi = identical.addr() as u64;
-    registers.rdi = kept.address as u64;
+    registers.rdi = host_page.address as u64;
     machine.boot_to_halt()?;
     is_true("memory of its own behind the chosen address", chosen.addr() != ELSEWHERE)?;
     equal("the word in the identical region", machine.vm.read_from_guest_of::<u32>(identical.addr().into())?, WORD)?;
-    equal("the word in kept memory", kept.word(), !WORD)?;
+    equal("the word in the host's page", host_page.word(), !WORD)?;
     same("regions", machine.vm.memory_regions().len(), 4)
 }
 
 fn passthrough_region() -> CaseResult {
     const WORD: u32 = 0x1234_5678;
-    let kept = Kept::new()?;
+    let host_page = HostPage::new()?;
     let mut config = config();
-    let region = PassThroughAddressConfig { base_gpa: kept.address, length: PAGE };
+    let region = PassThroughAddressConfig { base_gpa: host_page.address, length: PAGE };
     config.devices.passthrough_addresses.push(region);
     let machine = Machine::with_config(config, copy())?;
     machine.vm.write_to_guest_of(0x1000.into(), &WORD)?;
     let registers = machine.vcpu.get_arch_vcpu().regs_mut();
-    (registers.rbx, registers.rsi, registers.rdi) = (0x1000, 0x1004, kept.address as u64);
+    (registers.rbx, registers.rsi, registers.rdi) = (0x1000, 0x1004, host_page.address as u64);
     machine.boot_to_halt()?;
-    equal("what the guest wrote to the device", kept.word(), !WORD)
+    equal("what the guest wrote to the device", host_page.word(), !WORD)
 }
 
 guest_code!(write_elsewhere, "code32", "mov dword ptr [0x400010], 0x77", "mov eax, [0x400010]", "hlt");
 
 fn nested_fault_on_demand() -> CaseResult {
-    let kept = Kept::new()?;
+    let host_page = HostPage::new()?;
     let machine = Machine::new(write_elsewhere())?;
     machine.vm.boot()?;
     machine.expect_fault(ELSEWHERE + 0x10, MappingFlags::WRITE)?;
-    machine.vm.map_region(ELSEWHERE.into(), kept.address.into(), PAGE, ALL)?;
+    machine.vm.map_region(ELSEWHERE.into(), host_page.address.into(), PAGE, ALL)?;
     machine.expect_halt()?;
     equal("EAX", machine.vcpu.get_arch_vcpu().regs().rax, 0x77)
 }
@@ -161,9 +161,9 @@ guest_code!(write_twice, "code32", "mov dword ptr [0x400010], 1", "hlt", "mov dw
 
 /// `axvm` changes the tables only: what the processor cached of them is for the host to drop.
 fn unmapped_region_faults() -> CaseResult {
-    let kept = Kept::new()?;
+    let host_page = HostPage::new()?;
     let machine = Machine::new(write_twice())?;
-    machine.vm.map_region(ELSEWHERE.into(), kept.address.into(), PAGE, ALL)?;
+    machine.vm.map_region(ELSEWHERE.into(), host_page.address.into(), PAGE, ALL)?;
     machine.boot_to_halt()?;
     machine.vm.unmap_region(ELSEWHERE.into(), PAGE)?;
     machine.vcpu.get_arch_vcpu().invalidate_ept();
@@ -262,7 +262,7 @@ fn end_of_a_slice() -> CaseResult {
     machine.spin_once()?;
     let before = machine.vcpu.get_arch_vcpu().regs().rbx;
     machine.spin_once()?;
-    is_true("further turns in the second slice", machine.vcpu.get_arch_vcpu().regs().rbx > before)
+    is_true("further rounds in the second slice", machine.vcpu.get_arch_vcpu().regs().rbx > before)
 }
 
 /// The one kind that `axvm` makes on this architecture: addresses for memory that machines share.
@@ -410,11 +410,11 @@ impl Machine {
 }
 
 /// A frame of the host's that outlives the machine.
-struct Kept {
+struct HostPage {
     address: usize,
 }
 
-impl Kept {
+impl HostPage {
     fn new() -> CaseResult<Self> {
         let Some(frame) = frames::alloc() else { return fail("a frame", "none") };
         Ok(Self { address: frame as usize })
@@ -427,7 +427,7 @@ impl Kept {
     }
 }
 
-impl Drop for Kept {
+impl Drop for HostPage {
     fn drop(&mut self) {
         frames::dealloc(self.address as u64);
     }

@@ -40,14 +40,14 @@ const CD: u64 = 1 << 30;
 const NW: u64 = 1 << 29;
 
 /// Gives the guest physical addresses of fewer bits than the processor has, so that its CR3 and PDPTEs are checked here.
-fn narrow(guest: &mut Guest, mode: Mode) -> CaseResult {
+fn reduce_maxphyaddr(guest: &mut Guest, mode: Mode) -> CaseResult {
     cpuid::edit(guest, mode, |policy| {
         let [sizes, ..] = policy.get(0x8000_0008, 0);
-        policy.set(0x8000_0008, 0, [sizes & !0xFF | NARROW, 0, 0, 0])
+        policy.set(0x8000_0008, 0, [sizes & !0xFF | REDUCED_MAXPHYADDR, 0, 0, 0])
     })
 }
 
-const NARROW: u32 = 36;
+const REDUCED_MAXPHYADDR: u32 = 36;
 
 /// 64-bit code that loads a register from 10000H, moves it to a control register and back, and stores it at 10008H.
 fn round_trip(control: u8, gpr: u8) -> Vec<u8> {
@@ -74,11 +74,11 @@ fn mov_with_every_register() -> CaseResult {
     const PG_PE: u64 = 0x8000_0011;
     const PAE_PGE: u64 = 0xA0;
     for gpr in 0..16 {
-        for narrowed in [false, true] {
+        for is_reduced in [false, true] {
             for (control, value) in [(0, PG_PE), (0, PG_PE | CD), (3, PML4 | 0x18), (4, PAE_PGE), (8, 0), (8, 13)] {
                 let mut guest = Guest::long(&round_trip(control, gpr))?;
-                if narrowed {
-                    narrow(&mut guest, Mode::Long)?;
+                if is_reduced {
+                    reduce_maxphyaddr(&mut guest, Mode::Long)?;
                 }
                 guest.write_words(0x10000, &[value])?;
                 guest.halt()?;
@@ -285,10 +285,10 @@ guest_code!(
 /// Bits that a physical address of the guest has not are reserved, whoever checks them; PWT, PCD and the other low bits
 /// are not.
 fn cr3_reserved_bits() -> CaseResult {
-    for narrowed in [false, true] {
+    for is_reduced in [false, true] {
         let mut guest = Guest::long(try_cr3())?;
-        if narrowed {
-            narrow(&mut guest, Mode::Long)?;
+        if is_reduced {
+            reduce_maxphyaddr(&mut guest, Mode::Long)?;
         }
         let width = guest.vcpu.cpuid_policy()?.physical_address_bits();
         let mut values: Vec<(u64, bool)> = (width..64).map(|bit| (PML4 | 1 << bit, true)).collect();
@@ -305,10 +305,10 @@ fn cr3_reserved_bits() -> CaseResult {
 /// With PCIDs bit 63 is a hint, and reads as 0.
 fn cr3_with_pcids() -> CaseResult {
     const PCIDE: u64 = 1 << 17;
-    for narrowed in [false, true] {
+    for is_reduced in [false, true] {
         let mut guest = Guest::long(try_cr3())?;
-        if narrowed {
-            narrow(&mut guest, Mode::Long)?;
+        if is_reduced {
+            reduce_maxphyaddr(&mut guest, Mode::Long)?;
         }
         if !guest.vcpu.cpuid_policy()?.has(CpuidFeature::PCID) {
             return Ok(());
@@ -405,16 +405,16 @@ guest_code!(
 /// Writes of CR0, CR3 and CR4 load the PDPTEs, and check them by the size of addresses that the guest was told.
 fn pdptes_of_a_reduced_maxphyaddr() -> CaseResult {
     for register in [0, 3, 4] {
-        for narrowed in [false, true] {
+        for is_reduced in [false, true] {
             let mut guest = Guest::protected(load_pdptes())?;
-            if narrowed {
-                narrow(&mut guest, Mode::Protected)?;
+            if is_reduced {
+                reduce_maxphyaddr(&mut guest, Mode::Protected)?;
             }
             guest.write_words(0x12000, &[0x13001, 0x13001, 0, 0])?;
             guest.write_words(0x13000, &[0x83])?;
             guest.expect_report()?;
             guest.vcpu.regs_mut().rbp = register;
-            if narrowed {
+            if is_reduced {
                 guest.expect_vector(GP)?;
             } else {
                 guest.halt()?;

@@ -59,10 +59,10 @@ fn single_step_deferred() -> CaseResult {
         fast_path::start(&mut guest)?;
         Ok(log_with_calls(&mut guest, fast_path::next_exit)?.into_iter().map(|(rip, _)| rip).collect())
     };
-    let (exact, late) = (steps(StepPolicy::Exact)?, steps(StepPolicy::Late)?);
+    let (exact, deferred) = (steps(StepPolicy::Exact)?, steps(StepPolicy::Late)?);
     let mut rest = exact.iter();
-    let in_order = late.iter().all(|step| rest.any(|other| other == step));
-    is_true("the steps are among the exact ones", in_order && late.last() == exact.last())
+    let in_order = deferred.iter().all(|step| rest.any(|other| other == step));
+    is_true("the steps are among the exact ones", in_order && deferred.last() == exact.last())
 }
 
 /// As [`log_of`], of a guest that makes calls too.

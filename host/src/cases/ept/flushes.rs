@@ -1,5 +1,5 @@
-//! Translations are dropped when something is stale, once, and never else. How often, the library counts; what the counts
-//! must be follows from SDM Vol. 3C, "Operations that Invalidate Cached Mappings" and the guidelines for INVVPID and INVEPT.
+//! The TLB is flushed once when something in it is stale, and never else. The crate counts the flushes. What the counts must be
+//! follows from SDM Vol. 3C, "Operations that Invalidate Cached Mappings" and the guidelines for INVVPID and INVEPT.
 
 use alloc::{format, vec::Vec};
 
@@ -19,7 +19,7 @@ use super::{
         need::Need,
         on_cpu::on_cpu,
     },
-    vpids::{VpidLimit, drops_of, with_and_without},
+    vpids::{VpidLimit, flushes_of, with_and_without},
 };
 use crate::{smp, vmx};
 
@@ -84,8 +84,8 @@ fn flushes_of_warm_exits() -> CaseResult {
     with_and_without(|vpids| {
         let mut guest = warm()?;
         same("a VPID", vpid(&guest)?.is_some(), vpids)?;
-        let (_, drops) = drops_of(|| run(&mut guest, 200))?;
-        same("drops of 200 exits", drops, NONE)
+        let (_, flushes) = flushes_of(|| run(&mut guest, 200))?;
+        same("flushes of 200 exits", flushes, NONE)
     })
 }
 
@@ -93,14 +93,14 @@ fn flushes_of_warm_exits() -> CaseResult {
 fn flushes_of_alternating_vcpus() -> CaseResult {
     with_and_without(|vpids| {
         let (mut first, mut second) = (warm()?, warm()?);
-        let (_, drops) = drops_of(|| {
+        let (_, flushes) = flushes_of(|| {
             for _ in 0..20 {
                 run(&mut first, 1)?;
                 run(&mut second, 1)?;
             }
             Ok(())
         })?;
-        same("drops of 20 turns", drops, NONE)?;
+        same("flushes of 20 rounds", flushes, NONE)?;
         is_true("VPIDs of their own", !vpids || vpid(&first)? != vpid(&second)?)
     })
 }
@@ -110,7 +110,7 @@ fn flushes_of_unbinding() -> CaseResult {
         let (mut first, mut second) = (warm()?, warm()?);
         let (own, others) = (vpid(&first)?, vpid(&second)?);
         second.vcpu.unbind()?;
-        let (_, drops) = drops_of(|| {
+        let (_, flushes) = flushes_of(|| {
             for _ in 0..20 {
                 first.vcpu.unbind()?;
                 second.vcpu.bind()?;
@@ -121,7 +121,7 @@ fn flushes_of_unbinding() -> CaseResult {
             }
             Ok(())
         })?;
-        same("drops of 20 turns with bind and unbind", drops, NONE)?;
+        same("flushes of 20 rounds with bind and unbind", flushes, NONE)?;
         same("the VPIDs", (vpid(&first)?, vpid(&second)?), (own, others))
     })
 }
@@ -131,8 +131,8 @@ fn flushes_of_a_first_run() -> CaseResult {
     with_and_without(|_| {
         warm()?;
         let mut guest = Guest::long(exits())?;
-        let (_, drops) = drops_of(|| run(&mut guest, 10))?;
-        same("drops of a first run", drops, EPT)
+        let (_, flushes) = flushes_of(|| run(&mut guest, 10))?;
+        same("flushes of a first run", flushes, EPT)
     })
 }
 
@@ -145,18 +145,18 @@ fn flushes_of_invalidation() -> CaseResult {
             invalidator.invalidate();
             guest.vcpu.invalidate_ept();
             invalidator.clone().invalidate();
-            let (_, drops) = drops_of(|| run(&mut guest, 5))?;
-            same("drops of an invalidation", drops, EPT)?;
+            let (_, flushes) = flushes_of(|| run(&mut guest, 5))?;
+            same("flushes of an invalidation", flushes, EPT)?;
         }
         // What lies there may be another table than the one that was cached.
         guest.vcpu.set_ept_root((guest.memory.ept.root() as usize).into())?;
-        let (_, drops) = drops_of(|| run(&mut guest, 5))?;
-        same("drops of a root that is set", drops, EPT)?;
+        let (_, flushes) = flushes_of(|| run(&mut guest, 5))?;
+        same("flushes of a root that is set", flushes, EPT)?;
         guest.vcpu.unbind()?;
         invalidator.invalidate();
         guest.vcpu.bind()?;
-        let (_, drops) = drops_of(|| run(&mut guest, 5))?;
-        same("drops of an invalidation of an unbound vCPU", drops, EPT)?;
+        let (_, flushes) = flushes_of(|| run(&mut guest, 5))?;
+        same("flushes of an invalidation of an unbound vCPU", flushes, EPT)?;
         drop(guest);
         invalidator.invalidate();
         Ok(())
@@ -197,26 +197,26 @@ guest_code!(
     "jmp 2b",
 );
 
-/// What the library writes for the guest drops what the processor would have dropped, and no more. (No MOV to CR4 that
-/// exits succeeds: the bits that the library owns are those that this guest does not have.)
+/// A register that the crate writes for the guest flushes what the processor would have flushed, and no more. (No MOV to CR4
+/// that exits succeeds: the crate owns those bits that this guest does not have.)
 fn flushes_of_control_registers() -> CaseResult {
     with_and_without(|vpids| {
         let linear = if vpids { LINEAR } else { NONE };
         let mut guest = Guest::protected(toggle_paging())?;
         // One page of 4 MiB at 0.
         guest.write_words(0x1_2000, &[0x83])?;
-        expect_drops(&mut guest, "MOV to CR0", [linear, linear])?;
-        expect_drops(&mut Guest::long(toggle_efer())?, "WRMSR of EFER", [NONE, linear])
+        expect_flushes(&mut guest, "MOV to CR0", [linear, linear])?;
+        expect_flushes(&mut Guest::long(toggle_efer())?, "WRMSR of EFER", [NONE, linear])
     })
 }
 
-/// The drops from one OUT of the guest to the next, in turns.
-fn expect_drops(guest: &mut Guest, what: &str, expected: [TranslationDrops; 2]) -> CaseResult {
+/// The flushes from one OUT of the guest to the next.
+fn expect_flushes(guest: &mut Guest, what: &str, expected: [TranslationDrops; 2]) -> CaseResult {
     guest.expect_report()?;
     for round in 0..4 {
         for (half, expected) in expected.into_iter().enumerate() {
-            let (_, drops) = drops_of(|| guest.expect_report())?;
-            same(&format!("drops of {what}, round {round}, half {half}"), drops, expected)?;
+            let (_, flushes) = flushes_of(|| guest.expect_report())?;
+            same(&format!("flushes of {what}, round {round}, half {half}"), flushes, expected)?;
         }
     }
     Ok(())
@@ -235,8 +235,8 @@ fn flushes_of_written_fields() -> CaseResult {
         ] {
             let value = guest.vcpu.read_vmcs(field)?;
             guest.vcpu.write_guest_field(field, value);
-            let (_, drops) = drops_of(|| run(&mut guest, 5))?;
-            same(&format!("drops of a written {field:?}"), drops, if vpids && linear { LINEAR } else { NONE })?;
+            let (_, flushes) = flushes_of(|| run(&mut guest, 5))?;
+            same(&format!("flushes of a written {field:?}"), flushes, if vpids && linear { LINEAR } else { NONE })?;
         }
         equal("CR3", guest.vcpu.read_vmcs(VmcsGuestNW::CR3)? as u64, PML4)
     })
@@ -250,8 +250,8 @@ fn flushes_of_setup() -> CaseResult {
         let root = guest.memory.ept.root() as usize;
         guest.vcpu.set_start_state(Mode::Long.start_state())?;
         guest.vcpu.setup(root.into(), (ORIGIN as usize).into())?;
-        let (_, drops) = drops_of(|| run(&mut guest, 5))?;
-        same("drops of setup", drops, EPT)?;
+        let (_, flushes) = flushes_of(|| run(&mut guest, 5))?;
+        same("flushes of setup", flushes, EPT)?;
         let after = vpid(&guest)?;
         same("a VPID", after.is_some(), vpids)?;
         is_true("another one", !vpids || after != before)
@@ -264,40 +264,40 @@ fn flushes_of_init() -> CaseResult {
         let mut guest = warm()?;
         let before = vpid(&guest)?;
         guest.vcpu.receive_init(true)?;
-        let (_, drops) = drops_of(|| run(&mut guest, 3))?;
-        same("drops of INIT", drops, if vpids { LINEAR } else { NONE })?;
+        let (_, flushes) = flushes_of(|| run(&mut guest, 3))?;
+        same("flushes of INIT", flushes, if vpids { LINEAR } else { NONE })?;
         same("the VPID", vpid(&guest)?, before)
     })
 }
 
-/// One INVEPT on each processor that it comes to, and none of other kinds; staying there costs nothing.
+/// One INVEPT on each CPU that the vCPU comes to, and no other flush. Further runs there flush nothing.
 fn flushes_of_moves() -> CaseResult {
     let mut guest = warm()?;
     guest.vcpu.unbind()?;
     let guest = Mutex::new(guest);
     let mut seen = Vec::new();
-    // The first VPID of a processor comes with a drop of all.
+    // The first VPID of a processor comes with a flush of all.
     everywhere(|| warm().map(drop))?;
     for _ in 0..2 {
         // It was on the first until now.
         for processor in (1..smp::count()).chain([0]) {
-            seen.push((processor, on_cpu(processor, || one_stay(&mut guest.lock()))?));
+            seen.push((processor, on_cpu(processor, || one_turn(&mut guest.lock()))?));
         }
     }
-    // On each processor another one than at the last stay.
+    // On each CPU another VPID than the last time.
     let last = seen.split_off(smp::count());
     for (before, after) in seen.iter().zip(&last) {
-        is_true("a VPID at each stay", after.1.is_some() && before.1 != after.1)?;
+        is_true("a VPID each time", after.1.is_some() && before.1 != after.1)?;
     }
     Ok(())
 }
 
-fn one_stay(guest: &mut Guest) -> CaseResult<Option<u16>> {
+fn one_turn(guest: &mut Guest) -> CaseResult<Option<u16>> {
     guest.vcpu.bind()?;
-    let (_, drops) = drops_of(|| run(guest, 1))?;
-    same("drops of a move", drops, EPT)?;
-    let (_, drops) = drops_of(|| run(guest, 20))?;
-    same("drops of a stay", drops, NONE)?;
+    let (_, flushes) = flushes_of(|| run(guest, 1))?;
+    same("flushes of a move", flushes, EPT)?;
+    let (_, flushes) = flushes_of(|| run(guest, 20))?;
+    same("flushes of further runs", flushes, NONE)?;
     let vpid = vpid(guest)?;
     guest.vcpu.unbind()?;
     Ok(vpid)
@@ -315,8 +315,8 @@ fn flushes_of_vmx_off_and_on() -> CaseResult {
         is_true("VMX on again", state.enable().is_ok())
     })?;
     guest.vcpu.bind()?;
-    let (_, drops) = drops_of(|| run(&mut guest, 5))?;
-    same("drops of VMX off and on", drops, TlbFlushCounts { invept: 1, invvpid: 1 })
+    let (_, flushes) = flushes_of(|| run(&mut guest, 5))?;
+    same("flushes of VMX off and on", flushes, TranslationDrops { invept: 1, invvpid: 1 })
 }
 
 /// More guests than VPIDs: no two that hold the same, one INVVPID each time the count begins anew.
@@ -329,7 +329,7 @@ fn vpids_run_out() -> CaseResult {
     for _ in 0..GUESTS {
         guests.push(Guest::long(exits())?);
     }
-    let ((), drops) = drops_of(|| {
+    let ((), flushes) = flushes_of(|| {
         for _ in 0..ROUNDS {
             for guest in &mut guests {
                 run(guest, 3)?;
@@ -342,7 +342,7 @@ fn vpids_run_out() -> CaseResult {
     // Each guest's VPID is void when its turn comes again.
     let given = GUESTS * ROUNDS;
     let generations = given.div_ceil(VPIDS.into());
-    same("drops", drops, TlbFlushCounts { invept: GUESTS, invvpid: generations })
+    same("flushes", flushes, TranslationDrops { invept: GUESTS, invvpid: generations })
 }
 
 /// A vCPU that is bound takes the limit over when another one has run, or when it is bound again.

@@ -36,7 +36,7 @@ guest_code!(
     "jmp 2b",
 );
 
-/// Three guests take turns on one processor, bound all the time: each sees only its own memory.
+/// Three guests run alternately on one CPU, bound all the time: each sees only its own memory.
 fn same_addresses() -> CaseResult {
     with_and_without(|_| {
         let mut guests =

@@ -1,6 +1,6 @@
 //! A changed EPT is used stale until somebody says so, and never after.
 //!
-//! Bochs 2.7 empties its TLB at every entry and exit, so what is stale shows only within one stay in the guest: either the
+//! Bochs 2.7 empties its TLB at every entry and exit, so what is stale shows only from one entry to the next exit: either the
 //! guest changes its own EPT, or another processor does. On a real processor it would show across exits too.
 
 use alloc::{format, vec::Vec};
@@ -19,7 +19,7 @@ use super::{
         need::Need,
     },
     frame::Frame,
-    vpids::{VpidLimit, drops_of, with_and_without},
+    vpids::{VpidLimit, flushes_of, with_and_without},
 };
 use crate::{
     arch::{interrupts, processor, time, vectors::WAKE_VECTOR},
@@ -96,9 +96,9 @@ fn remapped_by_the_guest() -> CaseResult {
         equal("the page before", guest.vcpu.regs().rbx, A)?;
         equal("the page, changed without an invalidation", guest.vcpu.regs().rcx, A)?;
         guest.vcpu.invalidate_ept();
-        let (_, drops) = drops_of(|| guest.halt())?;
+        let (_, flushes) = flushes_of(|| guest.halt())?;
         equal("the page after the invalidation", guest.vcpu.regs().rax, B)?;
-        equal("INVEPTs", drops.invept, 1)
+        equal("INVEPTs", flushes.invept, 1)
     })
 }
 

@@ -1,5 +1,5 @@
-//! VPIDs on and off, and how often the library dropped translations: in Bochs every entry and exit empties the TLB, so
-//! that a drop too few does not show in memory, and one too many never would.
+//! VPIDs on and off, and the counts of TLB flushes. In Bochs every entry and exit empties the TLB. So a missing flush does not
+//! show in memory, and a needless one never would.
 
 use x86_vcpu::TlbFlushCounts;
 
@@ -38,7 +38,7 @@ pub fn with_and_without(case: impl Fn(bool) -> CaseResult) -> CaseResult {
 
 /// INVEPTs and INVVPIDs that `f` makes on this processor.
 #[track_caller]
-pub fn drops_of<T>(f: impl FnOnce() -> CaseResult<T>) -> CaseResult<(T, TranslationDrops)> {
+pub fn flushes_of<T>(f: impl FnOnce() -> CaseResult<T>) -> CaseResult<(T, TranslationDrops)> {
     let before = vmx::with_state(State::translation_drops)?;
     let result = f()?;
     let after = vmx::with_state(State::tlb_flush_counts)?;

@@ -98,7 +98,7 @@ fn instructions_with(mut between: impl FnMut(&mut Guest) -> CaseResult) -> CaseR
                 (Exit::IoWrite { .. }, false, false) => VmxExitReason::IO_INSTRUCTION,
                 (Exit::Hypercall { .. }, true, false) => VmxExitReason::VMCALL,
                 (Exit::Halt, true, true) => VmxExitReason::HLT,
-                (other, ..) => return fail("OUT, VMCALL and HLT in turns", guest.describe(&other)),
+                (other, ..) => return fail("OUT, VMCALL and HLT one after another", guest.describe(&other)),
             };
             same("reason", guest.vcpu.exit_info()?.exit_reason, reason)?;
             let registers = guest.vcpu.regs();

@@ -62,14 +62,14 @@ fn patterns_of_two_bound_guests() -> CaseResult {
     first.finish(&host)
 }
 
-/// Two stay on the processor when they are unbound, and a third comes and goes.
+/// Two guests are kept loaded when they are unbound. A third one is loaded and released in between.
 fn patterns_of_guests_kept_loaded() -> CaseResult {
     let host = PatternedHost::new(Pattern(2))?;
     // Three of them would be too much for a processor's stack.
-    let mut staying = vec![PatternedGuest::staying(0)?, PatternedGuest::staying(1)?];
+    let mut loaded = vec![PatternedGuest::kept_loaded(0)?, PatternedGuest::kept_loaded(1)?];
     let mut other = Box::new(PatternedGuest::unbound(4, ALL)?);
     for round in 0..EXITS as u64 {
-        for patterned in &mut staying {
+        for patterned in &mut loaded {
             patterned.guest.vcpu.bind()?;
             patterned.step(&host, round)?;
             for _ in 0..round % 3 {
@@ -84,7 +84,7 @@ fn patterns_of_guests_kept_loaded() -> CaseResult {
             other.guest.vcpu.unbind()?;
         }
     }
-    staying.into_iter().try_for_each(|patterned| patterned.finish(&host))
+    loaded.into_iter().try_for_each(|patterned| patterned.finish(&host))
 }
 
 /// What XCR0 leaves out is in the registers all the same, and SSE works without it.

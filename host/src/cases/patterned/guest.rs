@@ -38,7 +38,7 @@ impl PatternedGuest {
 
     /// The same, and it gives nothing back when it is unbound.
     #[track_caller]
-    pub fn staying(pattern: u64) -> CaseResult<Self> {
+    pub fn kept_loaded(pattern: u64) -> CaseResult<Self> {
         let mut patterned = Self::unbound(pattern, ALL)?;
         patterned.guest.vcpu.set_unbind_policy(UnbindPolicy::Stay);
         Ok(patterned)

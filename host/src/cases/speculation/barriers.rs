@@ -42,7 +42,7 @@ fn barriers_on_and_off() -> CaseResult {
     with([ALL_BARRIERS, SpeculationPolicy::NONE])
 }
 
-/// Two guests in turns, under one policy in even rounds and the other in odd ones. In two of them an entry is refused too.
+/// Two guests run alternately, under one policy in even rounds and the other in odd ones. In two of them an entry is refused too.
 fn with(policies: [SpeculationPolicy; 2]) -> CaseResult {
     let host = PatternedHost::new(Pattern(2))?;
     let (mut first, mut second) = (PatternedGuest::unbound(0, ALL)?, PatternedGuest::unbound(1, ALL)?);
@@ -72,31 +72,31 @@ fn step_and_refusal(patterned: &mut PatternedGuest, host: &PatternedHost, round:
 
 guest_code!(exits, "code64", "2: out REPORT_PORT, al", "jmp 2b");
 
-/// The quickest of a few runs, in ticks of the time-stamp counter.
-fn quickest(guest: &mut Guest) -> CaseResult<u64> {
-    let mut quickest = u64::MAX;
+/// The shortest of a few runs, in ticks of the time-stamp counter.
+fn shortest_run(guest: &mut Guest) -> CaseResult<u64> {
+    let mut shortest = u64::MAX;
     for _ in 0..10 {
         let start = time::tsc();
         guest.vcpu.run()?;
-        quickest = quickest.min(time::tsc() - start);
+        shortest = shortest.min(time::tsc() - start);
     }
-    Ok(quickest)
+    Ok(shortest)
 }
 
 /// A policy holds from the next run on, also without a bind: its branches take time.
 fn barriers_while_bound() -> CaseResult {
     let mut guest = Guest::long(exits())?;
     guest.vcpu.set_speculation_policy(SpeculationPolicy::NONE);
-    let without = quickest(&mut guest)?;
+    let without = shortest_run(&mut guest)?;
     for (what, policy, least) in [
         ("200 jumps", SpeculationPolicy { clear_history: true, ..SpeculationPolicy::NONE }, 200),
         ("32 calls", SpeculationPolicy { fill_return_stack: true, ..SpeculationPolicy::NONE }, 32),
     ] {
         guest.vcpu.set_speculation_policy(policy);
-        let with = quickest(&mut guest)?;
+        let with = shortest_run(&mut guest)?;
         is_true(what, with >= without + least)?;
         guest.vcpu.set_speculation_policy(SpeculationPolicy::NONE);
-        is_true("not any more", quickest(&mut guest)? < without + least)?;
+        is_true("not any more", shortest_run(&mut guest)? < without + least)?;
     }
     Ok(())
 }

@@ -71,7 +71,7 @@ fn access(guest: &mut Guest, msr: u64, value: u64) -> CaseResult<(u64, u64, u64)
     Ok((registers.r10, registers.r12, registers.r9))
 }
 
-/// Two guests and a host with different values, in turns. Every run compares the host's.
+/// Two guests and a host have different values. The guests run alternately. Every run compares the host's.
 fn spec_ctrl_is_each_guests_own() -> CaseResult {
     let _host = PatternedHost::new(Pattern(2))?;
     let (mut first, mut second) = (accessor()?, accessor()?);
@@ -293,7 +293,7 @@ guest_code!(
     "jmp 2b"
 );
 
-/// SPEC_CTRL of a host is what it has at the bind, also for a vCPU that stays.
+/// After a run the host has the SPEC_CTRL that it had at the bind, also if the vCPU was kept loaded.
 fn host_spec_ctrl_with_a_loaded_vcpu() -> CaseResult {
     for policy in [UnbindPolicy::Release, UnbindPolicy::Stay] {
         let mut guest = Guest::long(spec_ctrl_and_spin())?;
