@@ -29,7 +29,7 @@ pub fn enable_here() -> Result<(), EnableError> {
     Ok(())
 }
 
-/// The same for every processor.
+/// Turns VMX on for every processor.
 pub fn enable_everywhere() -> Result<(), EnableError> {
     for processor in 0..smp::count() {
         let result = Mutex::new(Ok(()));

@@ -65,7 +65,7 @@ impl Guest {
         }
     }
 
-    /// It is not measured.
+    /// This guest is not measured.
     pub fn leave_out_marks(&mut self) -> BenchResult {
         self.tell(MARKED, 0)?;
         self.leave_out_end_mark()

@@ -1,5 +1,5 @@
-//! Entries that VMLAUNCH or VMRESUME itself refuses, because somebody else on the host touched the VMCS: an error with its
-//! number and its text, a host whose state is its own, and a vCPU that runs again.
+//! Entries that VMLAUNCH or VMRESUME refuses, because somebody else on the host touched the VMCS. The run is an error with its
+//! number and its text. The host has its own state, and the vCPU runs again.
 
 use alloc::format;
 use core::arch::asm;
@@ -53,7 +53,7 @@ guest_code!(
     "jmp 2b",
 );
 
-/// A guest that ran, and that no entry changes anything for: it spins, and its slice is set.
+/// A guest that ran, and whose next entry is fast: it spins, and its slice is set.
 fn running_guest() -> CaseResult<Guest> {
     let mut guest = Guest::long(spin())?;
     guest.vcpu.set_time_slice(Some(time::ticks(200_000)))?;
@@ -73,7 +73,7 @@ pub fn current_vmcs() -> u64 {
 
 /// Leaves no VMCS current.
 fn clear(address: u64) {
-    // SAFETY: the VMCS goes to its memory complete; what the library thinks of it is the matter of these cases.
+    // SAFETY: the VMCS goes to its memory complete; what the crate believes of it is the subject of these cases.
     unsafe { asm!("vmclear [{}]", in(reg) &address, options(nostack)) };
 }
 
@@ -103,7 +103,7 @@ pub fn expect_refusal(guest: &mut Guest, number: Option<u32>) -> CaseResult {
     is_true("the reason has a text", format!("{failure}").len() > 20)
 }
 
-/// The guest goes on where it was, with what it had.
+/// The guest goes on where it was, with its registers.
 fn expect_to_go_on(guest: &mut Guest) -> CaseResult {
     let before = guest.vcpu.regs().rbx;
     for _ in 0..3 {
@@ -122,7 +122,7 @@ fn no_current_vmcs() -> CaseResult {
     expect_to_go_on(&mut guest)
 }
 
-/// The same when there is something to be written to the VMCS before: it is not lost.
+/// A field that had to be written to the VMCS before the entry is not lost.
 fn no_current_vmcs_with_changes() -> CaseResult {
     let mut guest = running_guest()?;
     clear(current_vmcs());
@@ -266,7 +266,7 @@ fn refused_with_an_interrupt(is_fast: bool) -> CaseResult<Guest> {
     Ok(guest)
 }
 
-/// The next entry injects it.
+/// The next entry injects the interrupt.
 fn event_is_kept() -> CaseResult {
     for is_fast in [true, false] {
         let mut guest = refused_with_an_interrupt(is_fast)?;
@@ -275,7 +275,7 @@ fn event_is_kept() -> CaseResult {
     Ok(())
 }
 
-/// It is not injected by an entry before which the caller has turned the guest's interrupts off.
+/// The caller turns the guest's interrupts off before the next entry. That entry does not inject the interrupt.
 fn event_that_has_to_wait_now() -> CaseResult {
     const IF: usize = 1 << 9;
     for is_fast in [true, false] {
@@ -289,7 +289,7 @@ fn event_that_has_to_wait_now() -> CaseResult {
     Ok(())
 }
 
-/// The same where the processor begins the entry and then refuses the guest's state.
+/// The processor begins the entry and then refuses the guest's state. The next entry injects the event.
 fn event_of_an_entry_that_fails() -> CaseResult {
     const NO_LINK: u64 = u64::MAX;
     let mut guest = Guest::long(open())?;
@@ -302,14 +302,14 @@ fn event_of_an_entry_that_fails() -> CaseResult {
     equal("vector", guest.expect_out(VECTOR_PORT)?, INTERRUPT.into())
 }
 
-/// Past the library, which goes on thinking that there is nothing to write.
+/// Writes past the crate, which does not know of it.
 fn write_link_pointer(value: u64) {
     const VMCS_LINK_POINTER: u64 = 0x2800;
     // SAFETY: a vCPU's VMCS is current, and an entry with such a link is refused.
     unsafe { asm!("vmwrite {}, {}", in(reg) VMCS_LINK_POINTER, in(reg) value, options(nostack)) };
 }
 
-/// From the check that the VMCS is current to the entry: a message is written there.
+/// Interrupts are off from the check that the VMCS is current to the entry. A message is written there.
 fn interrupts_are_off() -> CaseResult {
     let were_on = interrupts::are_enabled();
     interrupts::enable();
@@ -336,8 +336,8 @@ fn refusals_with_interrupts_off() -> CaseResult {
     is_true("interrupts on after it", interrupts::are_enabled())
 }
 
-/// VMRESUME of the VMCS of a vCPU that never ran. That one was told where the host's stack is, so the vCPU's own has to be
-/// told again before it is entered from there.
+/// VMRESUME of the VMCS of a vCPU that never ran. HOST_RSP was written to that VMCS. So the vCPU has to write it to its own VMCS
+/// again before the next entry.
 fn another_vmcs_in_its_place() -> CaseResult {
     let _never_runs = Guest::long(spin())?;
     let another = current_vmcs();

@@ -248,7 +248,7 @@ guest_code!(
     "hlt",
 );
 
-/// The same for an instruction that is executed for the guest.
+/// An instruction that the crate completes for the guest ends the shadow too.
 fn outs_ends_the_shadow() -> CaseResult {
     let mut guest = Guest::long(sends())?;
     guest.set_handler(INTERRUPT, says_bl())?;

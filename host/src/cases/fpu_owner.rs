@@ -30,7 +30,7 @@ cases! { "fpu_owner":
     host_without_osxsave.needs(&[Need::Xsave]),
 }
 
-/// A guest ran, and VMX was turned off while it was bound: its state goes with it to another processor.
+/// VMX was turned off while the vCPU was bound. Its state goes with it to another CPU.
 fn vmx_off_then_another_cpu() -> CaseResult {
     let patterned = Mutex::new(PatternedGuest::unbound(0, ALL)?);
     on_cpu(1, || {
@@ -50,7 +50,8 @@ fn vmx_off_then_another_cpu() -> CaseResult {
 
 guest_code!(exits, "code64", "2: out REPORT_PORT, al", "jmp 2b");
 
-/// The same, and then the vCPU is gone: the next guest on the first processor writes into no memory of its.
+/// VMX was turned off while the vCPU was bound, and the vCPU was dropped on another CPU. The next guest on the first CPU does
+/// not write to the memory of the dropped one.
 fn vmx_off_then_dropped() -> CaseResult {
     const UNTOUCHED: u8 = 0xCC;
     let victim = Mutex::new(Guest::long(exits())?);
@@ -66,7 +67,7 @@ fn vmx_off_then_dropped() -> CaseResult {
     victim.expect_report()?;
     victim.vcpu.unbind()?;
     drop(victim);
-    // Most likely the memory that its areas were in.
+    // Most likely this is the memory that its areas were in.
     let reused: Vec<Box<[u8]>> = (0..64).map(|i| vec![UNTOUCHED; 1024 + i * 64].into_boxed_slice()).collect();
     on_cpu(1, || {
         let mut guest = Guest::long(exits())?;
@@ -79,8 +80,8 @@ fn vmx_off_then_dropped() -> CaseResult {
     }
 }
 
-/// A vCPU whose state is switched at each exit, beside one that leaves its state in the registers: the host keeps its own
-/// XCR0 through the first one's runs.
+/// One vCPU switches its state at each exit, another one leaves its state in the registers. The host has its own XCR0 after
+/// each run of the first one.
 fn two_policies() -> CaseResult {
     if FpuPolicy::default() == FpuPolicy::EveryExit {
         // The other policy is refused where the host is compiled with SSE.
@@ -127,17 +128,17 @@ fn two_bound_guests_count() -> CaseResult {
     Ok(())
 }
 
-/// A host that takes back what its vCPUs were made for gets an error, and not an exception.
+/// A host that clears CR4.OSXSAVE gets an error from the run, and no exception.
 fn host_without_osxsave() -> CaseResult {
     let mut guest = Guest::long(exits())?;
     run_without_osxsave(&mut guest)?;
-    // That the host's CR4 is another than at the bind is not the matter here.
+    // The host's CR4 differs from that at the bind, which is not the subject here.
     guest.vcpu.unbind()?;
     guest.vcpu.bind()?;
     guest.expect_report().map(drop)
 }
 
-/// A vCPU that is dropped where it is bound leaves the host its registers.
+/// A vCPU that is dropped on the CPU where it is bound restores the host's registers.
 fn dropped_vcpu_restores_the_host() -> CaseResult {
     let before = read_xcr0();
     let mut guest = Guest::long(exits())?;
@@ -156,7 +157,7 @@ fn run_without_osxsave(guest: &mut Guest) -> CaseResult {
     is_error("a run without CR4.OSXSAVE", result).map(drop)
 }
 
-/// A run that fails before the guest's registers are loaded leaves that to the next.
+/// A run fails before the guest's registers are loaded. The next run loads them.
 fn refused_entry_between_two_guests() -> CaseResult {
     let (mut first, mut second) = (Guest::long(counts())?, Guest::long(counts())?);
     for round in 1..4 {

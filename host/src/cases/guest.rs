@@ -1,7 +1,7 @@
 //! The machine of a case: 2 MiB of RAM, one program, and tables that let every exception report itself. [`layout`](super::layout)
 //! says what is where.
 //!
-//! Every guest has a time slice, so that none runs for ever, and every run checks that the host's state came back.
+//! Every guest has a time slice, so that none runs for ever. Every run compares the host's state before and after it.
 
 use alloc::{format, string::String, vec::Vec};
 
@@ -83,7 +83,7 @@ impl Guest {
 }
 
 impl<H: AxVCpuHal> Guest<H> {
-    /// The same with another HAL.
+    /// A guest whose vCPU has another HAL.
     #[track_caller]
     pub fn with_hal(mode: Mode, code: &[u8]) -> CaseResult<Self> {
         let mut guest = Self::unbound(mode.start_state(), code)?;
@@ -172,7 +172,7 @@ impl<H: AxVCpuHal> Guest<H> {
         }
     }
 
-    /// The next exit that is the caller's business.
+    /// The next exit for the caller.
     #[track_caller]
     pub fn exit(&mut self) -> CaseResult<Exit> {
         let end = time::now() + TIME_LIMIT;
@@ -189,7 +189,7 @@ impl<H: AxVCpuHal> Guest<H> {
         fail("an exit for the caller", format!("{EXIT_LIMIT} others"))
     }
 
-    /// Runs to HLT. Gives what the guest sent to ports until then.
+    /// Runs to HLT, and gives the OUTs until then.
     #[track_caller]
     pub fn run_to_halt(&mut self) -> CaseResult<Vec<Out>> {
         let mut outs = Vec::new();
@@ -205,7 +205,7 @@ impl<H: AxVCpuHal> Guest<H> {
         fail("HLT", format!("{EXIT_LIMIT} OUTs"))
     }
 
-    /// Runs to HLT, of a guest that says nothing before.
+    /// Runs to HLT. The guest has no OUT before that.
     #[track_caller]
     pub fn halt(&mut self) -> CaseResult {
         let outs = self.run_to_halt()?;
@@ -319,7 +319,7 @@ impl<H: AxVCpuHal> Guest<H> {
         Ok(())
     }
 
-    /// Lets a vector lead to a handler below 64 KiB.
+    /// Sets the gate of a vector. The handler lies below 64 KiB.
     #[track_caller]
     pub fn set_gate(&mut self, mode: Mode, vector: u8, handler: u64) -> CaseResult {
         let vector = u64::from(vector);

@@ -85,7 +85,7 @@ fn in_mode(mode: Mode, is_compatibility: bool) -> CaseResult {
     Ok(())
 }
 
-/// That an instruction does not exist counts before privilege.
+/// #UD of a hidden instruction comes before the check of the privilege level.
 fn in_user_mode() -> CaseResult {
     for mode in [Mode::Protected, Mode::Long] {
         for (name, instruction) in INSTRUCTIONS {

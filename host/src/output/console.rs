@@ -37,7 +37,7 @@ pub fn line(text: fmt::Arguments) {
     STREAM.lock().line(text);
 }
 
-/// The same for a host that may have died while it was printing.
+/// Prints a line of a host that may have died while it was printing.
 pub fn last_line(text: fmt::Arguments) {
     if let Some(mut stream) = STREAM.try_lock() {
         return stream.line(text);

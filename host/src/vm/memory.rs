@@ -18,7 +18,7 @@ pub struct Memory {
 /// Why there is nothing to put where the guest has accessed.
 pub enum FloatError {
     OutOfMemory(OutOfMemory),
-    /// It is RAM, or too many such places were accessed.
+    /// The address is in RAM, or too many such places were accessed.
     Refused,
 }
 

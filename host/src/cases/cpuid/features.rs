@@ -180,7 +180,7 @@ fn hidden_instructions_are_undefined() -> CaseResult {
 
 guest_code!(read_msr, "code64", "out REPORT_PORT, al", "rdmsr", "wrmsr", "hlt");
 
-/// They come to the caller, who can say #GP or anything else; while the feature is shown they do not.
+/// Accesses to these MSRs exit to the caller, who can answer with #GP or a value. While the feature is shown they do not exit.
 fn msrs_of_hidden_features_are_the_callers() -> CaseResult {
     use CpuidFeature as F;
     let msrs: [(&[F], u32); 7] = [

@@ -69,7 +69,7 @@ fn warm() -> CaseResult<Guest> {
     Ok(guest)
 }
 
-/// That many exits, whatever they are.
+/// Runs the guest for a number of exits of any kind.
 fn run(guest: &mut Guest, exits: usize) -> CaseResult {
     (0..exits).try_for_each(|_| guest.run_once().map(drop))
 }

@@ -136,7 +136,7 @@ guest_code!(
 );
 
 guest_code!(
-    /// The same; its page tables, which it makes itself, are not there either.
+    /// Touches each page, also those of its page tables, which it makes itself.
     touch_in_long_mode,
     "code64",
     "mov edi, 0x100000",

@@ -187,7 +187,7 @@ guest_code!(
 );
 
 guest_code!(
-    /// The same for INT, which is counted.
+    /// INT n on a stack without memory.
     int_on_missing_stack,
     "code64",
     "mov rsp, rdi",
@@ -220,7 +220,7 @@ fn delivered_once(guest: &mut Guest, vector: u64) -> CaseResult {
 
 guest_code!(wait_on_missing_stack, "code64", "mov rsp, rdi", "sti", "out REPORT_PORT, al", "2: jmp 2b",);
 
-/// The same for an interrupt and an NMI that the host injects.
+/// An exit during the delivery of an interrupt or an NMI that the host injects.
 fn violation_in_interrupt_delivery() -> CaseResult {
     for round in 0..3 {
         let mut guest = guest(wait_on_missing_stack())?;

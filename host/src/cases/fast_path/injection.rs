@@ -1,5 +1,4 @@
-//! An interrupt that comes between two runs when nothing else waits, so that a quick entry injects it, where the guest can
-//! take it.
+//! An interrupt comes between two runs, when nothing else waits. So a fast entry injects it, if the guest can take it.
 
 use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
 use x86_vcpu::vmx::VmxExitReason;
@@ -113,7 +112,7 @@ guest_code!(
     "hlt",
 );
 
-/// The same where the crate has completed the instruction.
+/// The crate, not the processor, has executed the instruction after STI.
 fn interrupt_after_sti_and_cpuid() -> CaseResult {
     let mut guest = at_third_out(sti_cpuid())?;
     while guest.vcpu.exit_info()?.exit_reason != VmxExitReason::CPUID {
@@ -235,7 +234,7 @@ fn interrupts_of_two_vectors() -> CaseResult {
     expect_own_out(&mut guest)
 }
 
-/// Also where it was asked for twice before the guest could take it.
+/// An interrupt that was injected twice before the guest could take it comes once.
 fn interrupt_comes_once() -> CaseResult {
     let mut guest = at_third_out(open())?;
     for r8 in 2..5 {

@@ -1,5 +1,5 @@
-//! Runs between which the caller changes nothing, so that their entries are quick ones. Other cases give the guest a slice
-//! before each run, which is written to the VMCS, and is reason enough for a careful entry.
+//! The caller changes nothing between two runs, so their entries take the fast path. Other cases set a time slice before each
+//! run. It is written to the VMCS, so the entry takes the slow path.
 
 pub mod injection;
 
@@ -37,13 +37,13 @@ cases! { "fast_path":
     unreadable_code_is_reported_once,
 }
 
-/// The slice of a guest that is run by [`next_exit`] from here on.
+/// Sets the time slice of a guest that [`next_exit`] runs from here on.
 #[track_caller]
 pub fn start(guest: &mut Guest) -> CaseResult {
     Ok(guest.vcpu.set_time_slice(Some(time::ticks(200_000)))?)
 }
 
-/// The next exit that is the caller's business.
+/// The next exit for the caller.
 #[track_caller]
 pub fn next_exit(guest: &mut Guest) -> CaseResult<Exit> {
     for _ in 0..50 {
@@ -116,10 +116,10 @@ fn instructions_with(mut between: impl FnMut(&mut Guest) -> CaseResult) -> CaseR
     Ok(())
 }
 
-/// After an instruction that the caller has to do with: the run after it completes it.
+/// The run after an exit to the caller completes the instruction.
 fn rip_wraps_at_4_gib() -> CaseResult {
-    for work in [false, true] {
-        let mut guest = at_the_top_of_4_gib(work)?;
+    for is_slow in [false, true] {
+        let mut guest = at_the_top_of_4_gib(is_slow)?;
         match next_exit(&mut guest)? {
             Exit::Halt => equal("CL", guest.vcpu.regs().rcx as u8, 7)?,
             other => return fail("HLT after the wrap", guest.describe(&other)),
@@ -128,9 +128,9 @@ fn rip_wraps_at_4_gib() -> CaseResult {
     Ok(())
 }
 
-/// A guest whose OUT, the last instruction below 4 GiB, waits to be completed; at 0 it sets CL to 7 and halts. Before its
-/// next entry there may be work to do for its processor.
-fn at_the_top_of_4_gib(work: bool) -> CaseResult<Guest> {
+/// A guest whose last instruction below 4 GiB, OUT, waits for its completion. At address 0 the guest sets CL to 7 and halts.
+/// With `is_slow` its next entry takes the slow path.
+fn at_the_top_of_4_gib(is_slow: bool) -> CaseResult<Guest> {
     const TOP: u64 = 0xFFFF_F000;
     guest_code!(to_the_top, "code32", "out REPORT_PORT, al", "mov ebx, 0xFFFFFFFE", "jmp ebx");
     let mut guest = Guest::protected(to_the_top())?;
@@ -145,7 +145,7 @@ fn at_the_top_of_4_gib(work: bool) -> CaseResult<Guest> {
             other => return fail("OUT", guest.describe(&other)),
         }
     }
-    if work {
+    if is_slow {
         guest.vcpu.invalidate_ept();
     }
     Ok(guest)
@@ -179,7 +179,7 @@ fn init_between_runs() -> CaseResult {
     }
 }
 
-/// The next exit that is the caller's business, by the other way to enter.
+/// The reason of the next exit for the caller, by `run_once`.
 fn next_reason(guest: &mut Guest) -> CaseResult<VmxExitReason> {
     for _ in 0..50 {
         match callee_saved::around(|| guest.vcpu.run_once())?? {
@@ -193,7 +193,7 @@ fn next_reason(guest: &mut Guest) -> CaseResult<VmxExitReason> {
     fail("an exit for the caller", "none")
 }
 
-/// It is injected before the guest goes on.
+/// An interrupt is injected before the guest goes on.
 fn interrupt_before_run_once() -> CaseResult {
     let mut guest = Guest::long(open())?;
     start(&mut guest)?;
@@ -207,8 +207,8 @@ fn interrupt_before_run_once() -> CaseResult {
 }
 
 fn rip_wraps_in_run_once() -> CaseResult {
-    for work in [false, true] {
-        let mut guest = at_the_top_of_4_gib(work)?;
+    for is_slow in [false, true] {
+        let mut guest = at_the_top_of_4_gib(is_slow)?;
         same("reason", next_reason(&mut guest)?, VmxExitReason::HLT)?;
         equal("CL", guest.vcpu.regs().rcx as u8, 7)?;
     }
@@ -275,7 +275,7 @@ fn shadow_after_a_bind() -> CaseResult {
     is_true("not ready", !guest.vcpu.ready_for_interrupt()?)
 }
 
-/// The second is injected at the first exit of the first one's handler.
+/// The second exception is injected at the first exit of the first one's handler.
 fn two_exceptions() -> CaseResult {
     let mut guest = Guest::long(open())?;
     start(&mut guest)?;
@@ -307,7 +307,7 @@ guest_code!(
     "hlt"
 );
 
-/// It opens after the instruction that STI's shadow covers, also if the crate completed that instruction.
+/// The window opens after the instruction that STI's shadow covers, also if the crate completed that instruction.
 fn open_window() -> CaseResult {
     let mut guest = Guest::long(opens())?;
     start(&mut guest)?;
@@ -327,7 +327,7 @@ fn open_window() -> CaseResult {
 
 guest_code!(stack_without_memory, "code64", "mov esp, 0x201000", "sti", "2: out REPORT_PORT, al", "jmp 2b");
 
-/// The memory is given, and then the interrupt is delivered again, with nothing else to be done before the entry.
+/// The caller maps the memory. Then the interrupt is delivered again, by a fast entry.
 fn interrupt_whose_delivery_exits() -> CaseResult {
     for vector in [0x40, NMI] {
         let mut guest = Guest::long(stack_without_memory())?;

@@ -37,8 +37,8 @@ guest_code!(
     "jmp 2b"
 );
 
-/// What the host has at a bind it has after the exits that follow: each bind takes it anew. Every run compares. Whether the
-/// vCPU was away in between or stayed makes no difference.
+/// The host has the same registers after an exit that it had at the last bind. Each bind reads them again. Every run compares
+/// them. It makes no difference whether the vCPU was released or kept loaded in between.
 fn changes_between_binds() -> CaseResult {
     for policy in [UnbindPolicy::Release, UnbindPolicy::Stay] {
         let mut guest = Guest::long(spin())?;
@@ -71,7 +71,7 @@ fn changes_between_binds() -> CaseResult {
     Ok(())
 }
 
-/// The same of bits that no processor refuses: CR0.AM, CR3.PWT and CR4.PCE.
+/// The host changes bits that no processor refuses: CR0.AM, CR3.PWT and CR4.PCE.
 fn control_registers_change_between_binds() -> CaseResult {
     for policy in [UnbindPolicy::Release, UnbindPolicy::Stay] {
         let mut guest = Guest::long(spin())?;

@@ -50,7 +50,7 @@ fn patterns_of_alternating_guests() -> CaseResult {
     Ok(())
 }
 
-/// Both stay bound: the vCPU that runs makes its VMCS the current one.
+/// Both guests stay bound. The vCPU that runs makes its VMCS the current one.
 fn patterns_of_two_bound_guests() -> CaseResult {
     let host = PatternedHost::new(Pattern(2))?;
     let (mut first, mut second) = (PatternedGuest::new(0, ALL)?, PatternedGuest::new(1, ALL)?);

@@ -36,7 +36,7 @@ impl PatternedGuest {
         Ok(patterned)
     }
 
-    /// The same, and it gives nothing back when it is unbound.
+    /// An unbound guest that is kept loaded on its CPU from its first bind on.
     #[track_caller]
     pub fn kept_loaded(pattern: u64) -> CaseResult<Self> {
         let mut patterned = Self::unbound(pattern, ALL)?;
@@ -44,13 +44,13 @@ impl PatternedGuest {
         Ok(patterned)
     }
 
-    /// To the next exit.
+    /// Runs to the next exit.
     #[track_caller]
     pub fn step(&mut self, host: &PatternedHost, round: u64) -> CaseResult {
         host.around(round, || self.guest.expect_out(PORT).map(drop))
     }
 
-    /// The same with a bind before it and an unbind after it.
+    /// Binds, runs to the next exit, and unbinds.
     #[track_caller]
     pub fn bound_step(&mut self, host: &PatternedHost, round: u64) -> CaseResult {
         host.around_binding(round, || {
@@ -60,7 +60,7 @@ impl PatternedGuest {
         })
     }
 
-    /// After the last exit: the guest stores what it has.
+    /// Lets the guest store its registers after the last exit, and compares them.
     #[track_caller]
     pub fn finish(mut self, host: &PatternedHost) -> CaseResult {
         self.guest.vcpu.bind()?;

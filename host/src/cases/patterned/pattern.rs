@@ -1,4 +1,4 @@
-//! Values for registers: for each name another one, and for each of two guests and the host another set.
+//! Values for registers. Each name has another value, and each of two guests and the host has another set of values.
 
 /// One set of values. Sets with an even and an odd number differ in every register, also in those that can have few
 /// values.
@@ -17,7 +17,7 @@ impl Pattern {
         z ^ z >> 31
     }
 
-    /// The same as a canonical address of 48 bits.
+    /// A canonical address of 48 bits that depends on the name and the set.
     pub fn address(self, name: &str) -> u64 {
         ((self.bits(name) as i64) << 16 >> 16) as u64
     }

@@ -139,7 +139,7 @@ fn reset_vector() -> CaseResult {
     check_real(with_rom(say_42())?, 0xF000)
 }
 
-/// The same guest on the library's own HAL type.
+/// A guest on the crate's own HAL type starts as one on the host's.
 fn ready_hal() -> CaseResult {
     for mode in super::guest::MODES {
         let code = if mode == Mode::Real { say_42() } else { say_42_wide() };

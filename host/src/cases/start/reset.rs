@@ -326,7 +326,7 @@ fn setup_is_a_reset() -> CaseResult {
 
 guest_code!(read_cr8, "code64", "mov rbx, cr8", "mov rcx, cr2", "mov rsi, dr2", "mov rdi, dr6", "hlt");
 
-/// The same into 64-bit mode, for what 16-bit code cannot read.
+/// After a setup into 64-bit mode the guest reads what 16-bit code cannot.
 fn setup_resets_cr8() -> CaseResult {
     let mut guest = crate::cases::patterned::guest_with_everything_changed()?;
     guest.memory.write(ORIGIN, read_cr8())?;
@@ -414,7 +414,7 @@ guest_code!(
     "hlt",
 );
 
-/// Also where the registers keep the guest's state between its runs.
+/// Under a host without SSE the FPU's registers hold the guest's state between its runs.
 fn setup_resets_the_fpu() -> CaseResult {
     const AFTER_RESET: u64 = 0x0040;
     let mut guest = Guest::protected(change_control_word())?;
@@ -444,7 +444,7 @@ guest_code!(
     "hlt",
 );
 
-/// The same for a register that the guest has hidden by XCR0.
+/// A register that the guest has left out of XCR0 is reset too.
 fn setup_resets_what_xcr0_leaves_out() -> CaseResult {
     let mut guest = Guest::long(fill_ymm0())?;
     for _ in 0..2 {
