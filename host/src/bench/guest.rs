@@ -10,24 +10,14 @@ use super::{
     ticks::Stamps,
 };
 use crate::{
-    cases::layout::ORIGIN,
+    cases::layout::{CODE_SELECTOR, GDT, GDT_POINTER, IDT, IDT_POINTER, ORIGIN, PAGE_DIRECTORY, PDPT, PML4, RAM_END},
     config::BenchConfig,
     measured::{self, Vcpu},
     vm::memory::Memory,
 };
 
-/// The first byte that is not RAM.
-pub const RAM_END: u64 = 2 << 20;
-
 const BUFFER_SIZE: usize = 4096;
 
-const GDT_POINTER: u64 = 0x500;
-const IDT_POINTER: u64 = 0x510;
-const GDT: u64 = 0x520;
-const PML4: u64 = 0x1000;
-const PDPT: u64 = 0x2000;
-const PAGE_DIRECTORY: u64 = 0x3000;
-const IDT: u64 = 0x4000;
 const GATE_SIZE: u64 = 16;
 
 pub struct Guest {
@@ -95,8 +85,8 @@ impl Guest {
 fn write_tables(memory: &mut Memory) -> BenchResult {
     const CODE_64: u64 = 0x00AF_9B00_0000_FFFF;
     const DATA: u64 = 0x00CF_9300_0000_FFFF;
-    /// An interrupt gate of selector 10H, whose offset the program fills in.
-    const GATE: u64 = 0x8E00 << 32 | 0x10 << 16;
+    /// An interrupt gate, whose offset the program fills in.
+    const GATE: u64 = 0x8E00 << 32 | (CODE_SELECTOR as u64) << 16;
     const TABLE: u64 = 0b11;
     const LARGE_PAGE: u64 = 0x83;
     write_words(memory, GDT, &[0, 0, CODE_64, DATA])?;

@@ -28,8 +28,8 @@ macro_rules! program {
             $name,
             "code16",
             "mov sp, 0x7000",
-            "lgdt [0x500]",
-            "lidt [0x510]",
+            "lgdt [GDT_POINTER]",
+            "lidt [IDT_POINTER]",
             "mov eax, cr4",
             "or eax, 0x20", // PAE
             "mov cr4, eax",

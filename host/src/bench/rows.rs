@@ -8,11 +8,17 @@ use x86_64::registers::model_specific::Msr;
 use super::{
     BenchResult,
     callers::Caller,
-    guest::{Guest, RAM_END},
+    guest::Guest,
     program::{END_PORT, GUEST_VECTOR, program},
     ticks::Ticks,
 };
-use crate::{cases::code::guest_code, config::BenchConfig, measured, mem::frames, vm::ept::Access};
+use crate::{
+    cases::{code::guest_code, layout::RAM_END},
+    config::BenchConfig,
+    measured,
+    mem::frames,
+    vm::ept::Access,
+};
 
 pub struct Row {
     pub exit: &'static str,

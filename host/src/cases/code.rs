@@ -6,10 +6,10 @@
 /// address of a label comes by `lea rax, [rip + 5f]`. Labels are numbers, but not of zeros and ones only, and not 77 and 78.
 /// The constants of [`layout`](super::layout) that are named here are known by their names.
 macro_rules! guest_code {
-    ($(#[$attribute:meta])* $name:ident, $mode:literal, $($line:literal),+ $(,)?) => {
+    ($(#[$attribute:meta])* $visibility:vis $name:ident, $mode:literal, $($line:literal),+ $(,)?) => {
         $(#[$attribute])*
         #[inline(never)]
-        fn $name() -> &'static [u8] {
+        $visibility fn $name() -> &'static [u8] {
             let (start, end): (*const u8, *const u8);
             // SAFETY: the program is data in another section; only two addresses are loaded here.
             unsafe {

@@ -3,7 +3,6 @@
 //! Under a host without SSE a guest's state is left in them. The CPU, not the vCPU, has to know whose state it is.
 
 use alloc::{boxed::Box, format, vec, vec::Vec};
-use core::arch::asm;
 
 use axvcpu::AxArchVCpu;
 use spin::Mutex;
@@ -14,6 +13,7 @@ use crate::cases::{
     check::{CaseResult, equal, fail, is_error, is_true},
     code::guest_code,
     guest::Guest,
+    host_registers::read_xcr0,
     need::Need,
     on_cpu::on_cpu,
     patterned::{ALL, EXITS, Pattern, PatternedGuest, PatternedHost},
@@ -174,11 +174,4 @@ fn turn_off_and_on() -> CaseResult {
         state.disable()?;
         is_true("VMX can be turned on again", state.enable().is_ok())
     })
-}
-
-fn read_xcr0() -> u64 {
-    let (low, high): (u32, u32);
-    // SAFETY: the case needs XSAVE, which the host enables.
-    unsafe { asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags)) };
-    u64::from(high) << 32 | u64::from(low)
 }

@@ -173,7 +173,7 @@ fn read_x87_control() -> u16 {
 }
 
 /// Zero where there is none.
-fn read_xcr0() -> u64 {
+pub fn read_xcr0() -> u64 {
     const OSXSAVE: u64 = 1 << 18;
     if Cr4::read_raw() & OSXSAVE == 0 {
         return 0;

@@ -209,12 +209,15 @@ fn into_long_mode_and_out() -> CaseResult {
 const VALUES: u64 = 0x2_0000;
 const REFUSED: u64 = 0x2_1000;
 
-/// A handler of long mode that skips an instruction of R11 bytes, and counts in R9.
-pub fn skip() -> &'static [u8] {
-    skip_instruction()
-}
-
-guest_code!(skip_instruction, "code64", "inc r9", "add rsp, 8", "add [rsp], r11", "iretq",);
+guest_code!(
+    /// A handler of long mode that skips an instruction of R11 bytes, and counts in R9.
+    pub skip,
+    "code64",
+    "inc r9",
+    "add rsp, 8",
+    "add [rsp], r11",
+    "iretq",
+);
 
 guest_code!(
     try_cr0,
@@ -235,7 +238,7 @@ guest_code!(
 );
 
 guest_code!(
-    try_cr4,
+    pub try_cr4,
     "code64",
     "mov r11d, 3",
     "mov rbx, cr4",

@@ -17,7 +17,7 @@ use crate::cases::{
         vector::{GP, UD},
     },
     modes::modal_code,
-    paging::{skip, try_values},
+    paging::{skip, try_cr4, try_values},
 };
 
 cases! { "control_registers":
@@ -232,24 +232,6 @@ fn vmxe_is_not_there() -> CaseResult {
         equal("CR4.VMXE", guest.vcpu.regs().rbx & 0x2000, 0)
     })
 }
-
-guest_code!(
-    try_cr4,
-    "code64",
-    "mov r11d, 3",
-    "mov rbx, cr4",
-    "mov esi, 0x20008",
-    "2: xor r9d, r9d",
-    "mov rax, [rsi]",
-    "mov cr4, rax",
-    "mov rdi, cr4",
-    "mov cr4, rbx",
-    "mov [rsi + 0x1000], r9",
-    "add rsi, 8",
-    "dec qword ptr [0x20000]",
-    "jnz 2b",
-    "hlt",
-);
 
 /// Each bit of CR4 is there with a feature that CPUID shows, and reserved without.
 fn cr4_bits_of_no_feature() -> CaseResult {

@@ -4,6 +4,45 @@
 //! The first vCPU's programs run in protected mode, where they reach the pages of the APICs; those that it starts run in
 //! real mode and use the MSRs. What they find they leave from [`FOUND`] on.
 
+/// `first_vcpu!(name, "instruction", ...)` defines a program of the first vCPU, in protected mode: it loads its tables and turns its
+/// local APIC on.
+macro_rules! first_vcpu {
+    ($(#[$attribute:meta])* $name:ident, $($line:literal),+ $(,)?) => {
+        guest_code!(
+            $(#[$attribute])* $name,
+            "code32",
+            "lgdt [GDT_POINTER]",
+            "lidt [IDT_POINTER]",
+            "mov dword ptr [0xfee000f0], 0x1ff",
+            $($line),+
+        );
+    };
+}
+
+/// `second_vcpu!(name, "instruction", ...)` defines a program of the second vCPU, in real mode: it sets its segments and its stack,
+/// and turns its local APIC on, in x2APIC mode.
+macro_rules! second_vcpu {
+    ($(#[$attribute:meta])* $name:ident, $($line:literal),+ $(,)?) => {
+        guest_code!(
+            $(#[$attribute])* $name,
+            "code16",
+            "xor ax, ax",
+            "mov ds, ax",
+            "mov ss, ax",
+            "mov sp, 0x6800",
+            "mov ecx, 0x1b",
+            "rdmsr",
+            "or eax, 0xc00",
+            "wrmsr",
+            "mov ecx, 0x80f",
+            "xor edx, edx",
+            "mov eax, 0x1ff",
+            "wrmsr",
+            $($line),+
+        );
+    };
+}
+
 pub mod timers;
 
 use axvcpu::AxArchVCpu;
@@ -49,12 +88,8 @@ const SECOND_VECTOR: u8 = 0x40;
 /// within a hundredth of it.
 const SLICE: u64 = 1_000_000_000;
 
-guest_code!(
+first_vcpu!(
     sends_and_waits,
-    "code32",
-    "lgdt [GDT_POINTER]",
-    "lidt [IDT_POINTER]",
-    "mov dword ptr [0xfee000f0], 0x1ff",
     "mov dword ptr [0xfee00310], 0x1000000",
     "mov dword ptr [0xfee00300], 0x4500",
     "mov dword ptr [0xfee00300], 0x4609",
@@ -76,45 +111,8 @@ guest_code!(
     "mov ax, 0x2000",
     "out dx, ax",
 );
-guest_code!(
-    second_halts,
-    "code16",
-    "xor ax, ax",
-    "mov ds, ax",
-    "mov ss, ax",
-    "mov sp, 0x6800",
-    "mov ecx, 0x1b",
-    "rdmsr",
-    "or eax, 0xc00",
-    "wrmsr",
-    "mov ecx, 0x80f",
-    "xor edx, edx",
-    "mov eax, 0x1ff",
-    "wrmsr",
-    "mov byte ptr [0x7100], 1",
-    "sti",
-    "2: hlt",
-    "jmp 2b",
-);
-guest_code!(
-    second_runs,
-    "code16",
-    "xor ax, ax",
-    "mov ds, ax",
-    "mov ss, ax",
-    "mov sp, 0x6800",
-    "mov ecx, 0x1b",
-    "rdmsr",
-    "or eax, 0xc00",
-    "wrmsr",
-    "mov ecx, 0x80f",
-    "xor edx, edx",
-    "mov eax, 0x1ff",
-    "wrmsr",
-    "mov byte ptr [0x7100], 1",
-    "sti",
-    "2: jmp 2b",
-);
+second_vcpu!(second_halts, "mov byte ptr [0x7100], 1", "sti", "2: hlt", "jmp 2b",);
+second_vcpu!(second_runs, "mov byte ptr [0x7100], 1", "sti", "2: jmp 2b",);
 guest_code!(
     /// Answers with an interrupt for the first vCPU.
     second_answers,
@@ -233,12 +231,8 @@ fn goes_on_while_one_runs() -> CaseResult {
     parts.run_to_power_off(2).map(|_| ())
 }
 
-guest_code!(
+first_vcpu!(
     asserts_a_line,
-    "code32",
-    "lgdt [GDT_POINTER]",
-    "lidt [IDT_POINTER]",
-    "mov dword ptr [0xfee000f0], 0x1ff",
     // Line 4 by level, to local APIC 0.
     "mov dword ptr [0xfec00000], 0x19",
     "mov dword ptr [0xfec00010], 0",

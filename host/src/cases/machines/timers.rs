@@ -14,12 +14,8 @@ cases! { "machines":
     interrupt_after_a_timer.needs(TWO).on_boot_cpu(),
 }
 
-guest_code!(
+first_vcpu!(
     sets_timers,
-    "code32",
-    "lgdt [GDT_POINTER]",
-    "lidt [IDT_POINTER]",
-    "mov dword ptr [0xfee000f0], 0x1ff",
     "mov dword ptr [0xfee003e0], 0xb",
     // Once, in sleep.
     "mov dword ptr [0xfee00320], 0x41",
@@ -77,12 +73,8 @@ fn timers() -> CaseResult {
     Ok(())
 }
 
-guest_code!(
+first_vcpu!(
     timer_program,
-    "code32",
-    "lgdt [GDT_POINTER]",
-    "lidt [IDT_POINTER]",
-    "mov dword ptr [0xfee000f0], 0x1ff",
     "mov dword ptr [0xfee00350], 0x10000",
     "mov al, 0xff",
     "out 0x21, al",
@@ -125,12 +117,8 @@ fn timer_by_io_apic() -> CaseResult {
     Ok(())
 }
 
-guest_code!(
+first_vcpu!(
     sleeper_program,
-    "code32",
-    "lgdt [GDT_POINTER]",
-    "lidt [IDT_POINTER]",
-    "mov dword ptr [0xfee000f0], 0x1ff",
     "mov dword ptr [0xfee00350], 0x10000",
     "mov al, 0xff",
     "out 0x21, al",

@@ -7,10 +7,7 @@ use core::arch::asm;
 
 use x86_64::{
     instructions::interrupts::without_interrupts,
-    registers::{
-        control::{Cr2, Cr4},
-        model_specific::Msr,
-    },
+    registers::{control::Cr2, model_specific::Msr},
 };
 
 use super::{
@@ -19,7 +16,7 @@ use super::{
 };
 use crate::cases::{
     check::CaseResult,
-    host_registers::{HOST_HAS_SSE, has_spec_ctrl, has_tsc_aux, has_xss},
+    host_registers::{HOST_HAS_SSE, has_spec_ctrl, has_tsc_aux, has_xss, read_xcr0},
 };
 use crate::{arch::segments, vmx};
 
@@ -124,16 +121,9 @@ impl PatternedHost {
             // The extended state in the registers is the guest's; `around_binding` looks at the host's.
             return f();
         }
-        let own = save(components);
-        load(&expected, components);
-        let result = f();
-        let found = save(components);
-        load(&own, components);
-        let result = result?;
         // Compiled code passes values in the lower halves of XMM0 to XMM15. Their upper halves, and on a processor without
         // AVX the x87 registers, are moved by the same instruction.
-        found.expect(&expected, "the host's", components, |name| name.starts_with("XMM"))?;
-        Ok(result)
+        with_extended(&expected, components, f)
     }
 
     /// Runs `f`, which binds, runs and unbinds a guest, and compares the extended state of a host without SSE, which gets
@@ -145,15 +135,8 @@ impl PatternedHost {
         }
         let components = image::components();
         let expected = alloc::boxed::Box::new(Image::filled(Pattern(self.pattern.0 + 2 * round), components));
-        let own = save(components);
-        load(&expected, components);
-        let result = f();
-        let found = save(components);
-        load(&own, components);
-        let result = result?;
         // The precompiled core passes values in XMM registers all the same.
-        found.expect(&expected, "the host's", components, |name| name.starts_with("XMM"))?;
-        Ok(result)
+        with_extended(&expected, components, f)
     }
 
     /// XCR0 with what SSE code needs and no more, or all.
@@ -200,6 +183,19 @@ fn supervisor_components() -> u64 {
 
 fn all_components() -> u64 {
     image::components()
+}
+
+/// Runs `f` with this extended state in the registers, and compares all but XMM registers after it.
+#[track_caller]
+fn with_extended<T>(expected: &Image, components: u64, f: impl FnOnce() -> CaseResult<T>) -> CaseResult<T> {
+    let own = save(components);
+    load(expected, components);
+    let result = f();
+    let found = save(components);
+    load(&own, components);
+    let result = result?;
+    found.expect(expected, "the host's", components, |name| name.starts_with("XMM"))?;
+    Ok(result)
 }
 
 /// Saves the extended state. Every component is enabled for that.
@@ -252,18 +248,6 @@ fn with_all_enabled(f: impl FnOnce()) {
             write_xcr0(xcr0);
         }
     });
-}
-
-/// Zero where there is none.
-fn read_xcr0() -> u64 {
-    const OSXSAVE: u64 = 1 << 18;
-    if Cr4::read_raw() & OSXSAVE == 0 {
-        return 0;
-    }
-    let (low, high): (u32, u32);
-    // SAFETY: CR4.OSXSAVE is set.
-    unsafe { asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags)) };
-    u64::from(high) << 32 | u64::from(low)
 }
 
 fn write_xcr0(value: u64) {
