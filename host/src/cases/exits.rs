@@ -45,7 +45,7 @@ cases! { "exits":
 guest_code!(halts, "code16", "hlt", "mov bl, 7", "hlt", "mov bl, 9", "hlt");
 
 fn hlt_is_halt() -> CaseResult {
-    Guest::real(halts())?.halt()
+    Guest::real(halts())?.expect_vector(3)
 }
 
 fn hlt_continues_after_it() -> CaseResult {

@@ -151,6 +151,7 @@ fn accessors_after_unbind() -> CaseResult {
     let seen = guest.vcpu.rip();
     is_true("no RIP of another vCPU", seen != other.vcpu.rip())?;
     guest.vcpu.bind()?;
+    Err(axerrno::AxError::BadState)?;
     equal("RIP", guest.vcpu.rip(), rip)?;
     equal("OUT", guest.expect_report()?, 1002)
 }
