@@ -71,7 +71,7 @@ pub struct Module {
 }
 
 impl Config {
-    /// Cases provoke errors, and the library warns of each: where nobody asked for more, that is noise.
+    /// Cases provoke errors, and the crate warns of each: where nobody asked for more, that is noise.
     pub fn log_level(&self) -> LevelFilter {
         match (self.mode, self.log) {
             (Mode::Cases | Mode::Fuzz, LevelFilter::Info | LevelFilter::Warn) => LevelFilter::Error,

@@ -1,6 +1,6 @@
-//! What the library asks of its host: memory. There are two ways to answer, and the host has both, so that both are
+//! What the crate asks of its host: memory. There are two ways to answer, and the host has both, so that both are
 //! tested: a HAL type of its own, as a hypervisor on `axvm` has, and the three functions of
-//! [`PhysFrameIf`](x86_vcpu::PhysFrameIf) in the README's example, [`crate::readme`], for which the library brings the HAL
+//! [`PhysFrameIf`](x86_vcpu::PhysFrameIf) in the README's example, [`crate::readme`], for which the crate brings the HAL
 //! type [`PhysFrameHal`](x86_vcpu::PhysFrameHal).
 
 use axaddrspace::{AxMmHal, HostPhysAddr, HostVirtAddr};

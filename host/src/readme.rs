@@ -1,4 +1,4 @@
-//! The example of the library's README, as it stands there, and what it leaves to its host. By its `Frames` the library gets
+//! The example of the crate's README, as it stands there, and what it leaves to its host. By its `Frames` the crate gets
 //! the host's memory; its functions are run by the cases `readme.*`.
 
 use alloc::vec::Vec;

@@ -39,7 +39,7 @@ pub fn enable_everywhere() -> Result<(), EnableError> {
     Ok(())
 }
 
-/// This processor cannot do it, and the library says why.
+/// This processor cannot do it, and the crate says why.
 pub fn refuse(error: EnableError) -> ! {
     verdict::end(format_args!("refused: {error}"))
 }
@@ -76,7 +76,7 @@ impl State {
         }
     }
 
-    /// The host has changed registers that the library takes as constant.
+    /// The host has changed registers that the crate takes as constant.
     pub fn refresh(&mut self) -> axerrno::AxResult {
         match self {
             Self::Own(state) => state.refresh_host_state(),

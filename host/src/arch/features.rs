@@ -1,4 +1,4 @@
-//! Everything that the processor has and a hypervisor's host would use: the more state is live, the more the library
+//! Everything that the processor has and a hypervisor's host would use: the more state is live, the more the crate
 //! has to keep.
 
 use raw_cpuid::CpuId;

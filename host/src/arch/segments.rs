@@ -1,4 +1,4 @@
-//! GDT and TSS, new for each processor: a VM exit reloads TR and both tables from what the library saved per processor,
+//! GDT and TSS, new for each processor: a VM exit reloads TR and both tables from what the crate saved per processor,
 //! and a library that mixed them up would go unnoticed were they the same everywhere.
 
 use alloc::boxed::Box;
@@ -76,7 +76,7 @@ pub fn load(new_stack: &mut dyn FnMut(usize) -> VirtAddr) {
     }
 }
 
-/// Gives the host of this processor an LDT, which a VM exit takes away and the library has to give back.
+/// Gives the host of this processor an LDT, which a VM exit takes away and the crate has to give back.
 pub fn load_local_table() {
     // SAFETY: the selector of an LDT descriptor in the GDT that `load` made.
     unsafe { load_ldtr(LOCAL_TABLE) };

@@ -1,4 +1,4 @@
-//! VMREAD and VMWRITE of the host's own, for what goes past the library: the lower bound that it is compared with, and clocks
+//! VMREAD and VMWRITE of the host's own, for what goes past the crate: the lower bound that it is compared with, and clocks
 //! that must not disturb what they measure.
 
 use core::arch::asm;

@@ -110,8 +110,7 @@ guest_code!(
 guest_code!(skips_two_bytes, "code64", "add qword ptr [rsp + 8], 2", "add rsp, 8", "iretq");
 guest_code!(returns, "code64", "iretq");
 
-/// Whatever the crate does for an exit and an entry, from the first one on: it asks for no memory, and formats no message of
-/// any level.
+/// The crate allocates no memory for an exit and an entry, and formats no log message of any level.
 fn no_memory_and_no_message() -> CaseResult {
     const VECTOR: usize = 0x1E;
     let mut guest = Guest::long(everything())?;

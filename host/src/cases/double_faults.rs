@@ -1,5 +1,5 @@
-//! Exceptions on top of exceptions: what a caller that intercepts them all and reflects them does is what the processor
-//! does by itself.
+//! Exceptions during the delivery of exceptions. A caller that intercepts them all and reflects them gets the same result as the
+//! processor by itself.
 
 use alloc::{format, vec::Vec};
 
@@ -175,7 +175,7 @@ fn interrupt_survives_an_exception() -> CaseResult {
     equal("vector", guest.expect_out(VECTOR_PORT)?, VECTOR)
 }
 
-/// None of these can be delivered by a processor; an entry would fail with them.
+/// A processor cannot deliver these events, and an entry with one would fail.
 fn impossible_events_are_refused() -> CaseResult {
     use VmxInterruptionType::*;
     let mut guest = Guest::long(spins())?;

@@ -1,4 +1,4 @@
-//! VMX of a processor: on, off, and on again.
+//! VMX of a CPU is turned on, off, and on again.
 
 use super::{
     check::{CaseResult, equal, is_error, is_true},
@@ -53,7 +53,7 @@ fn off_and_on() -> CaseResult {
     Guest::real(HLT)?.halt()
 }
 
-/// What is taken as constant of the host is constant while VMX is on. Every run compares.
+/// A host register that the crate assumes constant changes while VMX is off. Every run compares the host's registers.
 fn host_that_changed_while_off() -> CaseResult {
     const SYSENTER_EIP: u32 = 0x176;
     let mut register = Msr::new(SYSENTER_EIP);

@@ -1,4 +1,4 @@
-//! VM entries that fail: an error with its reason, and a vCPU that runs once it is corrected.
+//! VM entries that fail are errors with a reason. The vCPU runs when its state is corrected.
 
 use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
 use x86_vcpu::StartState;
@@ -49,7 +49,7 @@ fn fails_then_runs(bad: StartState, good: StartState) -> CaseResult {
     is_true("no failure is reported after a good entry", guest.vcpu.entry_failure().is_none())
 }
 
-/// Such an entry loads the host's state as an exit does, and loses what an exit loses. Every run compares.
+/// A failed entry loads the host's state as an exit does. Every run compares the host's registers.
 fn host_state_survives() -> CaseResult {
     let _host = super::patterned::PatternedHost::new(super::patterned::Pattern(2))?;
     let mut guest = Guest::<crate::hal::HostHal>::unbound(StartState::Long64 { entry: ORIGIN, cr3: 1 << 62 }, HLT)?;
@@ -89,7 +89,7 @@ fn expect_failure(guest: &mut Guest) -> CaseResult {
     is_true("the failure has a text", guest.vcpu.entry_failure().is_some())
 }
 
-/// The launch state must follow what the processor did: a failed first entry leaves the VMCS clear.
+/// After a failed first entry the VMCS is still clear, so the next entry is a VMLAUNCH.
 fn twice() -> CaseResult {
     let bad = StartState::Long64 { entry: ORIGIN, cr3: 1 << 62 };
     let mut guest = Guest::<crate::hal::HostHal>::with_hal(Mode::Long, HLT)?;

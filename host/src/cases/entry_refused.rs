@@ -71,7 +71,7 @@ pub fn current_vmcs() -> u64 {
     address
 }
 
-/// Leaves no VMCS current.
+/// Clears the VMCS, so that none is current.
 fn clear(address: u64) {
     // SAFETY: the VMCS goes to its memory complete; what the crate believes of it is the subject of these cases.
     unsafe { asm!("vmclear [{}]", in(reg) &address, options(nostack)) };
@@ -82,7 +82,7 @@ fn load(address: u64) {
     unsafe { asm!("vmptrld [{}]", in(reg) &address, options(nostack)) };
 }
 
-/// The current VMCS stays current, and is one that VMRESUME refuses.
+/// Clears the launch state of the current VMCS, which remains current. VMRESUME refuses it then.
 pub fn make_launch_state_clear() {
     let address = current_vmcs();
     clear(address);
@@ -154,7 +154,7 @@ fn again_and_again() -> CaseResult {
 
 guest_code!(calls, "code64", "xor ebx, ebx", "2: vmcall", "inc rbx", "jmp 2b");
 
-/// An entry that fails before the hypercall of the last exit is completed: the next one completes it.
+/// The entry fails before the hypercall of the last exit is completed. The next entry completes it.
 fn instruction_is_completed_later() -> CaseResult {
     let mut guest = Guest::long(calls())?;
     guest.vcpu.run()?;
@@ -162,7 +162,7 @@ fn instruction_is_completed_later() -> CaseResult {
     second_call_comes_once(&mut guest)
 }
 
-/// An entry that fails after it was completed: it is not completed again.
+/// The entry fails after the hypercall was completed. The next entry does not complete it again.
 fn instruction_was_completed() -> CaseResult {
     let mut guest = Guest::long(calls())?;
     guest.vcpu.run()?;
@@ -180,7 +180,7 @@ fn second_call_comes_once(guest: &mut Guest) -> CaseResult {
 guest_code!(sti_vmcall, "code64", "sti", "vmcall", "nop", "hlt");
 guest_code!(sti_cpuid, "code64", "xor eax, eax", "sti", "cpuid", "nop", "hlt");
 
-/// The instruction after STI is completed, and with it the shadow is over: the caller may clear IF.
+/// The shadow of STI ends with the completion of the next instruction. So the caller may clear IF.
 fn no_shadow_of_sti_without_if() -> CaseResult {
     const IF: usize = 1 << 9;
     for code in [sti_vmcall(), sti_cpuid()] {
@@ -226,7 +226,7 @@ fn shadow_of_what_was_completed() -> CaseResult {
 
 guest_code!(three_calls, "code64", "xor ebx, ebx", "vmcall", "inc rbx", "inc rbx", "vmcall", "hlt");
 
-/// A RIP that the caller writes is where the guest goes on, whatever waited to be completed.
+/// The guest goes on at the RIP that the caller writes, also if an instruction waits for its completion.
 fn rip_written_by_the_caller() -> CaseResult {
     const VMCALL_LENGTH: usize = 3;
     let mut guest = Guest::long(three_calls())?;
@@ -237,7 +237,7 @@ fn rip_written_by_the_caller() -> CaseResult {
     equal("RBX at the second hypercall", guest.vcpu.regs().rbx, 2)
 }
 
-/// What the caller has read of RIP before is not what it reads after an entry that completed the instruction and failed.
+/// An entry completes the instruction and fails. The caller reads the new RIP, not the one that it has read before.
 fn rip_of_what_was_completed() -> CaseResult {
     const VMCALL_LENGTH: usize = 3;
     let mut guest = Guest::long(calls())?;

@@ -9,7 +9,7 @@ use super::{
     code::guest_code,
     guest::{Guest, MODES, Mode},
     layout::{
-        INTERRUPT, RAM_END, SECOND_PORT, VECTOR_PORT,
+        HANDLER_SIZE, HANDLERS, INTERRUPT, OWN_HANDLERS, RAM_END, SECOND_PORT, VECTOR_PORT,
         vector::{DB, NMI, UD},
     },
 };
@@ -34,17 +34,16 @@ cases! { "event_blocking":
 }
 
 /// Where the fixture's handler of vector 2 is.
-const NMI_HANDLER: u64 = 0x5000 + NMI as u64 * 8;
+const NMI_HANDLER: u64 = HANDLERS + NMI as u64 * HANDLER_SIZE;
 
 guest_code!(ready_16, "code16", "sti", "nop", "out REPORT_PORT, al", "nop", "out THIRD_PORT, al", "hlt");
 guest_code!(ready_32, "code32", "sti", "nop", "out REPORT_PORT, al", "nop", "out THIRD_PORT, al", "hlt");
 guest_code!(ready_64, "code64", "sti", "nop", "out REPORT_PORT, al", "nop", "out THIRD_PORT, al", "hlt");
 
-/// Handlers that say their vector and return, for the vectors of these cases.
+/// Handlers of these cases' vectors: they report their vector and return.
 fn returning_handlers(guest: &mut Guest, mode: Mode) -> CaseResult {
-    const HANDLERS: u64 = 0xC000;
-    for (index, vector) in [NMI, 6, 0x30, 0x31].into_iter().enumerate() {
-        let handler = HANDLERS + index as u64 * 16;
+    for (index, vector) in [NMI, UD, 0x30, 0x31].into_iter().enumerate() {
+        let handler = OWN_HANDLERS + index as u64 * 16;
         let iret: &[u8] = if mode == Mode::Long { &[0x48, 0xCF] } else { &[0xCF] };
         guest.memory.write(handler, &[&[0xB0, vector, 0xE6, VECTOR_PORT as u8], iret].concat())?;
         guest.set_gate(mode, vector, handler)?;
@@ -70,8 +69,8 @@ fn ready(mode: Mode) -> CaseResult<Guest> {
     Ok(guest)
 }
 
-/// All at once: the exception is injected first, the NMI comes on top of it before its handler's first instruction, and
-/// the interrupt waits until both have returned.
+/// An exception, an NMI and an interrupt wait at once. The exception is injected first. The NMI comes before the first
+/// instruction of its handler. The interrupt waits until both handlers have returned.
 fn priorities() -> CaseResult {
     for mode in MODES {
         let mut guest = ready(mode)?;
@@ -102,7 +101,7 @@ fn one_nmi_is_latched() -> CaseResult {
     same("NMIs", order(&mut guest)?, [NMI, 0xFF].into())
 }
 
-/// The window opens again for the second.
+/// The interrupt window opens again for the second interrupt.
 fn interrupts_in_order() -> CaseResult {
     for mode in MODES {
         let mut guest = ready(mode)?;
@@ -126,15 +125,15 @@ fn nmi_holds_off_no_interrupt() -> CaseResult {
     is_true("ready for an interrupt", guest.vcpu.ready_for_interrupt()?)?;
     guest.vcpu.queue_interrupt(0x30)?;
     equal("vector", guest.expect_out(VECTOR_PORT)?, 0x30)?;
-    // The IRET of that handler ends the blocking; and so that Bochs 2.7 does not carry the second NMI's blocking over to
-    // the next vCPU, another one follows.
+    // The IRET of that handler ends the blocking. A further IRET follows, so that Bochs 2.7 does not carry the second NMI's
+    // blocking over to the next vCPU.
     guest.expect_out(SECOND_PORT)?;
     guest.vcpu.queue_interrupt(0x31)?;
     equal("vector", guest.expect_out(VECTOR_PORT)?, 0x31)?;
     guest.halt()
 }
 
-/// As a local APIC does: what is pending already is not pending twice, however long the guest keeps interrupts off.
+/// An interrupt that is pending already is not pending twice, as in a local APIC, while the guest has interrupts off.
 fn one_interrupt_of_a_vector() -> CaseResult {
     let mut guest = ready(Mode::Long)?;
     for vector in (0..10_000).map(|number| 0x30 + number % 2) {
@@ -163,7 +162,8 @@ guest_code!(
     "iretq",
 );
 
-/// The single-step trap of the instruction whose exit the caller saw, and then the event that the caller has queued there.
+/// The single-step trap of an instruction comes first. Then comes the event that the caller queued at the exit of that
+/// instruction.
 fn trap_goes_before_what_is_queued() -> CaseResult {
     for vector in [0x30, NMI, 6] {
         let mut guest = Guest::long(steps())?;
@@ -223,7 +223,7 @@ fn sti_holds_off() -> CaseResult {
 
 guest_code!(idles, "code64", "cli", "mov bl, 3", "sti", "hlt", "mov bl, 4", "hlt");
 
-/// STI and HLT: the interrupt comes with HLT done, whatever the exit left of STI's shadow.
+/// STI and HLT: the interrupt comes after HLT. HLT's exit ends the shadow of STI.
 fn hlt_ends_the_shadow() -> CaseResult {
     let mut guest = Guest::long(idles())?;
     guest.set_handler(INTERRUPT, says_bl())?;
@@ -259,8 +259,8 @@ fn outs_ends_the_shadow() -> CaseResult {
 
 guest_code!(says_rf, "code64", "mov eax, [rsp + 16]", "shr eax, 16", "and al, 1", "out SECOND_PORT, al", "hlt");
 
-/// A fault that is injected has its instruction's breakpoint after it, as one that the processor raises; an interrupt does
-/// not.
+/// The delivery of an injected fault pushes RFLAGS.RF set, as that of the processor's own fault. The delivery of an interrupt
+/// does not.
 fn fault_pushes_rf() -> CaseResult {
     let mut guest = ready(Mode::Long)?;
     guest.set_handler(UD, says_rf())?;

@@ -92,7 +92,7 @@ fn all_vectors_with_error_codes() -> CaseResult {
     Ok(())
 }
 
-/// External interrupts may have any vector, those of exceptions too.
+/// External interrupts may have any vector, also one of an exception.
 fn interrupts_of_all_vectors() -> CaseResult {
     for mode in MODES {
         let mut guest = looping(mode)?;

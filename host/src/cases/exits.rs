@@ -1,4 +1,4 @@
-//! Exits: each cause its own, none mistaken for another.
+//! Each cause of an exit is reported as itself.
 
 use alloc::format;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -45,7 +45,7 @@ cases! { "exits":
 guest_code!(halts, "code16", "hlt", "mov bl, 7", "hlt", "mov bl, 9", "hlt");
 
 fn hlt_is_halt() -> CaseResult {
-    Guest::real(halts())?.expect_vector(3)
+    Guest::real(halts())?.halt()
 }
 
 fn hlt_continues_after_it() -> CaseResult {
@@ -58,7 +58,7 @@ fn hlt_continues_after_it() -> CaseResult {
 }
 
 guest_code!(
-    /// With an empty IDT, any exception is three.
+    /// With an empty IDT any exception is a triple fault.
     triple_fault,
     "code32",
     "push 0",
@@ -104,7 +104,7 @@ fn unmapped_fetch() -> CaseResult {
 
 guest_code!(read_hole, "code32", "mov eax, [0x20008]", "hlt");
 
-/// One page less: its neighbours in the same 2 MiB stay.
+/// One page of a block of 2 MiB is unmapped. The other pages are still there.
 fn hole_in_ram() -> CaseResult {
     let mut guest = Guest::protected(read_hole())?;
     guest.memory.ept.unmap_page(0x20000)?;
@@ -120,7 +120,7 @@ fn read_only_page() -> CaseResult {
     equal("EAX, read before", guest.vcpu.regs().rax, 0x77)
 }
 
-/// The instruction runs again, by itself, when its page is there.
+/// The guest executes the instruction again when its page is mapped.
 fn mapped_after_the_fault() -> CaseResult {
     let mut guest = Guest::protected(read_beyond())?;
     expect_fault(&mut guest, RAM_END + 0x123, MappingFlags::READ)?;
@@ -168,7 +168,7 @@ fn vmcall_is_a_hypercall() -> CaseResult {
 
 guest_code!(spin, "code16", "2: inc ebx", "jmp 2b");
 
-/// Slices of one length and of others, alone and with something else to be written.
+/// Time slices of the same length and of others, on the fast path and on the slow one.
 fn time_slice_ends_the_run() -> CaseResult {
     let mut guest = Guest::real(spin())?;
     for ticks in [10_000, 10_000, 100_000, 10_000, 30_000] {
@@ -187,7 +187,7 @@ fn time_slice_ends_the_run() -> CaseResult {
     is_true("progress in the guest", guest.vcpu.regs().rbx > 100)
 }
 
-/// A slice that was taken back must not end a run: the guest below exits by itself, later.
+/// A time slice that was removed does not end a run. The guest exits later, by itself.
 fn no_slice_no_end() -> CaseResult {
     let mut guest = Guest::real(count_down())?;
     guest.vcpu.set_time_slice(Some(1000))?;
@@ -220,7 +220,7 @@ fn external_interrupt() -> CaseResult {
     }
 }
 
-/// NMIs that come while another processor is in its guest.
+/// NMIs come from another CPU while this one is in its guest.
 fn nmi_is_the_hosts() -> CaseResult {
     const NMIS: u64 = 5;
     let before = interrupts::count(NMI);

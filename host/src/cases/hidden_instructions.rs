@@ -1,5 +1,4 @@
-//! Instructions of a processor's features that this guest does not have: undefined in every mode, as on a processor without
-//! them.
+//! Instructions of features that the guest does not have are #UD in every mode.
 
 use alloc::format;
 
@@ -99,7 +98,7 @@ fn in_user_mode() -> CaseResult {
     Ok(())
 }
 
-/// The guest's caches are the host's, and stay.
+/// INVD has no effect, because the guest's caches are the host's.
 fn invd_does_nothing() -> CaseResult {
     const INVD: [u8; 2] = [0x0F, 0x08];
     for (mode, is_compatibility) in

@@ -1,4 +1,4 @@
-//! What of the host's state must be after every run as it was before.
+//! The host's registers that must be the same before and after every run.
 
 use alloc::format;
 
@@ -18,7 +18,7 @@ use x86_64::{
 
 use super::check::{CaseResult, fail};
 
-/// Names and values. A list, so that a difference can be named.
+/// Names and values of registers.
 #[derive(Clone, Copy)]
 pub struct HostState([(&'static str, u64); COUNT]);
 
@@ -132,7 +132,7 @@ fn read_where(exists: bool, msr: u32) -> u64 {
     if exists { unsafe { Msr::new(msr).read() } } else { 0 }
 }
 
-/// Asked for around every run, so CPUID is executed once.
+/// CPUID is executed once, because every run asks for this.
 pub fn has_tsc_aux() -> bool {
     static HAS: Lazy<bool> = Lazy::new(|| {
         let features = CpuId::new().get_extended_processor_and_feature_identifiers();
@@ -184,9 +184,9 @@ pub fn read_xcr0() -> u64 {
     u64::from(high) << 32 | u64::from(low)
 }
 
-/// Found only through what LDTR holds, which with a null selector is anything after the processor's reset; the rest of the limits and rights LSL and LAR take from the GDT.
+/// A selector of the LDT. LSL and LAR of it use what LDTR holds; of other selectors they use the GDT.
 const FIRST_OF_LDT: u64 = 1 << 2;
-/// What no limit and no access rights are: the selector leads nowhere.
+/// LSL or LAR found no segment.
 const NOTHING: u64 = u64::MAX;
 
 fn segment_limit(selector: u64) -> u64 {
@@ -198,7 +198,7 @@ fn segment_limit(selector: u64) -> u64 {
     if valid != 0 { limit } else { NOTHING }
 }
 
-/// With the busy bit of a TSS, which LTR sets.
+/// The access rights have the busy bit of a TSS, which LTR sets.
 fn access_rights(selector: u64) -> u64 {
     let (rights, valid): (u64, u8);
     // SAFETY: LAR faults for no selector.

@@ -35,7 +35,7 @@ cases! { "intercepts":
     tsc_scaling,
 }
 
-/// The next exit, which axvcpu has no name for.
+/// The next exit, decoded. axvcpu has no name for it.
 fn decoded_exit(guest: &mut Guest) -> CaseResult<VmExit> {
     match guest.exit()? {
         Exit::FailEntry { hardware_entry_failure_reason } => {
@@ -74,14 +74,14 @@ guest_code!(
     "hlt",
 );
 
-/// The caller's value for one, none for the other.
+/// The caller gives a value for one instruction, and none for the other.
 fn rdtsc() -> CaseResult {
     let mut guest = Guest::long(times())?;
     guest.vcpu.set_exit_on(ExitOn::RDTSC, true)?;
     same("exit", decoded_exit(&mut guest)?, VmExit::Rdtsc)?;
     guest.vcpu.complete_read(0x1122_3344_5566_7788)?;
     same("exit", decoded_exit(&mut guest)?, VmExit::Rdtsc)?;
-    // As axvm completes reads.
+    // axvm completes reads so.
     guest.vcpu.set_gpr(0, 0x99);
     guest.halt()?;
     equal("the first", guest.vcpu.regs().r8, 0x1122_3344_5566_7788)?;
@@ -90,7 +90,7 @@ fn rdtsc() -> CaseResult {
 
 guest_code!(random, "code64", "rdrand r9d", "setc r11b", "rdrand r8", "hlt");
 
-/// Not of 16 bits: Bochs 2.7 reports those as 32.
+/// RDRAND and RDSEED of 32 and 64 bits. Bochs 2.7 reports one of 16 bits as 32.
 fn rdrand() -> CaseResult {
     let mut guest = Guest::long(random())?;
     if guest.vcpu.set_exit_on(ExitOn::RDRAND, true).is_err() {
@@ -107,7 +107,7 @@ fn rdrand() -> CaseResult {
     equal("CF", regs.r11 & 0xFF, 1)?;
     equal("R9", regs.r9, 0xA5A6_A7A8)?;
     equal("R8", regs.r8, 0xA1A2_A3A4_A5A6_A7A8)?;
-    // A caller that gives none: CF says so, whatever it was.
+    // The caller gives no value, so CF is clear.
     guest.restart(Mode::Long)?;
     guest.vcpu.regs_mut().r9 = u64::MAX;
     guest.vcpu.write_guest_field(VmcsGuestNW::RFLAGS, 3);
@@ -129,7 +129,7 @@ fn wbinvd() -> CaseResult {
 
 guest_code!(halts_itself, "code64", "sti", "hlt", "mov bl, 1", "out REPORT_PORT, al",);
 
-/// HLT that does not exit: the guest waits in it until an interrupt, and the time slice brings it back meanwhile.
+/// HLT does not exit. The guest waits in it for an interrupt, and the time slice ends each run.
 fn hlt_in_the_guest() -> CaseResult {
     const VECTOR: u8 = 0x55;
     let mut guest = Guest::long(halts_itself())?;
@@ -143,7 +143,7 @@ fn hlt_in_the_guest() -> CaseResult {
     equal("vector", guest.expect_out(VECTOR_PORT)?, VECTOR.into())
 }
 
-/// An entry refuses most exceptions for a guest in HLT: it has to be woken for them.
+/// An entry fails with most exceptions for a guest in HLT. So the crate wakes the guest first.
 fn exception_wakes_hlt() -> CaseResult {
     for vector in (0..32).filter(|vector| *vector != 2) {
         let mut guest = Guest::long(halts_itself())?;
@@ -168,7 +168,7 @@ guest_code!(
     "hlt",
 );
 
-/// Undefined for a guest that does not know it; exits for one whose caller asked for them.
+/// MONITOR and MWAIT are #UD for a guest that CPUID does not show them to. They exit if the caller asks for that.
 fn mwait() -> CaseResult {
     Guest::long(monitors())?.expect_vector(UD)?;
     let mut guest = Guest::long(monitors())?;
@@ -222,7 +222,8 @@ raising! {
     writes_unmapped: 14, HardException, Some(2), Some(0x4000_0123), None; "mov rax, 0x40000123", "mov [rax], rax";
 }
 
-/// Each with vector, type, error code, address and length; then, reflected, in the guest's handler with the same code.
+/// Each exception exits with vector, type, error code, address and length. Reflected, it comes to the guest's handler with the
+/// same error code.
 fn exceptions_come_whole() -> CaseResult {
     for (name, code, vector, int_type, error, address, length) in RAISING {
         let mut guest = Guest::long(code())?;
@@ -254,7 +255,7 @@ fn exceptions_come_whole() -> CaseResult {
 
 guest_code!(reads_and_writes, "code64", "mov rax, 0x40000123", "mov [rax], rax", "hlt",);
 
-/// Only page faults by writes exit: the write's does, the read's goes to the guest by itself.
+/// Only page faults by writes exit. One by a read goes to the guest without an exit.
 fn page_fault_filter() -> CaseResult {
     const WRITE: u32 = 2;
     let mut guest = Guest::long(reads_and_writes())?;
@@ -265,7 +266,7 @@ fn page_fault_filter() -> CaseResult {
     guest.vcpu.set_exception_intercept(PF, true)?;
     guest.vcpu.set_page_fault_filter(WRITE, WRITE)?;
     guest.expect_vector(PF)?;
-    // Without interest in page faults the filter means nothing.
+    // The filter has no effect while page faults are not intercepted.
     guest.vcpu.set_exception_intercept(PF, false)?;
     guest.restart(Mode::Long)?;
     guest.expect_vector(PF)
@@ -288,7 +289,7 @@ fn no_exception_to_reflect() -> CaseResult {
 guest_code!(calls_32, "code32", "mov eax, 5", "vmcall", "mov ebx, eax", "out REPORT_PORT, al", "2: jmp 2b");
 guest_code!(calls_64, "code64", "mov eax, 5", "vmcall", "mov ebx, eax", "out REPORT_PORT, al", "2: jmp 2b");
 
-/// At CPL 3 a VMCALL is a fault, an error, or a hypercall; at CPL 0 always a hypercall.
+/// At CPL 3 a VMCALL is a fault, an error or a hypercall, by the policy. At CPL 0 it is always a hypercall.
 fn hypercall_of_a_user() -> CaseResult {
     for (mode, code) in MODES.into_iter().zip([None, Some(calls_32()), Some(calls_64())]) {
         let Some(code) = code else { continue };

@@ -67,7 +67,7 @@ fn dropped_while_bound() -> CaseResult {
     survivor.finish(&host)
 }
 
-/// VMXOFF takes nothing away from a vCPU that was bound: it can be bound again, and goes on.
+/// After VMXOFF and VMXON a vCPU that was bound can be bound again, with all of its state.
 fn vmx_off_and_on() -> CaseResult {
     off_and_on(PatternedGuest::new(0, ALL)?)?;
     let mut loaded = PatternedGuest::kept_loaded(0)?;
@@ -344,8 +344,8 @@ fn refused_on_another_cpu() -> CaseResult {
 
 guest_code!(outs_32, "code32", "2: out REPORT_PORT, al", "jmp 2b");
 
-/// EFER of a vCPU is changed where it is not bound, so that the guest comes to have SWAPGS: the host gets back the
-/// KERNEL_GS_BASE of the processor where the guest runs.
+/// EFER of a vCPU is written on a CPU where it is not bound, so that the guest gets SWAPGS. After a run the host has the
+/// KERNEL_GS_BASE of the CPU where the guest ran.
 fn efer_written_on_another_cpu() -> CaseResult {
     const SCE: u64 = 1;
     const KERNEL_GS_BASE: u32 = 0xC000_0102;
@@ -376,7 +376,7 @@ fn efer_written_on_another_cpu() -> CaseResult {
     })
 }
 
-/// A vCPU that came from another processor is unbound by VMXOFF on its new one, as any other.
+/// A vCPU that came from another CPU is unbound by VMXOFF on its new CPU.
 fn vmx_off_after_a_move() -> CaseResult {
     let guest = Mutex::new(Guest::protected(outs_32())?);
     guest.lock().expect_report()?;
@@ -385,7 +385,7 @@ fn vmx_off_after_a_move() -> CaseResult {
         let guest = &mut *guest.lock();
         guest.vcpu.bind()?;
         guest.expect_report()?;
-        // So that another VMCS is the current one.
+        // Makes another VMCS the current one.
         let _another = Guest::protected(outs_32())?;
         vmx::with_state(|state| {
             is_true("VMX off", state.disable().is_ok())?;

@@ -6,7 +6,7 @@ use super::{
 };
 
 /// `modal_code!(name, "instruction", ...)` defines a [`Programs`] with the same instructions for real, protected,
-/// compatibility and 64-bit mode, each begun with the tables of [`guest`](super::guest) loaded. The instructions use 32-bit
+/// compatibility and 64-bit mode. The instructions use 32-bit
 /// registers, and memory below 64 KiB by absolute addresses or 32-bit registers: `[0xE000]`, `[esi + 4]`.
 macro_rules! modal_code {
     ($(#[$attribute:meta])* $name:ident, $($line:literal),+ $(,)?) => {
@@ -37,7 +37,7 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Does the same with a guest in each mode. A failure says in which it came.
+    /// Calls `run` with a guest in each mode. A failure names the mode.
     pub fn each(&self, mut run: impl FnMut(&str, Guest) -> CaseResult) -> CaseResult {
         let programs = [
             ("real mode", Mode::Real, self.real),

@@ -1,4 +1,4 @@
-//! MSRs that the library does not know: exits, completed once.
+//! MSRs that the crate does not know exit to the caller. Each access is completed once.
 
 use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
 use x86_vcpu::CpuidFeature;
@@ -22,7 +22,7 @@ cases! { "msr":
     values_are_checked_in_every_mode,
 }
 
-/// Of the range for hypervisors: no processor has it, and bitmaps do not cover it.
+/// An MSR of the range for hypervisors. No processor has it, and the bitmaps do not cover it.
 const UNKNOWN: usize = 0x4000_0123;
 
 guest_code!(
@@ -152,7 +152,7 @@ fn invalid_pat_is_gp() -> CaseResult {
 
 modal_code!(write_and_read, "out REPORT_PORT, al", "wrmsr", "rdmsr", "hlt");
 
-/// Addresses are canonical, registers of 32 bits have no more, types of memory are those that there are.
+/// Addresses have to be canonical, 32-bit registers have no upper half, and memory types have to exist.
 fn values_are_checked_in_every_mode() -> CaseResult {
     const NOT_CANONICAL: u64 = 1 << 47;
     const LOW: u64 = 0x7FFF_FFFF_F000;

@@ -1,4 +1,4 @@
-//! What becomes of the guest's accesses to MSRs, by default and by the caller's wish; and CPUID, which must agree with it.
+//! The guest's accesses to MSRs, by default and by the caller's policy. CPUID agrees with the policy.
 
 use alloc::{format, vec::Vec};
 
@@ -178,13 +178,13 @@ fn refused() -> CaseResult {
     }
     is_error("keeping everything", guest.vcpu.set_msr_policy(0x4000_0000..=u32::MAX, keep))?;
     guest.vcpu.set_msr_policy(0..=u32::MAX, MsrPolicy::Exit)?;
-    // Nothing was changed: the guest's own are still its own.
+    // The refused call changed nothing: the guest still has its own MSRs.
     let seen = access(&mut guest, 0xC000_0082, 0x1234)?;
     equal("LSTAR", seen.after, 0x1234)
 }
 
 guest_code!(
-    /// Reads the MSRs from ECX on, R14 of them, and says of each what it got.
+    /// Reads R14 MSRs from ECX on, and reports each value.
     sweep,
     "code64",
     "out REPORT_PORT, al",
@@ -200,7 +200,7 @@ guest_code!(
 const RANGES: [(u32, u64); 4] = [(0, 0x2000), (0xC000_0000, 0x400), (0xC001_0000, 0x40), (0x4000_0000, 0x40)];
 
 /// MSRs whose value for a guest that has not written them is a constant: what the SDM gives after reset, and what the
-/// library's table says that it keeps.
+/// crate's table says that it emulates.
 fn constant(msr: u32) -> Option<u64> {
     Some(match msr {
         0x48 | 0x174..=0x176 | 0x1D9 | 0xDA0 | 0xC000_0081..=0xC000_0084 | 0xC000_0100..=0xC000_0103 => 0,
@@ -213,8 +213,7 @@ fn constant(msr: u32) -> Option<u64> {
     })
 }
 
-/// Each MSR exits to the caller, or is one of the guest's own with a value of its own. The host's are all different from
-/// these.
+/// Each MSR exits to the caller, or has the guest's own value. The host's values are all different.
 fn no_secret_can_be_read() -> CaseResult {
     const TIME_STAMP_COUNTER: u32 = 0x10;
     let _host = super::patterned::PatternedHost::new(super::patterned::Pattern(2))?;
@@ -245,7 +244,7 @@ fn no_secret_can_be_read() -> CaseResult {
     Ok(())
 }
 
-/// A sample: writes of all ones reach the caller, fault, or stay in the vCPU. Every run compares the host's MSRs.
+/// A write of all ones exits to the caller, is #GP, or changes only the guest's value. Every run compares the host's MSRs.
 fn nothing_can_be_written() -> CaseResult {
     let _host = super::patterned::PatternedHost::new(super::patterned::Pattern(3))?;
     let mut guest = Guest::long(write_sweep())?;
@@ -277,7 +276,7 @@ fn cpuid(guest: &mut Guest, leaf: u32, subleaf: u32) -> CaseResult<[u64; 4]> {
     Ok([registers.rax, registers.rbx, registers.rcx, registers.rdx])
 }
 
-/// No feature without its state, and none that needs what the guest does not have.
+/// CPUID shows no feature without its state.
 fn cpuid_shows_what_is_emulated() -> CaseResult {
     let mut guest = Guest::long(ask_cpuid())?;
     let [_, _, ecx1, edx1] = cpuid(&mut guest, 1, 0)?;
@@ -361,7 +360,7 @@ fn every_xcr0_that_cpuid_shows_works() -> CaseResult {
     equal("what lies after the area", guest.read_u64(0x2_1000 + registers.r11)?, 0x5A5A_5A5A_5A5A_5A5A)
 }
 
-/// Neither call opens an MSR that the crate switches or checks: not before `setup` either, and not by the old name.
+/// Neither call passes an MSR through that the crate switches or checks, also before `setup`, and by the old name.
 fn own_msrs_are_not_passed_through() -> CaseResult {
     const OWN: [u32; 8] = [0x48, 0x49, 0xC000_0080, 0xC000_0082, 0xC000_0103, 0xDA0, 0x277, 0x1D9];
     let mut vcpu = VmxArchVCpu::<HostHal>::new(0, 0)?;

@@ -1,4 +1,4 @@
-//! Interrupts that are the host's while a guest runs.
+//! NMIs and interrupts of the host while a guest runs.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -24,7 +24,7 @@ cases! { "nmi":
     interrupt_flag_is_unchanged.needs(&[Need::ApicPage]),
 }
 
-/// Where the guest's processor is, for the one that sends.
+/// State of the CPU that runs the guest, for the CPU that sends.
 const NOT_YET: u64 = 0;
 const RUNNING: u64 = 1;
 const ENDED: u64 = 2;
@@ -64,7 +64,7 @@ fn reaches_the_host_once() -> CaseResult {
     same("what the guest's handlers said", outs.iter().any(|out| out.port == VECTOR_PORT), false)?;
     equal("rounds of the guest", guest.vcpu.regs().rbx, 3)?;
     equal("NMIs at the host", interrupts::count(NMI) - before, 3)?;
-    // None is held back: the host takes one outside a guest too.
+    // NMIs are not blocked: the host takes one outside a guest too.
     lapic::send_nmi(processor::apic_id());
     time::wait(100_000);
     equal("NMIs at the host, with one of its own", interrupts::count(NMI) - before, 4)
@@ -118,7 +118,7 @@ fn run_until(state: &AtomicU64, condition: impl Fn() -> bool) -> CaseResult {
     is_true("the guest ran", guest.vcpu.regs().rbx > 0)
 }
 
-/// `None` for an exit that says nothing.
+/// `None` for an exit that is handled.
 fn format_exit(exit: axvcpu::AxVCpuExitReason) -> Option<alloc::string::String> {
     match exit {
         axvcpu::AxVCpuExitReason::Nothing => None,
@@ -126,8 +126,8 @@ fn format_exit(exit: axvcpu::AxVCpuExitReason) -> Option<alloc::string::String> 
     }
 }
 
-/// Through exits of the crate's and of the caller's, and through NMIs. What the flag was before a run it is after it:
-/// every run compares RFLAGS.
+/// The host's interrupt flag is after a run what it was before it: with exits that the crate handles, with exits to the caller,
+/// and with NMIs. Every run compares RFLAGS.
 fn interrupt_flag_is_unchanged() -> CaseResult {
     let was_on = flag::are_enabled();
     for on in [false, true] {

@@ -1,5 +1,4 @@
-//! Control registers and the modes that they switch: PAE paging, into long mode and out of it, and every write that the
-//! SDM refuses with #GP (Vol. 2, "MOV—Move to/from Control Registers"; Vol. 3A, "Control Registers").
+//! Paging modes: PAE paging, into long mode and out of it, and every write of a control register that is #GP (Vol. 2, "MOV—Move to/from Control Registers"; Vol. 3A, "Control Registers").
 
 use alloc::format;
 
@@ -205,7 +204,7 @@ fn into_long_mode_and_out() -> CaseResult {
     Ok(())
 }
 
-/// Where a program below finds how many values there are and the values, and puts how often each was refused.
+/// Where a program below finds the number of values and the values, and where it stores how often each was refused.
 const VALUES: u64 = 0x2_0000;
 const REFUSED: u64 = 0x2_1000;
 
@@ -292,7 +291,7 @@ guest_code!(
     "hlt",
 );
 
-/// Tries each value, and checks that exactly those that are said to be refused are.
+/// Writes each value, and checks which of them are refused.
 pub fn try_values(mut guest: Guest, register: &str, values: &[(u64, bool)]) -> CaseResult<Guest> {
     guest.set_handler(GP, skip())?;
     guest.write_words(VALUES, &[values.len() as u64])?;
@@ -464,7 +463,7 @@ guest_code!(
     "hlt",
 );
 
-/// IA-32e mode has no 16-bit TSS: setting CR0.PG is #GP, and not an entry that fails.
+/// IA-32e mode has no 16-bit TSS, so setting CR0.PG is #GP. It does not let an entry fail.
 fn long_mode_with_16_bit_tss() -> CaseResult {
     const GDT: u64 = 0x11000;
     let mut guest = Guest::protected(enter_long_mode())?;
@@ -490,7 +489,7 @@ guest_code!(
     "hlt",
 );
 
-/// The crate reads PDPTEs itself. From a device's page, which its host need not have mapped, it reads nothing.
+/// The crate reads PDPTEs itself. It reads nothing from a device's page, which the host may not have mapped.
 fn pdptes_from_a_device() -> CaseResult {
     const NOT_MAPPED_IN_THE_HOST: u64 = 0x80_0000_0000 - 0x1000;
     const UNCACHEABLE_READ_WRITE: u64 = 0b11;

@@ -1,4 +1,4 @@
-//! `axvm` of the registry, unmodified, on this library: a virtual machine manager of the family that the library is for.
+//! `axvm` of the registry, unmodified, on this crate: a virtual machine manager of the family that the crate is for.
 //!
 //! What `axvm` 0.2.3 leaves open or does in its own way, and what is done about it here:
 //!

@@ -1,4 +1,4 @@
-//! The `log` crate's messages, the host's and the library's, as lines that start with `[host]`.
+//! The `log` crate's messages, the host's and the crate's, as lines that start with `[host]`.
 
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 

@@ -1,4 +1,4 @@
-//! What CPUID tells the guests of this host beyond the library's default: which processor a vCPU is, and its local APIC.
+//! What CPUID tells the guests of this host beyond the crate's default: which processor a vCPU is, and its local APIC.
 
 use axerrno::AxResult;
 use x86_vcpu::{CpuidFeature, CpuidPolicy, CpuidTopology, VmxArchVCpu};

@@ -2,9 +2,9 @@
 //!
 //! The VMX-preemption timer counts down while the processor is in the guest, and only then, in step with the time stamp
 //! counter; where the VM-exit control "save VMX-preemption timer value" is set, an exit leaves in the VMCS what it has not
-//! counted (SDM Vol. 3C, section 26.5.1, "VMX-Preemption Timer", and 25.7.1, "VM-Exit Controls"). The library has no use
-//! for that, so the control is set here, past the library, and the timer started anew before each entry with the value
-//! that the library gives it: what the library does and how long that takes stays as it is.
+//! counted (SDM Vol. 3C, section 26.5.1, "VMX-Preemption Timer", and 25.7.1, "VM-Exit Controls"). The crate has no use
+//! for that, so the control is set here, past the crate, and the timer started anew before each entry with the value
+//! that the crate gives it: what the crate does and how long that takes stays as it is.
 
 use x86_64::registers::model_specific::Msr;
 
@@ -48,7 +48,7 @@ impl GuestClock {
         }
     }
 
-    /// Right after the exit: ticks in the guest. `None` if the library wrote the controls for this entry, as it does for
+    /// Right after the exit: ticks in the guest. `None` if the crate wrote the controls for this entry, as it does for
     /// the first.
     pub fn stop(&self) -> Option<u64> {
         // SAFETY: as for `start`.

@@ -1,7 +1,7 @@
-//! A virtual machine, made with nothing but the library's public API.
+//! A virtual machine, made with nothing but the crate's public API.
 //!
 //! [`Machine`] holds the parts: memory behind extended page tables, devices, and vCPUs. A [`processor`] is the loop that
-//! every user of the library writes.
+//! every user of the crate writes.
 
 pub mod attention;
 mod bus;

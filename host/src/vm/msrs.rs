@@ -1,4 +1,4 @@
-//! Model-specific registers that kernels read without asking CPUID, beyond those that the library keeps. All others do
+//! Model-specific registers that kernels read without asking CPUID, beyond those that the crate keeps. All others do
 //! not exist: #GP.
 
 /// What the guest reads; `None` if the register does not exist.

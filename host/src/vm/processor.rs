@@ -373,7 +373,7 @@ impl Processor {
         self.vcpu.complete_fault(GENERAL_PROTECTION, Some(0))
     }
 
-    /// A triple fault, or the word at the power-off port that the library knows itself.
+    /// A triple fault, or the word at the power-off port that the crate knows itself.
     fn system_down(&self) -> Outcome {
         match self.vcpu.exit_info() {
             Ok(info) if info.exit_reason == VmxExitReason::IO_INSTRUCTION => Outcome::Device(End::PowerOff),

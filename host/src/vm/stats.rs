@@ -1,12 +1,12 @@
 //! What the guest's exits cost: how many there were of each kind, and how much time passed in the host for them.
 //!
-//! The time is cut at each entry and exit, and each piece is somebody's: the guest's ([`GuestClock`]), the library's with its
+//! The time is cut at each entry and exit, and each piece is somebody's: the guest's ([`GuestClock`]), the crate's with its
 //! world switch, the caller's with its devices, or nobody's, in sleep and what begins and ends it. What the cutting takes is
 //! left out, but for the two time stamps around a run. In Bochs with one processor a tick is an instruction, so there all of
 //! this is exact: one tick is the exit's itself.
 //!
 //! An exit has what follows it, up to the next entry. The instruction that it left is completed in the next run, so that much
-//! of the library's share belongs to the kind before.
+//! of the crate's share belongs to the kind before.
 
 use alloc::{collections::BTreeMap, vec::Vec};
 use core::fmt;
@@ -19,14 +19,14 @@ use crate::arch::{time, vmcs::vmread};
 
 /// Lines that a report has.
 const LINES: usize = 40;
-/// The reason of the last exit (SDM Vol. 3D, Appendix B): asked past the library, which would know more then than it does
+/// The reason of the last exit (SDM Vol. 3D, Appendix B): asked past the crate, which would know more then than it does
 /// where nobody counts.
 const EXIT_REASON: u64 = 0x4402;
 
 pub struct Stats {
     kinds: BTreeMap<Kind, Cost>,
     clock: Option<GuestClock>,
-    /// Ticks in the guest; in the guest and the library, if the processor does not tell the two apart.
+    /// Ticks in the guest; in the guest and the crate, if the processor does not tell the two apart.
     guest: u64,
     asleep: u64,
     /// Since when time passes that is nobody's yet.

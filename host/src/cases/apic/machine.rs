@@ -1,4 +1,4 @@
-//! A vCPU with a local APIC, run as the library's documentation shows it.
+//! A vCPU with a local APIC, run as the crate's documentation shows it.
 
 use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
 use x86_64::instructions::interrupts as host_interrupts;
@@ -23,14 +23,14 @@ pub struct Machine<'a> {
     pub inboxes: &'a [Inbox],
     /// Interrupts the processor of another vCPU.
     pub kick: &'a dyn Fn(usize),
-    /// Longest stay in the guest, in ticks of the time-stamp counter.
+    /// Longest run in the guest, in ticks of the time-stamp counter.
     pub slice: u64,
 }
 
 impl Machine<'_> {
     /// One entry, and one exit if it is not the APIC's.
     pub fn step(&mut self) -> CaseResult<Option<Exit>> {
-        // From the look into the inbox to the entry, so that whoever posts in between ends the stay in the guest.
+        // Interrupts are off from the look into the inbox to the entry. So a post in between ends the run in the guest.
         let exit = host_interrupts::without_interrupts(|| -> CaseResult<Exit> {
             self.prepare()?;
             Ok(self.vcpu.run()?)

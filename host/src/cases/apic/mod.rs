@@ -1,4 +1,4 @@
-//! The library's local APIC, in guests that use it: interrupts arrive when they shall, in their order, on any processor.
+//! The crate's local APIC, used by guests: interrupts come at the right time and in the right order, on any CPU.
 
 mod machine;
 
@@ -46,7 +46,7 @@ fn timer_of_a_page_that_moved() -> CaseResult {
 
 /// Where programs leave what they found.
 const RESULTS: u64 = 0x2_0000;
-/// 10 s. A host that is compiled for quick builds spends one at the first access to a page, when the decoder makes its tables.
+/// 10 s. A host that is compiled for fast builds spends one at the first access to a page, when the decoder makes its tables.
 const TIME_LIMIT: u64 = 10_000_000_000;
 /// Longest time in the guest without an exit: 1 s.
 const SLICE: u64 = 1_000_000_000;
@@ -137,7 +137,7 @@ guest_code!(
 );
 guest_code!(ends_by_page, "code64", "inc dword ptr [rbx]", "mov dword ptr [rsi + 0xB0], 0", "iretq");
 
-/// The program does nothing but wait: only the timer's deadline can bring the interrupts.
+/// The program only waits. So only the timer's deadline brings the interrupts.
 fn periodic_timer(program: &[u8], handler: &[u8]) -> CaseResult {
     let mut guest = Guest::long(program)?;
     guest.set_handler(0x40, handler)?;
@@ -210,7 +210,8 @@ guest_code!(
     "iretq",
 );
 
-/// Of two interrupts the one above the task's priority comes, the other when CR8 is lowered; TPR and CR8 are one register.
+/// Of two interrupts the one above the task's priority comes. The other one comes when CR8 is lowered. TPR and CR8 are one
+/// register.
 fn task_priority_is_cr8() -> CaseResult {
     let mut guest = Guest::long(lowers_its_priority())?;
     guest.set_handler(0x50, notes_50())?;
@@ -250,7 +251,7 @@ guest_code!(
     "hlt",
 );
 
-/// Off, even out of the x2APIC's mode, it is none; on again, it is one.
+/// CPUID shows no APIC while the APIC is off, also if it was in x2APIC mode. It shows one when the APIC is on again.
 fn cpuid_tells_whether_it_is_on() -> CaseResult {
     let mut guest = Guest::long(switches_off_and_on())?;
     let mut policy = guest.vcpu.cpuid_policy()?;
@@ -278,7 +279,7 @@ guest_code!(
 guest_code!(reserved_bits, "code64", "mov ecx, 0x1B", "rdmsr", "or eax, 0x200", "wrmsr", "hlt");
 guest_code!(msr_without_x2apic, "code64", "mov ecx, 0x802", "rdmsr", "hlt");
 
-/// What the APIC refuses is #GP for the guest, at the instruction.
+/// An access that the APIC refuses is #GP at the instruction.
 fn faults_where_the_processor_faults() -> CaseResult {
     const REPORT: u64 = 0x2_1000;
     for program in [back_to_the_page(), reserved_bits(), msr_without_x2apic()] {
@@ -390,8 +391,8 @@ guest_code!(
 /// Interrupts that each of two vCPUs sends the other.
 const ROUNDS: u32 = 50;
 
-/// INIT and a start-up IPI start the other vCPU on its processor; then interrupts go to and fro. The receivers wait without
-/// an exit, so that nothing but the kick of each post lets them see it.
+/// INIT and a start-up IPI start the other vCPU on its CPU. Then each vCPU sends the other one interrupts. The receivers wait
+/// without an exit. So only the kick of each post makes them look.
 fn vcpus_start_and_interrupt_each_other() -> CaseResult {
     const STARTUP_PAGE: u64 = 0x9000;
     const HANDLER: u32 = 0xA000;

@@ -1,5 +1,5 @@
-//! `axvm` of the registry on this library: each exit that its loop answers, each that it hands on, and its machine's
-//! life from the configuration to the end.
+//! The registry's `axvm` on this crate: each exit that its loop answers, each that it returns, and a machine from its
+//! configuration to its end.
 
 mod recorder;
 
@@ -159,7 +159,7 @@ fn nested_fault_on_demand() -> CaseResult {
 
 guest_code!(write_twice, "code32", "mov dword ptr [0x400010], 1", "hlt", "mov dword ptr [0x400010], 2", "hlt",);
 
-/// `axvm` changes the tables only: what the processor cached of them is for the host to drop.
+/// `axvm` changes the page tables only. The host has to flush the TLB.
 fn unmapped_region_faults() -> CaseResult {
     let host_page = HostPage::new()?;
     let machine = Machine::new(write_twice())?;
@@ -241,7 +241,7 @@ guest_code!(
     "2: jmp 2b",
 );
 
-/// `axvm`'s own way: to a set of vCPUs, through the host's part of its interface.
+/// `axvm` injects an interrupt into a set of vCPUs, through the host's part of its interface.
 fn injected_interrupt() -> CaseResult {
     const HANDLER: usize = 0x9001;
     let machine = Machine::unstarted(config(), waits_for_interrupt())?;

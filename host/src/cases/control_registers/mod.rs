@@ -1,5 +1,5 @@
-//! Control registers by every instruction that reaches them, in every mode, and at CPL 3. What a write must not change,
-//! and the transitions between modes, are in [`paging`](super::paging).
+//! Every instruction on control registers, in every mode, and at CPL 3. Writes that are refused, and transitions between
+//! modes, are in [`paging`](super::paging).
 
 pub mod user_mode;
 
@@ -39,7 +39,7 @@ cases! { "control_registers":
 const CD: u64 = 1 << 30;
 const NW: u64 = 1 << 29;
 
-/// Gives the guest physical addresses of fewer bits than the processor has, so that its CR3 and PDPTEs are checked here.
+/// Gives the guest a smaller MAXPHYADDR than the processor's, so that the crate has to check CR3 and PDPTEs.
 fn reduce_maxphyaddr(guest: &mut Guest, mode: Mode) -> CaseResult {
     cpuid::edit(guest, mode, |policy| {
         let [sizes, ..] = policy.get(0x8000_0008, 0);
@@ -69,7 +69,7 @@ fn round_trip(control: u8, gpr: u8) -> Vec<u8> {
     code
 }
 
-/// Moves that exit and moves that do not: the same comes back from both.
+/// Moves that exit and moves that do not have the same result.
 fn mov_with_every_register() -> CaseResult {
     const PG_PE: u64 = 0x8000_0011;
     const PAE_PGE: u64 = 0xA0;
@@ -123,7 +123,7 @@ modal_code!(
     "hlt",
 );
 
-/// CD, NW and NE are as the guest wrote them, ET is always set, and bits that CR0 has not are ignored.
+/// CD, NW and NE are as the guest wrote them. ET is always set. Writes of undefined bits of CR0 are ignored.
 fn cr0_in_every_mode() -> CaseResult {
     const NE: u64 = 1 << 5;
     const ET: u64 = 1 << 4;
@@ -216,7 +216,7 @@ guest_code!(
     "hlt",
 );
 
-/// LMSW sets PE; back leads only MOV to CR0.
+/// LMSW sets PE. Only MOV to CR0 clears it.
 fn lmsw_enters_protected_mode() -> CaseResult {
     let mut guest = Guest::real(set_pe_by_lmsw())?;
     guest.halt()?;
@@ -233,7 +233,7 @@ fn vmxe_is_not_there() -> CaseResult {
     })
 }
 
-/// Each bit of CR4 is there with a feature that CPUID shows, and reserved without.
+/// A bit of CR4 can be set if CPUID shows its feature, and is reserved otherwise.
 fn cr4_bits_of_no_feature() -> CaseResult {
     const PAE: u64 = 1 << 5;
     let guest = Guest::long(try_cr4())?;
@@ -264,8 +264,8 @@ guest_code!(
     "hlt",
 );
 
-/// Bits that a physical address of the guest has not are reserved, whoever checks them; PWT, PCD and the other low bits
-/// are not.
+/// Bits of CR3 above the guest's MAXPHYADDR are reserved, whether the processor or the crate checks them. PWT, PCD and the other
+/// low bits are not.
 fn cr3_reserved_bits() -> CaseResult {
     for is_reduced in [false, true] {
         let mut guest = Guest::long(try_cr3())?;
@@ -384,7 +384,7 @@ guest_code!(
     "hlt",
 );
 
-/// Writes of CR0, CR3 and CR4 load the PDPTEs, and check them by the size of addresses that the guest was told.
+/// Writes of CR0, CR3 and CR4 load the PDPTEs, and check them by the guest's MAXPHYADDR.
 fn pdptes_of_a_reduced_maxphyaddr() -> CaseResult {
     for register in [0, 3, 4] {
         for is_reduced in [false, true] {
@@ -406,7 +406,7 @@ fn pdptes_of_a_reduced_maxphyaddr() -> CaseResult {
     Ok(())
 }
 
-/// CR1, CR2 of a write is there, CR5 to CR7, CR9 to CR15: #UD in either direction.
+/// MOV to or from CR1, CR5 to CR7 and CR9 to CR15 is #UD.
 fn other_numbers_are_undefined() -> CaseResult {
     for mode in [Mode::Real, Mode::Protected, Mode::Long] {
         let numbers = 1..if mode == Mode::Long { 16 } else { 8 };
@@ -439,7 +439,7 @@ modal_code!(
     "hlt",
 );
 
-/// LME changes while paging is off; LMA never does by a write; what EFER has not is reserved.
+/// LME can change while paging is off. A write never changes LMA. Undefined bits of EFER are reserved.
 fn efer_in_every_mode() -> CaseResult {
     const LME: u64 = 1 << 8;
     const LMA: u64 = 1 << 10;

@@ -45,7 +45,8 @@ fn user(mode: Mode, instruction: &[u8], cr4: usize) -> CaseResult<Guest> {
     Ok(guest)
 }
 
-/// #GP, and not an exit: the privilege level comes first. XSETBV without CR4.OSXSAVE is #UD before that.
+/// The check of the privilege level comes first, so each instruction is #GP and does not exit. XSETBV without CR4.OSXSAVE is
+/// #UD before that.
 fn user_mode_is_refused() -> CaseResult {
     for mode in [Mode::Protected, Mode::Long] {
         let only_64 = if mode == Mode::Long { PRIVILEGED_64 } else { &[] };
@@ -63,7 +64,7 @@ fn user_mode_is_refused() -> CaseResult {
     Ok(())
 }
 
-/// SMSW is for everybody, unless UMIP is on.
+/// SMSW works at CPL 3, unless CR4.UMIP is set.
 fn smsw_of_a_user() -> CaseResult {
     const SMSW_EAX: &[u8] = &[0x0F, 0x01, 0xE0];
     for mode in [Mode::Protected, Mode::Long] {

@@ -1,4 +1,4 @@
-//! CPUID as the guest sees it: the policy's answers, whole, in every mode, and all that follows from what it hides.
+//! CPUID as the guest sees it: all answers of the policy, in every mode.
 
 pub mod features;
 
@@ -33,7 +33,7 @@ cases! { "cpuid":
     monitor_follows_the_mwait_policy,
 }
 
-/// How many pairs of leaf and subleaf, and from the next quadword on the pairs; where the answers come.
+/// Where the number of pairs of leaf and subleaf is, and from the next quadword on the pairs; and where the answers come.
 const ASKED: u64 = 0xD000;
 const ANSWERS: u64 = 0xE000;
 
@@ -57,7 +57,7 @@ modal_code!(
     "jmp 3b",
 );
 
-/// What a guest of [`ask`] is told.
+/// The answers to a guest of [`ask`].
 fn answers(guest: &mut Guest, asked: &[(u32, u32)]) -> CaseResult<Vec<[u32; 4]>> {
     guest.write_words(ASKED, &[asked.len() as u64])?;
     for (i, (leaf, subleaf)) in (0..).zip(asked) {
@@ -199,7 +199,7 @@ fn is_the_policy_in_every_mode() -> CaseResult {
     })
 }
 
-/// As the highest basic leaf, also by what ECX says.
+/// A leaf beyond the range is answered as the highest basic leaf, also by ECX.
 fn beyond_the_range() -> CaseResult {
     let beyond = [0x20, 0x1234, 0x3FFF_FFFF, 0x4000_0002, 0x4FFF_FFFF, 0x7FFF_FFFF, 0x8000_0009, 0xC000_0000, u32::MAX];
     let asked: Vec<(u32, u32)> = beyond.into_iter().flat_map(|leaf| [(leaf, 0), (leaf, 1)]).collect();
@@ -340,7 +340,7 @@ fn unsupported_cannot_be_shown() -> CaseResult {
     same("the policy after refused edits", policy == before, true)
 }
 
-/// Each setup takes the one that was set last.
+/// Each setup uses the policy that was set last.
 fn policies_can_be_exchanged() -> CaseResult {
     let mut guest = Guest::long(ask().long)?;
     let rich = guest.vcpu.cpuid_policy()?;

@@ -1,5 +1,5 @@
 //! Debug exceptions of the guest: breakpoints and single steps, on instructions that run and on those that exit. Each trap
-//! comes after exactly the instruction that it is of, none is late and none is lost.
+//! comes right after its instruction, and none is lost.
 
 pub mod single_step;
 
@@ -58,7 +58,7 @@ guest_code!(
     "iretq",
 );
 
-/// Marks of a program: NOPs with an operand that nothing else has, after which the places to compare are.
+/// A mark in a program is a NOP with an operand of its own. The places to compare are the instructions after marks.
 const MARK: [u8; 4] = [0x0F, 0x1F, 0x40, 0x77];
 
 /// Addresses of the instructions after each mark, as `nop [rax + 0x77]`.
@@ -101,7 +101,7 @@ guest_code!(
     "hlt",
 );
 
-/// A fault: before the instruction, which runs once.
+/// The breakpoint is a fault before the instruction, which is executed once.
 fn breakpoint_on_execution() -> CaseResult {
     let mut guest = Guest::long(execute())?;
     guest.set_handler(DB, log_exception())?;
@@ -158,7 +158,7 @@ guest_code!(
     "hlt",
 );
 
-/// Before the first element, and before no other: each of them exits, and the instruction goes on.
+/// The fault comes before the first element only. Each element exits, and the instruction goes on.
 fn breakpoint_on_a_repeated_instruction() -> CaseResult {
     equal("debug exceptions", run(execute_repeated())?.len(), 1)
 }
@@ -183,7 +183,7 @@ guest_code!(
     "hlt",
 );
 
-/// A trap: after the instruction.
+/// The breakpoint is a trap after the instruction.
 fn breakpoint_on_data() -> CaseResult {
     let after = marks(write_data());
     let length = MARK.len() as u64;
@@ -202,7 +202,7 @@ guest_code!(
     "hlt",
 );
 
-/// DR7.GD: a fault at the access, which clears GD.
+/// With DR7.GD an access to a debug register is a fault, which clears GD.
 fn general_detect() -> CaseResult {
     let mut guest = Guest::long(touch_guarded())?;
     guest.set_handler(DB, log_exception())?;
@@ -250,7 +250,7 @@ guest_code!(
     "hlt",
 );
 
-/// The trap goes first, after the instruction that the caller has to do with, and what the caller gives the guest then follows.
+/// The trap comes right after the instruction of the exit. The event that the caller has given the guest follows.
 fn data_breakpoint_of_mov_ss_and_an_event() -> CaseResult {
     const VECTOR: u8 = 0x15;
     for vector in [VECTOR, NMI] {
@@ -317,7 +317,7 @@ fn interrupt_after_sti_and_cpuid() -> CaseResult {
 
 guest_code!(undocumented_once, "code64", ".byte 0xf1", "nop dword ptr [rax + 0x77]", "hlt",);
 
-/// INT1: a trap that DR6 says nothing of.
+/// INT1 is a trap that sets no bit in DR6.
 fn int1() -> CaseResult {
     let after = marks(undocumented_once())[0] - MARK.len() as u64;
     expect(&run(undocumented_once())?, &[(after, 0xFFFF_0FF0)])
@@ -343,7 +343,7 @@ guest_code!(
     "hlt",
 );
 
-/// The exit of MOV DR comes before the check of the privilege level, which is so the library's to make.
+/// The exit of MOV DR comes before the check of the privilege level. So the crate makes that check.
 fn mov_dr_in_user_mode() -> CaseResult {
     let mut guest = Guest::long(write_dr_as_user())?;
     give_user_mode(&mut guest)?;
@@ -378,7 +378,7 @@ guest_code!(
     "hlt",
 );
 
-/// DR7 as a caller restores it: the guest's own address is in DR0 then, not the host's.
+/// A caller writes DR7, as one that restores a guest. The breakpoint is at the address of the guest's DR0, not the host's.
 fn breakpoint_written_by_the_caller() -> CaseResult {
     const LOCAL_0: usize = 0x401;
     let mut guest = Guest::long(sets_an_address())?;

@@ -49,8 +49,8 @@ fn single_step_over_fast_entries() -> CaseResult {
     expect(&log, &expected_steps(step()))
 }
 
-/// A caller that does without the VMREAD of RFLAGS gives up nothing but traps after instructions that exit: those that come are
-/// the others, in their order. (Bochs raises even the first at the entry, and a processor does not.)
+/// With deferred single-step #DBs the traps after instructions that exit may be missing. The others come in their order.
+/// (Bochs raises even the first at the entry, and a processor does not.)
 fn single_step_deferred() -> CaseResult {
     let steps = |policy: StepPolicy| -> CaseResult<Vec<u64>> {
         let mut guest = Guest::long(step())?;
@@ -122,7 +122,7 @@ guest_code!(
     "hlt",
 );
 
-/// MOV SS holds off the trap after it; the one after CPUID comes at its place.
+/// MOV SS holds off the trap after it. The trap after CPUID, the next instruction, comes.
 fn single_step_after_mov_ss() -> CaseResult {
     expect(&run(step_after_mov_ss())?, &expected_steps(step_after_mov_ss()))
 }

@@ -12,7 +12,7 @@ use crate::cases::{
 };
 use crate::vm::ept::Access;
 
-/// The handler of this vector says what was in R8.
+/// The handler of this vector reports R8.
 const VECTOR: usize = 0x1E;
 const R8_PORT: u16 = 0x9A;
 
@@ -90,7 +90,7 @@ guest_code!(
     "hlt",
 );
 
-/// The shadow of STI ends with the instruction of the exit.
+/// The shadow of STI covers the instruction of the exit. It ends with the completion of that instruction.
 fn interrupt_after_sti_and_an_exit() -> CaseResult {
     let mut guest = at_third_out(sti_out())?;
     is_true("ready", guest.vcpu.ready_for_interrupt()?)?;
@@ -137,7 +137,7 @@ guest_code!(
     "hlt",
 );
 
-/// The instruction of the exit is executed again, and the shadow is there until it is done.
+/// The guest executes the instruction of the exit again. The shadow covers it until then.
 fn interrupt_in_a_shadow() -> CaseResult {
     let mut guest = at_third_out(mov_ss())?;
     is_true("an exit in the shadow", matches!(next_exit(&mut guest)?, Exit::NestedPageFault { .. }))?;
@@ -159,7 +159,7 @@ guest_code!(
     "hlt",
 );
 
-/// The trap of the instruction goes first.
+/// The single-step trap of the instruction comes before the interrupt.
 fn interrupt_after_a_single_step() -> CaseResult {
     let mut guest = at_third_out(steps())?;
     guest.vcpu.queue_interrupt(VECTOR)?;
@@ -179,7 +179,7 @@ guest_code!(
     "jmp ebx",
 );
 
-/// RIP wraps after the instruction of the exit, and the handler returns to 0.
+/// RIP wraps after the instruction of the exit, so the handler returns to 0.
 fn interrupt_at_4_gib() -> CaseResult {
     const TOP: u64 = 0xFFFF_F000;
     let mut guest = Guest::protected(to_the_top())?;
@@ -218,7 +218,7 @@ fn interrupt_kept_across_a_bind() -> CaseResult {
     Ok(())
 }
 
-/// The first one goes first, and the other one when the handler has returned.
+/// The second interrupt comes when the handler of the first one has returned.
 fn interrupts_of_two_vectors() -> CaseResult {
     const ANOTHER: usize = 0x1D;
     guest_code!(says_1d, "code64", "mov al, 0x1D", "out THIRD_PORT, al", "iretq");

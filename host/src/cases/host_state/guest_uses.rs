@@ -1,5 +1,5 @@
-//! Registers that the processor itself uses, used by the guest after exits: what RDMSR answers is one thing, where
-//! SYSCALL leads another.
+//! The guest uses registers through the processor, after exits: not only RDMSR has to show its values, SYSCALL has to go to
+//! its address.
 
 use alloc::{vec, vec::Vec};
 
@@ -36,7 +36,7 @@ cases! { "host_state":
     descriptor_tables_of_maximum_size,
 }
 
-/// Runs to HLT with exits on the way, under a host with values of its own everywhere.
+/// Runs the guest through exits to HLT, under a host with a pattern in every register.
 fn run(code: &[u8]) -> CaseResult<Guest> {
     let host = PatternedHost::new(Pattern(2))?;
     let mut guest = Guest::long(code)?;
@@ -128,7 +128,8 @@ guest_code!(
     "hlt",
 );
 
-/// Intel's processors do not have it there (#UD); one that has it goes where the guest's CSTAR says, not the host's.
+/// SYSCALL in compatibility mode is #UD on Intel's processors. A processor that has it goes to the guest's CSTAR, not the
+/// host's.
 fn guest_uses_syscall_in_compatibility_mode() -> CaseResult {
     let host = PatternedHost::new(Pattern(2))?;
     let mut guest = Guest::long(use_compatibility_syscall())?;
@@ -256,7 +257,7 @@ guest_code!(
     "hlt",
 );
 
-/// The guest has no supervisor state, whatever the host has enabled in IA32_XSS: XCOMP_BV says what was saved.
+/// The guest has no supervisor state, whatever the host has enabled in IA32_XSS. XCOMP_BV shows what XSAVES saved.
 fn guest_uses_xsaves() -> CaseResult {
     let guest = run(use_xsaves())?;
     equal("XCOMP_BV of XSAVES", guest.vcpu.regs().rbx, 1 << 63 | 0b11)
@@ -264,8 +265,8 @@ fn guest_uses_xsaves() -> CaseResult {
 
 guest_code!(read_cr4, "code64", "mov rbx, cr4", "out REPORT_PORT, al", "out REPORT_PORT, al", "mov rsi, cr4", "hlt");
 
-/// With CR4.MCE clear a machine check shuts the processor down; so while the guest runs it is as the host has it, which
-/// the guest does not see.
+/// With CR4.MCE clear a machine check shuts the processor down. So CR4.MCE has the host's value while the guest runs. The guest
+/// reads its own.
 fn machine_checks_stay_enabled() -> CaseResult {
     const MCE: u64 = 1 << 6;
     let host = Cr4::read().contains(Cr4Flags::MACHINE_CHECK_EXCEPTION);
@@ -313,7 +314,7 @@ fn task_register_is_loaded_again() -> CaseResult {
         let mut guest = Guest::long(say_again())?;
         guest.vcpu.set_time_slice(Some(time::ticks(200_000)))?;
         let (mut exit, mut busy) = (Ok(Exit::Nothing), Vec::new());
-        // Also after an entry before which there is nothing to do.
+        // Also after a fast entry.
         for _ in 0..3 {
             segments::forget_busy_task();
             exit = exit.and_then(|_| guest.vcpu.run());

@@ -1,5 +1,5 @@
-//! Guests that try to damage the host: they fill what the host may depend on with what would hurt it most. The host goes
-//! on, and every bit of its state is as before.
+//! Guests that try to damage the host: they write to each register that the host may depend on the value that would harm it
+//! most. After each run the host has its own state.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -26,7 +26,7 @@ cases! { "host_state":
 /// Exits of each program.
 const EXITS: u64 = 3;
 
-/// Runs the program through its exits and to HLT, under a host with nothing and one with everything in its registers.
+/// Runs the program through its exits to HLT, under a plain host and under one with a pattern in every register.
 fn survive(
     code: &[u8],
     prepare: impl Fn(&mut Guest) -> CaseResult,
@@ -53,7 +53,7 @@ fn survive(
     check(&guest)
 }
 
-/// What breakpoints of a guest are set on: the host executes it and writes to it.
+/// The guest's breakpoints are set on this: the host executes it and writes to it.
 static BAIT: AtomicU64 = AtomicU64::new(0);
 
 #[inline(never)]
@@ -86,7 +86,7 @@ guest_code!(
 fn hostile_breakpoints() -> CaseResult {
     let prepare = |guest: &mut Guest| {
         let (code, data) = (bait as *const () as u64, (&raw const BAIT) as u64);
-        // The last is read by the library between loading these registers and entering the guest: a host that watches
+        // The last is read by the crate between loading these registers and entering the guest: a host that watches
         // something itself must not have its own DR7 on by then.
         let (more_code, more_data) = (HostState::read as *const () as u64, (&raw const guest.vcpu.regs().rax) as u64);
         guest.write_words(0x2_0000, &[code, data, more_code, more_data])

@@ -1,5 +1,5 @@
-//! What belongs to the host, when the guest does its worst. Every run of every case checks the small registers, see
-//! [`super::host_registers`]; here are the large ones.
+//! The host's extended state and debug registers after a guest has written them. Every run of every case checks the small
+//! registers, see [`host_registers`](crate::cases::host_registers).
 
 use core::arch::asm;
 
@@ -38,7 +38,7 @@ guest_code!(
     "hlt",
 );
 
-/// The host is compiled for SSE: nothing in it touches the upper halves, so they are the witnesses.
+/// The host is compiled for SSE, and no code in it uses the upper halves of YMM registers. So a change of them shows.
 fn avx_registers() -> CaseResult {
     let mut guest = Guest::long(clobber_avx())?;
     let pattern = [0x0123_4567_89AB_CDEFu64; 2];
@@ -196,7 +196,8 @@ guest_code!(
     "hlt",
 );
 
-/// The guest writes all that [`super::host_registers`] looks at; its own values must still be there after an exit.
+/// The guest writes all MSRs that [`host_registers`](crate::cases::host_registers) compares. After an exit it still has its own
+/// values.
 fn msrs() -> CaseResult {
     let mut guest = Guest::long(clobber_msrs())?;
     guest.run_to_halt()?;

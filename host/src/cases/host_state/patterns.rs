@@ -24,7 +24,7 @@ cases! { "host_state":
     patterns_of_migrating_guests.needs(&[Need::Processors(2)]).on_boot_cpu(),
 }
 
-/// One guest, and exits.
+/// One guest runs through its exits.
 fn patterns_of_one_guest() -> CaseResult {
     for set in [0, 1] {
         let host = PatternedHost::new(Pattern(2 + set))?;
@@ -35,7 +35,7 @@ fn patterns_of_one_guest() -> CaseResult {
     Ok(())
 }
 
-/// The two unbind and bind, in all orders of which does so first.
+/// Two guests are bound and unbound alternately, in both orders.
 fn patterns_of_alternating_guests() -> CaseResult {
     let host = PatternedHost::new(Pattern(2))?;
     for (first, second) in [(0, 1), (1, 0)] {
@@ -65,7 +65,7 @@ fn patterns_of_two_bound_guests() -> CaseResult {
 /// Two guests are kept loaded when they are unbound. A third one is loaded and released in between.
 fn patterns_of_guests_kept_loaded() -> CaseResult {
     let host = PatternedHost::new(Pattern(2))?;
-    // Three of them would be too much for a processor's stack.
+    // Three of them are too large for the stack of a CPU.
     let mut loaded = vec![PatternedGuest::kept_loaded(0)?, PatternedGuest::kept_loaded(1)?];
     let mut other = Box::new(PatternedGuest::unbound(4, ALL)?);
     for round in 0..EXITS as u64 {
@@ -87,9 +87,9 @@ fn patterns_of_guests_kept_loaded() -> CaseResult {
     loaded.into_iter().try_for_each(|patterned| patterned.finish(&host))
 }
 
-/// What XCR0 leaves out is in the registers all the same, and SSE works without it.
+/// The registers of a component that XCR0 leaves out keep their values. SSE works without XCR0.
 fn patterns_with_a_reduced_xcr0() -> CaseResult {
-    // A host with all, and one that has enabled less than its guests.
+    // One host has enabled all components, the other one fewer than its guests.
     for set in [2, 3] {
         let host = PatternedHost::new(Pattern(set))?;
         for (xcr0, other) in [(1, 3), (3, 1), (7, 1), (components(), 1)] {
@@ -110,7 +110,7 @@ fn patterns_with_a_reduced_xcr0() -> CaseResult {
     patterned.finish(&PatternedHost::new(Pattern(2))?)
 }
 
-/// The two go around the processors, on each of which the host has values of its own.
+/// Two guests move from CPU to CPU. The host has another pattern on each CPU.
 fn patterns_of_migrating_guests() -> CaseResult {
     let guests = Mutex::new((PatternedGuest::unbound(0, ALL)?, PatternedGuest::unbound(1, ALL)?));
     for round in 0..EXITS {

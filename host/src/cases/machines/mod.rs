@@ -136,7 +136,7 @@ fn ipi_to_a_vcpu_that_runs() -> CaseResult {
     there_and_back(second_runs())
 }
 
-/// An IPI to the second vCPU, and one back to the first, which halts by then: none waits for the end of a slice.
+/// An IPI goes to the second vCPU, and one comes back to the first, which halts by then. Neither waits for the end of a slice.
 fn there_and_back(second: &[u8]) -> CaseResult {
     let mut parts = Parts::new(sends_and_waits())?;
     parts.guest.memory.write(SECOND, second)?;
@@ -158,7 +158,7 @@ guest_code!(
     "mov dword ptr [0xfee00300], 0x4609",
     "2: cmp byte ptr [0x7100], 1",
     "jne 2b",
-    // It runs: this one is for nobody.
+    // The second vCPU runs already, so this IPI has no effect.
     "mov dword ptr [0xfee00300], 0x460a",
     "mov ecx, 20000",
     "3: loop 3b",
@@ -184,7 +184,8 @@ guest_code!(
     "hlt",
 );
 
-/// INIT and a start-up IPI start a vCPU, another start-up IPI does nothing, and both together start it elsewhere.
+/// INIT and a start-up IPI start a vCPU. A second start-up IPI does nothing. INIT and a start-up IPI start it again at another
+/// address.
 fn starts_and_starts_again() -> CaseResult {
     let mut parts = Parts::new(starts_twice())?;
     parts.guest.memory.write(SECOND, second_runs())?;
@@ -269,7 +270,7 @@ guest_code!(
     "iretd",
 );
 
-/// A line that stays asserted interrupts again at the end of each interrupt, and not before.
+/// A line that remains asserted interrupts again after each end of interrupt, and not before.
 fn interrupt_by_level() -> CaseResult {
     const REMOTE_IRR: u32 = 1 << 14;
     let mut parts = Parts::new(asserts_a_line())?;
@@ -331,7 +332,7 @@ fn page_of_another_apic() -> CaseResult {
     equal("version of the first one's APIC", version & 0xFF, 0x15)
 }
 
-/// What a machine is made of: the memory of a guest with its tables.
+/// The memory of a guest with its tables, of which a machine is made.
 struct Parts {
     guest: Guest,
 }

@@ -57,7 +57,7 @@ first_vcpu!(
     "out dx, ax",
 );
 
-/// The timer of the local APIC in its three modes, none of which waits for the end of a slice or comes too early.
+/// The timer of the local APIC in its three modes. No interrupt waits for the end of a slice, and none comes too early.
 fn timers() -> CaseResult {
     const TICKS: u32 = 200_000;
     let mut parts = Parts::new(sets_timers())?;

@@ -1,7 +1,7 @@
-//! The host's side: everything that a host may have in registers is set to a pattern, and must be there after every run.
+//! A host with a pattern in every register, which must be there after every run.
 //!
-//! The small registers [`HostState`](super::super::host_registers) compares around every run; this sets them to something
-//! worth comparing. The extended state is compared here.
+//! [`HostState`](crate::cases::host_registers) compares the small registers around every run. The extended state is compared
+//! here.
 
 use core::arch::asm;
 
@@ -52,7 +52,7 @@ pub struct PatternedHost {
 }
 
 impl PatternedHost {
-    /// Sets everything on the processor that executes this. vCPUs see it from their next bind on.
+    /// Sets every register of this CPU. A vCPU loads the new values at exits from its next bind on.
     #[track_caller]
     pub fn new(pattern: Pattern) -> CaseResult<Self> {
         let mut before = Self {

@@ -9,7 +9,7 @@ use crate::cases::check::{CaseResult, fail};
 
 /// Larger than any image of the components below.
 pub const SIZE: usize = 4096;
-/// What a guest of the library may have: x87, SSE, AVX, AVX-512's three, PKRU.
+/// What a guest of the crate may have: x87, SSE, AVX, AVX-512's three, PKRU.
 const COMPONENTS: u64 = 0x2E7;
 const PKRU_OFFSET: usize = 0xA80;
 
@@ -24,7 +24,7 @@ struct Part {
     length: usize,
 }
 
-/// The components of XCR0 that this processor has, as far as the library knows them. 0 without XSAVE.
+/// The components of XCR0 that this processor has, as far as the crate knows them. 0 without XSAVE.
 pub fn components() -> u64 {
     let has_xsave = raw_cpuid::CpuId::new().get_feature_info().is_some_and(|info| info.has_xsave());
     if !has_xsave {

@@ -9,7 +9,7 @@
 //! | 0x2C000 | [`STORE_IMAGE`]: one of what was found |
 //! | 0x30000 | [`GDT`], with what selectors lead to |
 
-use crate::cases::code::guest_code;
+use crate::cases::{code::guest_code, layout::REPORT_PORT};
 
 pub const LOAD: u64 = 0x2_0000;
 pub const STORE: u64 = 0x2_4000;
@@ -17,8 +17,8 @@ pub const LOAD_IMAGE: u64 = 0x2_8000;
 pub const STORE_IMAGE: u64 = 0x2_C000;
 pub const GDT: u64 = 0x3_0000;
 /// The port of the exits between loading and storing.
-pub const PORT: u16 = 0x99;
-/// How many there are.
+pub const PORT: u16 = REPORT_PORT;
+/// The number of these exits.
 pub const EXITS: usize = 6;
 
 /// Offsets of the slots in both blocks.

@@ -1,4 +1,4 @@
-//! What the two guests of [`super::patterns`] have in their registers.
+//! The values of a [`PatternedGuest`](super::PatternedGuest)'s registers.
 
 use alloc::{format, vec, vec::Vec};
 

@@ -20,7 +20,7 @@ cases! { "speculation":
     barriers_while_bound,
 }
 
-/// All but the flush, whose MSR Bochs does not have. The library leaves out what needs IBPB where there is none.
+/// All but the flush, whose MSR Bochs does not have. The crate leaves out what needs IBPB where there is none.
 const ALL_BARRIERS: SpeculationPolicy = SpeculationPolicy {
     barrier_between_guests: true,
     clear_buffers: true,

@@ -243,7 +243,7 @@ fn msr_values() -> impl Iterator<Item = (&'static str, u32, u64)> {
         ("SYSENTER_EIP", 0x176, 0),
         ("DEBUGCTL", 0x1D9, 0),
         ("PAT", 0x277, 0x0007_0406_0007_0406),
-        // What the library keeps, at its own first values.
+        // What the crate keeps, at its own first values.
         ("MISC_ENABLE", 0x1A0, 0x1801),
         ("BIOS_SIGN_ID", 0x8B, 0),
     ]
