@@ -70,7 +70,7 @@ impl Guest {
         Ok(self.memory.write(address, &value.to_le_bytes())?)
     }
 
-    /// What the rounds left.
+    /// The time stamps of the rounds.
     pub fn stamps(&self) -> BenchResult<Vec<Stamps>> {
         (0..u64::from(self.rounds))
             .map(|round| {

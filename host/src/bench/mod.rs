@@ -30,7 +30,7 @@ use crate::{
 use callers::CALLERS;
 use ticks::Ticks;
 
-/// Why there is nothing to measure.
+/// The reason why a row cannot be measured.
 pub struct Failed(pub String);
 
 pub type BenchResult<T = ()> = Result<T, Failed>;

@@ -4,9 +4,9 @@
 //! time stamps. Only what the host executes is counted, so a round may hold instructions of the guest around the one that
 //! exits.
 
-/// How a program says that its rounds come next.
+/// A program writes to this port before its rounds.
 pub const READY_PORT: u16 = 0x98;
-/// How it says that it is over.
+/// A program writes to this port at its end.
 pub const END_PORT: u16 = 0x99;
 /// The vector whose handler each program has; it only returns.
 pub const GUEST_VECTOR: usize = 0x40;

@@ -89,7 +89,8 @@ guest_code!(
     "hlt",
 );
 
-/// From 64-bit mode back to real mode: registers go, extended state, PAT, SYSENTER MSRs and CR0.CD and NW stay.
+/// INIT leads from 64-bit mode back to real mode. It resets the registers, but not extended state, PAT, SYSENTER MSRs, CR0.CD
+/// and CR0.NW.
 fn init_resets_and_keeps() -> CaseResult {
     let mut guest = Guest::long(sets_state())?;
     guest.halt()?;
@@ -126,7 +127,7 @@ fn init_of_the_first_processor() -> CaseResult {
     }
 }
 
-/// The processor itself waits for a start-up IPI, in the guest's place: for a caller that has it so.
+/// The CPU itself waits for a start-up IPI, in the guest, if the caller chooses that.
 fn sipi_of_another_processor() -> CaseResult {
     const VECTOR: u8 = 0x5A;
     let waiting = AtomicU32::new(u32::MAX);
@@ -156,7 +157,7 @@ fn wait_in_the_guest(says_so: impl Fn(), expected: u8) -> CaseResult {
     const WAIT_FOR_SIPI: u32 = 3;
     let mut guest = Guest::real(starts())?;
     guest.vcpu.write_guest_field(VmcsGuest32::ACTIVITY_STATE, WAIT_FOR_SIPI);
-    // Nothing can be injected into that state; it waits.
+    // Nothing can be injected in that state, so the event waits.
     guest.vcpu.inject_interrupt(0x30)?;
     for _ in 0..1000 {
         says_so();
@@ -181,7 +182,7 @@ guest_code!(
     "2: jmp 2b",
 );
 
-/// An INIT for the processor, by its own APIC, while it runs a guest: an exit, and the host goes on.
+/// The CPU gets an INIT from its own APIC while it runs a guest. The guest exits, and the host goes on.
 fn init_exits() -> CaseResult {
     const APIC: u64 = 0xFEE0_0000;
     let mut guest = Guest::protected(sends_init())?;

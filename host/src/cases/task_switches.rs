@@ -1,4 +1,4 @@
-//! Task switches by hardware exit before anything has changed, and say all that the caller needs.
+//! A hardware task switch exits before anything has changed. The exit has all that the caller needs.
 
 use alloc::format;
 
@@ -88,7 +88,8 @@ fn task_gate() -> CaseResult {
     Ok(())
 }
 
-/// An interrupt through a task gate: the caller that switches the task takes it; another one gets it again.
+/// An interrupt goes through a task gate. A caller that switches the task takes the event. Otherwise the next run delivers it
+/// again.
 fn event_can_be_taken() -> CaseResult {
     const VECTOR: u8 = 0x41;
     let mut guest = with_task(waits(), AVAILABLE_TSS)?;

@@ -1,4 +1,4 @@
-//! The table of VMCS fields against this processor.
+//! The table of VMCS fields, compared with this processor.
 
 use alloc::{format, string::String, vec::Vec};
 use core::arch::asm;
@@ -21,8 +21,8 @@ cases! { "vmcs":
     dump_agrees_with_the_processor,
 }
 
-/// Every field that by the table this processor has can be read. Of a vCPU that was never set up, so that all are read
-/// from the processor.
+/// Every field that this processor has by the table can be read. The vCPU was never set up, so all fields are read from the
+/// processor.
 fn fields() -> CaseResult {
     let mut vcpu = VmxArchVCpu::<HostHal>::new(0, 0)?;
     vcpu.bind()?;
@@ -49,7 +49,7 @@ fn unreadable(vcpu: &VmxArchVCpu<HostHal>) -> CaseResult<Vec<&'static str>> {
     Ok(names)
 }
 
-/// What is listed is what VMREAD gives, and for the guest's state what the accessors give.
+/// The dump has the values that VMREAD gives. Those of the guest's state agree with the accessors.
 fn dump_agrees_with_the_processor() -> CaseResult {
     let mut guest = Guest::real(&[0xF4])?;
     guest.halt()?;

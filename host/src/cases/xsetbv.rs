@@ -41,7 +41,7 @@ fn guest_at_xsetbv(xcr: u64, value: u64) -> CaseResult<Guest> {
     guest.expect_report()?;
     let registers = guest.vcpu.regs_mut();
     registers.rcx = xcr;
-    // The upper halves do not count.
+    // The upper halves of RCX, RDX and RAX are ignored.
     registers.rax = value & 0xFFFF_FFFF | 0x55 << 32;
     registers.rdx = value >> 32 | 0x55 << 32;
     Ok(guest)
@@ -83,7 +83,7 @@ guest_code!(
     "hlt",
 );
 
-/// Each value replaces the one before, also where it was there before that.
+/// Each value replaces the one before, also if it is an older one.
 fn up_and_down() -> CaseResult {
     let mut guest = Guest::long(several())?;
     let values = [3, 1, 3, 3, 1, 1, 3];

@@ -1,4 +1,4 @@
-//! A caller that does what callers may do, at any time.
+//! A caller that does at random what callers may do.
 
 use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
 use guest_programs::{Program, Source, layout};

@@ -1,4 +1,4 @@
-//! Guest state that nobody would write.
+//! Mutations of the guest-state area.
 
 use guest_programs::{Change, Mutation};
 use x86_vcpu::vmx::{FieldValue, GuestStateField, VmcsGuest16, VmcsGuest32, VmcsGuest64, VmcsGuestNW};

@@ -40,7 +40,7 @@ type Vcpu = VmxArchVCpu<HostHal>;
 
 /// Programs that share one guest's memory, and one line of the report.
 const BATCH: u64 = 250;
-/// Exits until a program has had its chance.
+/// Exits until a program is ended.
 const EXITS: u64 = 32;
 /// Ends of time slices until a guest counts as one that runs for ever.
 const SLICES: u32 = 3;

@@ -1,5 +1,5 @@
-//! Bochs 2.7 keeps virtual-NMI blocking from one vCPU to the next until an IRET, and then a program would not do alone
-//! what it did after another one.
+//! Bochs 2.7 keeps virtual-NMI blocking from one vCPU to the next until an IRET. So a program alone could do something else than
+//! after another one.
 
 use crate::cases::{
     check::CaseResult,

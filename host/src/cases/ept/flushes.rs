@@ -62,7 +62,7 @@ guest_code!(
     "jmp 2b",
 );
 
-/// A guest that has run here, so that nothing is due.
+/// A guest that has run on this CPU, so that no flush is due.
 fn warm() -> CaseResult<Guest> {
     let mut guest = Guest::long(exits())?;
     run(&mut guest, 10)?;
@@ -126,7 +126,7 @@ fn flushes_of_unbinding() -> CaseResult {
     })
 }
 
-/// Its EPT root may have been another's.
+/// The first run of a guest flushes: its EPT root may have been another guest's.
 fn flushes_of_a_first_run() -> CaseResult {
     with_and_without(|_| {
         warm()?;
@@ -136,7 +136,7 @@ fn flushes_of_a_first_run() -> CaseResult {
     })
 }
 
-/// Once for as many changes as there are between two entries, by either way of telling, and again when there are more.
+/// The caller announces changes of the EPT, in either way. One flush serves all changes between two entries.
 fn flushes_of_invalidation() -> CaseResult {
     with_and_without(|_| {
         let mut guest = warm()?;
@@ -164,7 +164,7 @@ fn flushes_of_invalidation() -> CaseResult {
 }
 
 guest_code!(
-    /// Turns paging on and off by an exit each, and says when.
+    /// Turns paging on and off, with an exit each, and reports after each.
     toggle_paging,
     "code32",
     "mov eax, 0x12000",
@@ -258,7 +258,7 @@ fn flushes_of_setup() -> CaseResult {
     })
 }
 
-/// CR0.PG is clear after it; the VPID stays.
+/// INIT clears CR0.PG, so linear translations are flushed. The VPID is the same.
 fn flushes_of_init() -> CaseResult {
     with_and_without(|vpids| {
         let mut guest = warm()?;
@@ -307,7 +307,7 @@ fn everywhere(work: impl Fn() -> CaseResult + Sync) -> CaseResult {
     (0..smp::count()).try_for_each(|cpu| on_cpu(cpu, &work))
 }
 
-/// Somebody else may have had VMX in between.
+/// While VMX is off somebody else may use it, so all is flushed.
 fn flushes_of_vmx_off_and_on() -> CaseResult {
     let mut guest = warm()?;
     vmx::with_state(|state| {
@@ -319,7 +319,7 @@ fn flushes_of_vmx_off_and_on() -> CaseResult {
     same("flushes of VMX off and on", flushes, TranslationDrops { invept: 1, invvpid: 1 })
 }
 
-/// More guests than VPIDs: no two that hold the same, one INVVPID each time the count begins anew.
+/// There are more guests than VPIDs. No two guests hold the same VPID. There is one INVVPID each time the VPIDs start again.
 fn vpids_run_out() -> CaseResult {
     const VPIDS: u16 = 3;
     const GUESTS: u64 = 8;
@@ -345,7 +345,7 @@ fn vpids_run_out() -> CaseResult {
     same("flushes", flushes, TranslationDrops { invept: GUESTS, invvpid: generations })
 }
 
-/// A vCPU that is bound takes the limit over when another one has run, or when it is bound again.
+/// A bound vCPU follows a new limit after another one has run, or after its next bind.
 fn vpids_turned_off_and_on() -> CaseResult {
     let mut guest = warm()?;
     is_true("a VPID", vpid(&guest)?.is_some())?;

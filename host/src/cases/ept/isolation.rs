@@ -250,7 +250,7 @@ fn guest_turns_paging_off_and_on() -> CaseResult {
 
 guest_code!(read_both, "code64", "2: mov rax, [0x40018000]", "out REPORT_PORT, eax", "jmp 2b");
 
-/// As a debugger or a restored snapshot does it.
+/// The host writes the guest's CR3, as a debugger does.
 fn host_writes_cr3() -> CaseResult {
     use x86_vcpu::vmx::VmcsGuestNW;
     with_and_without(|_| {

@@ -1,4 +1,4 @@
-//! Pages of all sizes, and memory that is there only when the guest touches it.
+//! Pages of all sizes, and demand paging.
 
 use alloc::format;
 
@@ -38,7 +38,7 @@ guest_code!(
     "hlt",
 );
 
-/// A page of 2 MiB, then 512 of 4 KiB in its place, one of which is another.
+/// A page of 2 MiB is split into 512 of 4 KiB, one of which is another page.
 fn pages_of_4_kib_and_2_mib() -> CaseResult {
     const BLOCK: u64 = 0x40_0000;
     let frame = Frame::filled(7)?;

@@ -56,7 +56,7 @@ impl Device {
         }
     }
 
-    /// Runs a guest to HLT and answers what it wants of the device, in the way that axvm does.
+    /// Runs a guest to HLT and answers its accesses to the device, as axvm does.
     pub fn serve(&mut self, guest: &mut Guest) -> CaseResult {
         loop {
             match guest.exit()? {
@@ -75,7 +75,7 @@ impl Device {
     }
 }
 
-/// Takes the memory away from where the device is.
+/// Unmaps the memory at the device's address.
 pub fn unmap(guest: &mut Guest) -> CaseResult {
     for page in (DEVICE..DEVICE + SIZE).step_by(0x1000) {
         guest.memory.ept.unmap_page(page)?;
@@ -83,7 +83,7 @@ pub fn unmap(guest: &mut Guest) -> CaseResult {
     Ok(())
 }
 
-/// A guest's device, declared.
+/// Declares the device to the vCPU.
 pub fn attach(guest: &mut Guest) -> CaseResult {
     unmap(guest)?;
     Ok(guest.vcpu.set_mmio_range((DEVICE as usize).into(), SIZE as usize, true)?)

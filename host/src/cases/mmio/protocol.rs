@@ -1,4 +1,4 @@
-//! What the caller sees of an access, and what it may answer.
+//! The exits of an access to a device, and the answers that the caller may give.
 
 use alloc::format;
 
@@ -46,14 +46,14 @@ fn expect_page_fault(guest: &mut Guest, address: u64) -> CaseResult {
     }
 }
 
-/// Outside of declared ranges a violation stays one, until the caller asks for more.
+/// Outside of declared ranges an access is an EPT violation, until the caller asks for its decoding.
 fn undeclared() -> CaseResult {
     let mut guest = Guest::long(read_once())?;
     device::unmap(&mut guest)?;
     expect_page_fault(&mut guest, DEVICE + 8)?;
     is_true("nothing was tried", guest.vcpu.mmio_undecoded().is_none() && guest.vcpu.mmio_access().is_none())?;
     is_error("a value that nobody waits for", guest.vcpu.complete_read(1))?;
-    // The guest tries again, as long as nothing is done about it.
+    // The guest repeats the access as long as nothing is mapped there.
     expect_page_fault(&mut guest, DEVICE + 8)?;
     match guest.vcpu.decode_mmio()? {
         Exit::MmioRead { addr, reg: 1, signed_ext: true, .. } if addr.as_usize() as u64 == DEVICE + 8 => {}
@@ -89,7 +89,7 @@ fn fault_in_place_of_a_value() -> CaseResult {
     equal("RCX", guest.vcpu.regs().rcx, 0)
 }
 
-/// A read without an answer is reported again; RIP and registers stay.
+/// A read without an answer is reported again. RIP and registers are unchanged.
 fn asked_again() -> CaseResult {
     let mut guest = Guest::long(read_once())?;
     device::attach(&mut guest)?;
@@ -118,7 +118,8 @@ guest_code!(
     "hlt",
 );
 
-/// Sixteen bytes across pages are numbers of at most eight, in order, and none twice; a locked instruction says so.
+/// An access of sixteen bytes across pages is reported in parts of at most eight, in order, and none twice. A locked instruction
+/// is reported as locked.
 fn parts() -> CaseResult {
     let mut guest = Guest::long(wide())?;
     device::attach(&mut guest)?;
@@ -232,7 +233,7 @@ guest_code!(
     "hlt",
 );
 
-/// What the caller changes while a write waits stays, but for what the instruction itself writes.
+/// Registers that the caller changes while a write waits keep their new values, but for those that the instruction writes.
 fn callers_changes_stay() -> CaseResult {
     const CARRY: usize = 1;
     let mut guest = Guest::long(writes())?;
@@ -273,8 +274,8 @@ fn callers_changes_stay() -> CaseResult {
 
 guest_code!(copy_to_memory, "code64", "mov esi, 0x60000", "mov edi, 0x50004", "movsd", "hlt",);
 
-/// Memory goes away between the read of the device and the write of what was read: the caller is told which, and with the
-/// memory there again the instruction goes on. The device is not read twice.
+/// The destination is unmapped between the read of the device and the write to memory. The caller gets the address. When the
+/// memory is mapped again, the instruction goes on. The device is not read twice.
 fn copies_to_lost_memory(guest: &mut Guest) -> CaseResult {
     const TARGET: u64 = 0x5_0000;
     let page = guest.memory.ept.page_entry_address(TARGET)? as *mut u64;
@@ -348,7 +349,8 @@ guest_code!(
     "hlt",
 );
 
-/// A device that gets an XMM register: to look at it changes nothing, wherever the guest's registers are.
+/// The guest writes an XMM register to a device. The crate's look at the register changes nothing, wherever the guest's extended
+/// state is.
 fn device_write_leaves_xcr0() -> CaseResult {
     let mut guest = Guest::long(write_xmm0())?;
     guest.vcpu.set_mmio_range((RAM_END as usize).into(), 0x1000, true)?;

@@ -1,5 +1,5 @@
-//! The barriers of a `SpeculationPolicy`, whatever the processor says that it needs: with and without them every register
-//! is the guest's or the host's, and the host's stack is where it was.
+//! The barriers of a `SpeculationPolicy`, whether or not the processor needs them. With and without them the guest and the host
+//! have their own registers, and the host's stack pointer is right.
 
 use axvcpu::AxArchVCpu;
 use x86_vcpu::SpeculationPolicy;
@@ -83,7 +83,7 @@ fn shortest_run(guest: &mut Guest) -> CaseResult<u64> {
     Ok(shortest)
 }
 
-/// A policy holds from the next run on, also without a bind: its branches take time.
+/// A policy is in effect from the next run on, also without a bind. Its branches take time, which shows.
 fn barriers_while_bound() -> CaseResult {
     let mut guest = Guest::long(exits())?;
     guest.vcpu.set_speculation_policy(SpeculationPolicy::NONE);

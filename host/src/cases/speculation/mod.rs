@@ -1,4 +1,4 @@
-//! IA32_SPEC_CTRL and IA32_PRED_CMD: a guest that uses them has values of its own, and one that does not pays nothing.
+//! IA32_SPEC_CTRL and IA32_PRED_CMD. A guest that uses them has its own values. They cost a guest nothing that does not use them.
 
 pub mod barriers;
 
@@ -97,7 +97,7 @@ guest_code!(
     "jmp 2b",
 );
 
-/// The lists stay empty until the guest writes another value than 0.
+/// The MSR areas are empty until the guest writes another value than 0.
 fn spec_ctrl_costs_nothing_unused() -> CaseResult {
     const COUNTS: [VmcsControl32; 3] = [
         VmcsControl32::VMENTRY_MSR_LOAD_COUNT,
@@ -136,7 +136,7 @@ guest_code!(
     "hlt",
 );
 
-/// Kernels write it at every system call.
+/// Kernels write SPEC_CTRL at every system call, so a write must not exit.
 fn spec_ctrl_without_an_exit() -> CaseResult {
     let mut guest = Guest::long(many_writes())?;
     guest.expect_report()?;
@@ -161,14 +161,14 @@ fn spec_ctrl_is_reset() -> CaseResult {
         seen?
     };
     same("after a reset, and not what the host has there", seen, (0, 0, 0))?;
-    // It is not switched any more, so the host's value stays in the register.
+    // It is not switched any more, so the register has the host's value.
     guest.vcpu.unbind()?;
     let _host = PatternedHost::new(Pattern(3))?;
     guest.vcpu.bind()?;
     same("after a bind", access(&mut guest, SPEC_CTRL, 0)?, (0, 0, 0))
 }
 
-/// Before the register is the guest's, and after that.
+/// Other bits are refused before the guest uses the register, and after that.
 fn spec_ctrl_refuses_other_bits() -> CaseResult {
     let mut guest = accessor()?;
     same("a bit that does not exist", access(&mut guest, SPEC_CTRL, 1 << 16)?, (0, 0, 1))?;
@@ -189,8 +189,8 @@ fn spec_ctrl_hides_bits() -> CaseResult {
     same("one that it shows again", access(&mut guest, SPEC_CTRL, IBRS)?, (STIBP, IBRS, 0))
 }
 
-/// The caller's word holds after the guest's first write, which would let the register be passed through, and after a
-/// reset; until the caller takes it back.
+/// The caller's policy is in effect after the guest's first write, which else lets the register be passed through, and after a
+/// reset, until the caller changes it.
 fn spec_ctrl_exits_for_the_caller() -> CaseResult {
     let mut guest = Guest::long(many_writes())?;
     guest.vcpu.try_set_msr_intercept(SPEC_CTRL as u32, true)?;
@@ -217,7 +217,7 @@ fn spec_ctrl_exits_for_the_caller() -> CaseResult {
     }
 }
 
-/// IBPB is a command: reads are #GP, and so is any other.
+/// IBPB is a command. A read of PRED_CMD is #GP, and so is a write of any other bit.
 fn pred_cmd() -> CaseResult {
     let mut guest = accessor()?;
     for intercepted in [false, true] {
@@ -254,7 +254,7 @@ guest_code!(
     "hlt",
 );
 
-/// A guest that is not given them does not see them, and the caller answers.
+/// CPUID does not show SPEC_CTRL and PRED_CMD to the guest. Accesses exit to the caller.
 fn hidden_from_the_guest() -> CaseResult {
     const SHOWN: u64 = 1 << 26 | 1 << 27 | 1 << 31;
     let mut guest = Guest::long(ask())?;

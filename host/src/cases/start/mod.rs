@@ -1,4 +1,4 @@
-//! Start states: what the guest finds in its registers.
+//! The registers of a guest in each start state.
 
 pub mod reset;
 
@@ -38,7 +38,7 @@ fn real_mode() -> CaseResult {
     check_real(Guest::real(say_42())?, 0)
 }
 
-/// The way of the family's `axvm`: the trait's functions only, no start state.
+/// `axvm` starts a vCPU so: by the trait's functions only, without a start state.
 fn real_mode_by_set_entry() -> CaseResult {
     let mut guest = Guest::unbound(StartState::Reset, say_42())?;
     let mut vcpu = <_ as AxArchVCpu>::new(0, 0, ())?;

@@ -1,8 +1,8 @@
 //! The state after power-up and reset, all of it: SDM Vol. 3A, "Processor State After Reset", the table of processor
 //! states following power-up, reset, or INIT.
 //!
-//! A guest at the reset vector stores what real mode can read, before it changes anything; what it cannot read is asked
-//! of the vCPU.
+//! A guest at the reset vector stores what real mode can read, before it changes anything. The accessors of the vCPU give the
+//! rest.
 
 use alloc::format;
 
@@ -135,7 +135,7 @@ fn fill_in(guest: &mut Guest) -> CaseResult {
 
 fn reset_registers() -> CaseResult {
     let mut guest = start::with_rom(dump())?;
-    // What `Guest` gave it is not of the reset.
+    // `Guest` sets the stack pointer, the reset does not.
     guest.vcpu.set_stack_pointer(0);
     fill_in(&mut guest)?;
     guest.halt()?;
@@ -243,7 +243,7 @@ fn msr_values() -> impl Iterator<Item = (&'static str, u32, u64)> {
         ("SYSENTER_EIP", 0x176, 0),
         ("DEBUGCTL", 0x1D9, 0),
         ("PAT", 0x277, 0x0007_0406_0007_0406),
-        // What the crate keeps, at its own first values.
+        // MSRs that the crate emulates have the crate's first values.
         ("MISC_ENABLE", 0x1A0, 0x1801),
         ("BIOS_SIGN_ID", 0x8B, 0),
     ]
@@ -307,7 +307,7 @@ fn check_hidden_state(guest: &Guest) -> CaseResult {
     equal("TR", guest.vcpu.read_vmcs(VmcsGuest16::TR_SELECTOR)?, 0)
 }
 
-/// A vCPU that ran, with all registers changed, starts anew from the same state. Its memory stays as it was.
+/// A vCPU that ran, with all registers changed, starts from the reset state after a setup. Its memory is unchanged.
 fn setup_is_a_reset() -> CaseResult {
     let mut guest = crate::cases::patterned::guest_with_everything_changed()?;
     start::add_rom(&mut guest, dump())?;
@@ -353,7 +353,7 @@ guest_code!(
     "hlt",
 );
 
-/// A guest that is blocked by MOV SS and has a breakpoint pending after it starts anew without either.
+/// A setup clears blocking by MOV SS and a pending breakpoint.
 fn setup_ends_blocking() -> CaseResult {
     let mut guest = Guest::long(mov_ss_and_out())?;
     guest.expect_report()?;
@@ -367,7 +367,7 @@ fn setup_ends_blocking() -> CaseResult {
 
 guest_code!(wait, "code64", "hlt");
 
-/// A guest that waits in HLT runs after a setup.
+/// A setup ends HLT.
 fn setup_ends_hlt() -> CaseResult {
     let mut guest = Guest::long(wait())?;
     guest.vcpu.set_exit_on(ExitOn::HLT, false)?;
@@ -379,7 +379,7 @@ fn setup_ends_hlt() -> CaseResult {
 
 guest_code!(say_and_open, "code64", "out REPORT_PORT, al", "sti", "nop", "nop", "cli", "hlt");
 
-/// What waited for the guest before a setup is not for the one after it.
+/// A setup drops the events that wait for the guest.
 fn setup_drops_events() -> CaseResult {
     let mut guest = Guest::long(say_and_open())?;
     guest.expect_report()?;
@@ -391,7 +391,7 @@ fn setup_drops_events() -> CaseResult {
 
 guest_code!(cpuid_and_more, "code64", "xor eax, eax", "cpuid", "2: inc rbx", "jmp 2b");
 
-/// STI's blocking that the caller writes holds, whatever the exit before it ended.
+/// The caller writes blocking by STI. It is in effect, also if the instruction of the exit ended another blocking.
 fn blocking_written_by_the_caller() -> CaseResult {
     const BY_STI: u32 = 1;
     const IF: usize = 1 << 9;

@@ -24,7 +24,7 @@ cases! { "string_io":
 
 guest_code!(many, "code64", "mov esi, 0x10003", "mov ecx, 0x1800", "mov dx, REPORT_PORT", "rep outsb", "hlt");
 
-/// 6144 elements in two exits: some, and the rest.
+/// 6144 elements take two exits.
 fn outs_at_once() -> CaseResult {
     const COUNT: usize = 0x1800;
     let mut guest = with_buffer(Mode::Long, many())?;
@@ -69,7 +69,7 @@ fn at_once_until_a_fault() -> CaseResult {
     equal("count", guest.vcpu.regs().rcx, 7)
 }
 
-/// A guest that single-steps gives and takes one element at a time, whatever the caller offers.
+/// A guest that single-steps moves one element at a time, whatever the caller offers.
 fn stepped_one_at_a_time() -> CaseResult {
     let mut guest = with_buffer(Mode::Long, stepped())?;
     guest.set_handler(DB, says_count())?;
@@ -98,7 +98,7 @@ guest_code!(
     "hlt",
 );
 
-/// Eight elements up to the end of 32-bit offsets, and eight from offset 0 on, which is elsewhere.
+/// Eight elements up to the end of 32-bit offsets, and eight from offset 0 on, which is another page.
 fn at_once_across_the_wrap() -> CaseResult {
     let mut guest = with_buffer(Mode::Long, wraps_in_gs())?;
     // GS base FFFFFFFF00010808: offset FFFFFFF8 is at 10800H, offset 0 is where nothing is mapped.

@@ -276,7 +276,7 @@ guest_code!(
     "hlt",
 );
 
-/// The caller is not asked for what the guest cannot store.
+/// The caller is not asked for a value that the guest cannot store.
 fn ins_faults_before_the_device() -> CaseResult {
     const WRITE_OF_PRESENT: u64 = 3;
     let mut guest = Guest::long(writes_read_only())?;
@@ -343,7 +343,7 @@ guest_code!(
     "hlt",
 );
 
-/// A trap after each element, and with it the count that is left.
+/// A trap comes after each element. Its handler reports the count that is left.
 fn single_step_of_each_element() -> CaseResult {
     let mut guest = with_buffer(Mode::Long, stepped())?;
     guest.set_handler(DB, says_count())?;
@@ -354,7 +354,7 @@ fn single_step_of_each_element() -> CaseResult {
 
 guest_code!(takes_four, "code64", "mov edi, SCRATCH", "mov ecx, 4", "mov dx, INPUT_PORT", "rep insb", "hlt");
 
-/// An INS that the caller gives nothing has not happened.
+/// An INS without an answer of the caller is reported again.
 fn unanswered_is_reported_again() -> CaseResult {
     let mut guest = with_buffer(Mode::Long, takes_four())?;
     for _ in 0..3 {
@@ -391,7 +391,7 @@ fn alignment_of_a_user() -> CaseResult {
     guest.expect_vector(AC)
 }
 
-/// OUTS from a device's memory is between the caller's devices.
+/// OUTS from a device's memory exits to the caller.
 fn device_memory_is_an_exit() -> CaseResult {
     let mut guest = Guest::long(from_beyond())?;
     guest.vcpu.set_mmio_range(0x2F_F000.into(), 0x1000, true)?;
