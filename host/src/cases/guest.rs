@@ -303,20 +303,17 @@ impl<H: AxVCpuHal> Guest<H> {
     /// The handlers' code is the same in all modes.
     #[track_caller]
     fn write_handlers(&mut self, mode: Mode) -> CaseResult {
-        for vector in 0..=u8::MAX {
-            let handler = HANDLERS + u64::from(vector) * HANDLER_SIZE;
-            let report = [0xB0, vector, 0xE6, VECTOR_PORT as u8];
-            let end: &[u8] = match (vector, mode) {
-                // This handler has to return: Bochs 2.7 keeps virtual-NMI blocking from one vCPU to the next until an IRET.
-                (NMI, Mode::Long) => &[0x48, 0xCF],
-                (NMI, _) => &[0xCF],
-                _ => &[0xF4, 0xEB, 0xFD],
-            };
-            self.memory.write(handler, &report)?;
-            self.memory.write(handler + report.len() as u64, end)?;
-            self.set_gate(mode, vector, handler)?;
+        let handlers: Vec<u8> = (0..=u8::MAX).flat_map(|vector| handler(vector, mode)).collect();
+        self.memory.write(HANDLERS, &handlers)?;
+        let addresses = (0..=u8::MAX).map(|vector| HANDLERS + u64::from(vector) * HANDLER_SIZE);
+        match mode {
+            Mode::Real => {
+                let vectors: Vec<u8> = addresses.flat_map(|handler| (handler as u32).to_le_bytes()).collect();
+                Ok(self.memory.write(0, &vectors)?)
+            }
+            Mode::Protected => self.write_words(IDT, &addresses.map(gate).collect::<Vec<_>>()),
+            Mode::Long => self.write_words(IDT, &addresses.flat_map(|handler| [gate(handler), 0]).collect::<Vec<_>>()),
         }
-        Ok(())
     }
 
     /// Sets the gate of a vector. The handler lies below 64 KiB.
@@ -361,8 +358,22 @@ impl<H: AxVCpuHal> Guest<H> {
 
     #[track_caller]
     pub fn write_words(&mut self, address: u64, words: &[u64]) -> CaseResult {
-        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let mut bytes = Vec::with_capacity(words.len() * 8);
+        words.iter().for_each(|word| bytes.extend_from_slice(&word.to_le_bytes()));
         Ok(self.memory.write(address, &bytes)?)
+    }
+}
+
+/// Reports the vector and halts.
+fn handler(vector: u8, mode: Mode) -> [u8; HANDLER_SIZE as usize] {
+    let [mov_al, out, hlt, jmp, iret, rex_w] = [0xB0, 0xE6, 0xF4, 0xEB, 0xCF, 0x48];
+    let port = VECTOR_PORT as u8;
+    match (vector, mode) {
+        // This handler has to return: Bochs 2.7 keeps virtual-NMI blocking from one vCPU to the next until an IRET.
+        (NMI, Mode::Long) => [mov_al, vector, out, port, rex_w, iret, 0, 0],
+        (NMI, _) => [mov_al, vector, out, port, iret, 0, 0, 0],
+        // The jump leads back to HLT.
+        _ => [mov_al, vector, out, port, hlt, jmp, 0xFD, 0],
     }
 }
 

@@ -13,7 +13,7 @@ use crate::cases::{
     cpuid,
     guest::{Guest, Mode},
     layout::{
-        PML4,
+        ORIGIN, PML4, SCRATCH,
         vector::{GP, UD},
     },
     modes::modal_code,
@@ -49,7 +49,7 @@ fn reduce_maxphyaddr(guest: &mut Guest, mode: Mode) -> CaseResult {
 
 const REDUCED_MAXPHYADDR: u32 = 36;
 
-/// 64-bit code that loads a register from 10000H, moves it to a control register and back, and stores it at 10008H.
+/// 64-bit code that loads a register from [`SCRATCH`], moves it to a control register and back, and stores it in the next quadword.
 fn round_trip(control: u8, gpr: u8) -> Vec<u8> {
     let (high, low) = (gpr >> 3, gpr & 7);
     let rex_control = 0x40 | (control >> 3) << 2 | high;
@@ -59,12 +59,12 @@ fn round_trip(control: u8, gpr: u8) -> Vec<u8> {
         code.extend(place.to_le_bytes());
         code
     };
-    let mut code = memory(0x8B, 0x10000);
+    let mut code = memory(0x8B, SCRATCH as u32);
     code.extend([rex_control, 0x0F, 0x22, operand]);
     // mov GPR, 0x55
     code.extend([0x48 | high, 0xC7, 0xC0 | low, 0x55, 0, 0, 0]);
     code.extend([rex_control, 0x0F, 0x20, operand]);
-    code.extend(memory(0x89, 0x10008));
+    code.extend(memory(0x89, SCRATCH as u32 + 8));
     code.push(0xF4);
     code
 }
@@ -75,14 +75,16 @@ fn mov_with_every_register() -> CaseResult {
     const PAE_PGE: u64 = 0xA0;
     for gpr in 0..16 {
         for is_reduced in [false, true] {
+            let mut guest = Guest::long(&[])?;
+            if is_reduced {
+                reduce_maxphyaddr(&mut guest, Mode::Long)?;
+            }
             for (control, value) in [(0, PG_PE), (0, PG_PE | CD), (3, PML4 | 0x18), (4, PAE_PGE), (8, 0), (8, 13)] {
-                let mut guest = Guest::long(&round_trip(control, gpr))?;
-                if is_reduced {
-                    reduce_maxphyaddr(&mut guest, Mode::Long)?;
-                }
-                guest.write_words(0x10000, &[value])?;
+                guest.restart(Mode::Long)?;
+                guest.memory.write(ORIGIN, &round_trip(control, gpr))?;
+                guest.write_words(SCRATCH, &[value])?;
                 guest.halt()?;
-                equal(&format!("CR{control} by register {gpr}"), guest.read_u64(0x10008)?, value)?;
+                equal(&format!("CR{control} by register {gpr}"), guest.read_u64(SCRATCH + 8)?, value)?;
                 let all_others = round_trip_neighbours(&guest, gpr)?;
                 same(&format!("registers beside {gpr}"), all_others, true)?;
             }
