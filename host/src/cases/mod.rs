@@ -75,7 +75,7 @@ const SUITES: &[&[Case]] = &[
     debug::CASES,
     debug::single_step::CASES,
     differential::CASES,
-    differential::found::CASES,
+    differential::regressions::CASES,
     paging::CASES,
     control_registers::CASES,
     control_registers::user_mode::CASES,

@@ -6,9 +6,9 @@
 //! VMX off.
 
 mod blob;
-pub mod found;
 mod layout;
 mod native;
+pub mod regressions;
 mod sequence;
 mod stage;
 

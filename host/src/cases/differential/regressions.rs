@@ -1,4 +1,4 @@
-//! What the sequences have found, each by its name.
+//! Defects that random sequences have found, one case each.
 
 use super::super::{
     check::{CaseResult, equal},
