@@ -80,7 +80,7 @@ impl<'a> Assembler<'a> {
         self.absolute_at(address, reg);
     }
 
-    /// The same with the address.
+    /// A memory operand at this address.
     pub fn absolute_at(&mut self, address: u64, reg: u8) {
         match self.bits {
             16 => {

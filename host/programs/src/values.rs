@@ -1,4 +1,4 @@
-//! Values that are worth a try.
+//! Values at the edges of ranges, and of what means something.
 
 use crate::{layout, mode::Mode, source::Source};
 

@@ -1,4 +1,4 @@
-//! Exceptions of the host itself: a defect, told with everything that helps to find it.
+//! Exceptions of the host itself. Each is a defect, reported with all registers.
 
 use x86_64::registers::control::{Cr2, Cr3, Cr4};
 

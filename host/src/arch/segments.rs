@@ -1,5 +1,5 @@
-//! GDT and TSS, new for each processor: a VM exit reloads TR and both tables from what the crate saved per processor,
-//! and a library that mixed them up would go unnoticed were they the same everywhere.
+//! GDT and TSS of each CPU. A VM exit loads TR and both tables from what the crate saved for the CPU. They differ between CPUs, so
+//! that a mix-up shows.
 
 use alloc::boxed::Box;
 

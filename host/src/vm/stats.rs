@@ -101,7 +101,7 @@ impl Stats {
         self.since += ticks;
     }
 
-    /// Those of two vCPUs together.
+    /// Adds the statistics of another vCPU.
     pub fn with(mut self, other: Self) -> Self {
         for (kind, cost) in other.kinds {
             self.kinds.entry(kind).or_default().add(cost);

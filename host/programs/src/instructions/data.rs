@@ -2,7 +2,7 @@
 
 use crate::{assembler::Assembler, layout, source::Source, values};
 
-/// Page tables, and what drops what is cached of them.
+/// Writes to page tables, and TLB flushes.
 pub fn memory_management(s: &mut Source, a: &mut Assembler) {
     match s.below(5) {
         0 => a.modrm(s, &[0x0F, 0x01], Some(7)),

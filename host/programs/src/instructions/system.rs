@@ -53,7 +53,7 @@ pub fn system(s: &mut Source, a: &mut Assembler) {
     a.bytes(bytes);
 }
 
-/// VMX instructions, all of which a guest does not have.
+/// VMX instructions. The guest has none of them.
 pub fn virtualization(s: &mut Source, a: &mut Assembler) {
     match s.below(12) {
         0..3 => a.bytes(&[0x0F, 0x01, 0xC1]),

@@ -1,5 +1,5 @@
-//! The same instructions natively and in the guest: registers, flags, memory, control and debug registers, MSRs and every
-//! exception must be the same.
+//! Instructions are executed natively and in the guest. Registers, flags, memory, control and debug registers, MSRs and every
+//! exception must be equal.
 //!
 //! A sequence runs with its own page tables, descriptor tables and stacks in a [`stage`], from a given state, to its first
 //! fault or its end; breakpoints and single steps are written down on the way. Natively that is in place of the host, with
@@ -36,7 +36,7 @@ cases! { "differential":
     emulated_instructions.on_boot_cpu(),
 }
 
-/// Sequences between two changes of VMX, which cost more than they.
+/// Sequences between two changes of VMX. A change costs more than a sequence.
 const BATCH: u64 = 50;
 /// Exits until a sequence counts as one that does not end.
 const EXITS: usize = 5000;
@@ -130,7 +130,7 @@ impl GuestStage {
     }
 }
 
-/// What a sequence left, word by word.
+/// The results of a sequence, word by word.
 struct Outcome(Vec<u64>);
 
 impl Outcome {

@@ -1,4 +1,4 @@
-//! A sequence on the processor itself, in place of the host, whose state is back afterwards.
+//! A sequence runs on the processor itself, in place of the host. The host's state is restored after it.
 
 use core::arch::{asm, global_asm};
 

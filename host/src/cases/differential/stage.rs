@@ -16,18 +16,18 @@ use crate::mem::frames::{self, BLOCK_SIZE, OutOfMemory};
 
 pub struct Stage {
     block: u64,
-    /// Where the sequence believes to be.
+    /// The linear address of the stage for the sequence.
     linear: u64,
 }
 
 impl Stage {
-    /// One that runs where it is.
+    /// A stage whose linear address is its physical one.
     pub fn native() -> CaseResult<Self> {
         let block = frames::alloc_block().ok_or(OutOfMemory)?;
         Ok(Self { block, linear: block })
     }
 
-    /// One that is mapped where another is.
+    /// A stage at the linear address of another one.
     pub fn twin(of: &Self) -> CaseResult<Self> {
         let block = frames::alloc_block().ok_or(OutOfMemory)?;
         Ok(Self { block, linear: of.linear })

@@ -60,7 +60,7 @@ fn pages_of_4_kib_and_2_mib() -> CaseResult {
 
 guest_code!(read_at_rdi, "code64", "mov rax, [rdi]", "hlt");
 
-/// The host's first GiB, where the processor has such pages; elsewhere the entry is one that it cannot use.
+/// A page of 1 GiB maps the host's first GiB. A processor without such pages reports a misconfiguration.
 fn page_of_1_gib() -> CaseResult {
     const GIB: u64 = 1 << 30;
     const DIRECTORY: u64 = 0x1_1000;
@@ -203,7 +203,7 @@ fn demand_paging(start: StartState, code: &[u8], tables: &[(u64, &[u64])], viola
     equal("the sum", vcpu.regs().rdx, sum)
 }
 
-/// Gives a page that has just come what belongs there.
+/// Fills a new page with what belongs there.
 fn fill(space: &AddrSpace<Frames>, address: GuestPhysAddr, code: &[u8], tables: &[(u64, &[u64])]) -> CaseResult {
     let page = address.as_usize() as u64 & !0xFFF;
     let Some(host) = space.translate((page as usize).into()) else {

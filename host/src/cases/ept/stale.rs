@@ -1,4 +1,4 @@
-//! A changed EPT is used stale until somebody says so, and never after.
+//! The processor may use a stale EPT entry until the TLB is flushed, and never after.
 //!
 //! Bochs 2.7 empties its TLB at every entry and exit, so what is stale shows only from one entry to the next exit: either the
 //! guest changes its own EPT, or another processor does. On a real processor it would show across exits too.
@@ -41,7 +41,7 @@ const B: u64 = 0xBBBB_BBBB;
 const PAGE: u64 = 0x20_0000;
 
 guest_code!(
-    /// Reads the page at each turn.
+    /// Reads the page in each round.
     reader,
     "code64",
     "2: mov rax, [RAM_END]",
@@ -81,7 +81,7 @@ guest_code!(
     "hlt",
 );
 
-/// The second read comes from what the processor has cached; the third, after an invalidation, does not.
+/// The second read uses the TLB. The third one, after an invalidation, does not.
 fn remapped_by_the_guest() -> CaseResult {
     with_and_without(|_| {
         let frames = [Frame::filled(A)?, Frame::filled(B)?];
@@ -102,7 +102,7 @@ fn remapped_by_the_guest() -> CaseResult {
     })
 }
 
-/// What each guest of [`remapped_under_running_guests`] says: eight bytes that it read, and how often it has.
+/// The report of each guest of [`remapped_under_running_guests`]: the eight bytes that it read, and the number of reads.
 const REPORTS: u64 = 0x40_0000;
 /// Anything there ends it.
 const STOP: u64 = 0x40_0FF8;
@@ -120,7 +120,8 @@ guest_code!(
     "hlt",
 );
 
-/// All other processors read a page without exits while the first maps it elsewhere: stale until it tells them.
+/// The first CPU maps a page to another frame while all other CPUs read it, without exits. They read the old frame until the
+/// first CPU flushes their TLBs.
 fn remapped_under_running_guests() -> CaseResult {
     for vpids in [true, false] {
         let scene = Scene::new(vpids)?;
@@ -144,7 +145,7 @@ struct Scene {
     frames: [Frame; 2],
     reports: Frame,
     invalidators: Mutex<Vec<EptInvalidator>>,
-    /// Players that are still there.
+    /// Guests that still run.
     playing: AtomicUsize,
 }
 
@@ -232,7 +233,7 @@ fn wait(what: &str, condition: impl Fn() -> bool) -> CaseResult {
     Ok(())
 }
 
-/// A vCPU that is set up gets another EPT, and the first one back; what the processor would refuse changes nothing.
+/// A vCPU gets another EPT root, and then the first one again. A root that the processor would refuse changes nothing.
 fn root_changed() -> CaseResult {
     with_and_without(|_| {
         let frames = [Frame::filled(A)?, Frame::filled(B)?];

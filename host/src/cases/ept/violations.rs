@@ -1,4 +1,4 @@
-//! EPT violations and misconfigurations: what they say, and that the guest goes on as if nothing had been.
+//! EPT violations and misconfigurations: what they report, and that the guest goes on after them.
 
 use alloc::{format, vec::Vec};
 
@@ -26,13 +26,13 @@ cases! { "ept":
     misconfiguration_shows_the_walk,
 }
 
-/// A page that no case of these has mapped from the start.
+/// A page that is not mapped at the start of these cases.
 const PAGE: u64 = RAM_END + 0x10_0000;
 /// Linear addresses from here on are those from 0 on again.
 const AGAIN: u64 = 1 << 30;
 const RW: Access = Access::READ.union(Access::WRITE);
 
-/// What an EPT violation of the guest said.
+/// The report of an EPT violation.
 #[derive(Debug)]
 struct Seen {
     address: u64,
@@ -40,7 +40,7 @@ struct Seen {
     violation: EptViolation,
 }
 
-/// Runs to the next violation. What axvcpu is told must be the same.
+/// Runs to the next violation. The exit for axvcpu must agree with it.
 fn violation(guest: &mut Guest) -> CaseResult<Seen> {
     let exit = guest.exit()?;
     let Exit::NestedPageFault { addr, access_flags } = exit else {
@@ -126,7 +126,7 @@ fn violation_of_permissions() -> CaseResult {
 
 guest_code!(read_once, "code64", "mov eax, [rdi]", "hlt");
 
-/// The guest's own page directory is not there: its address is the one that faults, whatever the linear one was.
+/// The guest's page directory is not mapped. The violation has its address, whatever the linear address was.
 fn violation_in_a_page_walk() -> CaseResult {
     const DIRECTORY: u64 = PAGE;
     let mut guest = guest(read_once())?;
@@ -179,7 +179,7 @@ fn violation_without_linear_address() -> CaseResult {
 }
 
 guest_code!(
-    /// An exception whose stack is not there.
+    /// An exception on a stack without memory.
     fault_on_missing_stack,
     "code64",
     "mov rsp, rdi",
@@ -194,7 +194,7 @@ guest_code!(
     "int 0x77",
 );
 
-/// The push of the delivery faults; when the stack is there, the event comes once, with all that belongs to it.
+/// The push of the delivery faults. When the stack is mapped, the event comes once, with its error code and length.
 fn violation_in_event_delivery() -> CaseResult {
     for (code, vector, length) in [(fault_on_missing_stack(), 6, 0), (int_on_missing_stack(), 0x77, 2)] {
         let mut guest = guest(code)?;
@@ -240,7 +240,7 @@ fn violation_in_interrupt_delivery() -> CaseResult {
 
 guest_code!(read_and_write, "code64", "mov eax, [0x300000]", "out REPORT_PORT, al", "mov [0x300000], eax", "hlt",);
 
-/// The processor sets the flags, unless the caller does not want them; with them, a page walk writes.
+/// The processor sets accessed and dirty flags, unless the caller turns that off. With them a page walk counts as a write.
 fn accessed_and_dirty_flags() -> CaseResult {
     const FLAGS: u64 = 0x300;
     for wanted in [true, false] {
@@ -278,11 +278,11 @@ fn accessed_and_dirty_flags() -> CaseResult {
     Ok(())
 }
 
-/// Entries that the processor does not accept, at the level of the page and above.
+/// Misconfigured entries, at the level of the page and above.
 fn misconfiguration_shows_the_walk() -> CaseResult {
     let frame = super::frame::Frame::filled(0x1234)?;
     let good = Ept::page_entry(frame.address(), Access::ALL);
-    // Write-only, writing and execution, a memory type that there is not, an address beyond the processor's.
+    // Write-only, writing and execution, a reserved memory type, an address beyond the processor's.
     let bits = raw_cpuid::cpuid!(0x8000_0008).eax & 0xFF;
     for bad in [good & !5, good & !1, good & !(7 << 3) | 2 << 3, good | 1 << bits] {
         let mut guest = guest(read_once())?;

@@ -6,7 +6,7 @@ use x86_vcpu::TlbFlushCounts;
 use super::super::check::CaseResult;
 use crate::vmx::{self, State};
 
-/// Limits the VPIDs of the processor that executes this, until it is dropped there.
+/// Limits the VPIDs of this CPU, until it is dropped there.
 pub struct VpidLimit(());
 
 impl VpidLimit {

@@ -1,8 +1,8 @@
-//! The walker of guest page tables against the processor itself.
+//! The walker of guest page tables, compared with the processor.
 //!
-//! Random entries, control registers and accesses: the guest makes each access, and the walker is asked the same question
-//! about the same entries. Success or error code and CR2, and the accessed and dirty flags in each entry afterwards, must
-//! be equal. Each combination is made from a number, which a failure prints.
+//! Entries, control registers and accesses are random. The guest makes each access, and the walker translates the same address by
+//! the same entries. Success, or error code and CR2, and the accessed and dirty flags of each entry must be equal. Each
+//! combination is made from a number, which a failure prints.
 
 mod combination;
 mod program;
@@ -99,7 +99,7 @@ fn run(guest: &mut Guest, setting: Setting, combinations: &[Combination]) -> Cas
     guest.halt()
 }
 
-/// What the vCPU says of the guest's paging is what the guest set.
+/// The vCPU's view of the guest's paging agrees with the registers that the guest set.
 fn same_view(guest: &Guest, last: &Combination, setting: Setting, features: &Features) -> CaseResult {
     let expected = x86_vcpu::Paging { ac: false, ..last.paging(setting, features) };
     same("the guest's paging", guest.vcpu.guest_view()?.paging, expected)

@@ -1,5 +1,5 @@
 //! The guest: it goes through a list of combinations, and for each writes the entries, sets the control registers, makes
-//! the access, and stores what came of it.
+//! the access, and stores the result.
 //!
 //! | Address | What |
 //! |---------|------|
@@ -7,7 +7,7 @@
 //! | 0xE000  | GDT; 0xE080 pointer to it; 0xE100 TSS; 0xE200 parameters |
 //! | 0xF000  | code of user mode: read, write, fetch, and the way back |
 //! | 0x60000 | the page that is accessed: in every 8 bytes a jump back |
-//! | 0x100000 | [`RECORDS`](super::RECORDS), and what came of them after |
+//! | 0x100000 | [`RECORDS`](super::RECORDS), and the results after them |
 
 use super::super::{
     check::CaseResult,
