@@ -31,7 +31,7 @@ pub fn vcpu(ept_root: u64, entry: u64) -> AxResult<Vcpu> {
 
 /// From now on an unbind keeps the vCPU loaded on its CPU.
 pub fn keep_loaded(vcpu: &mut Vcpu) -> AxResult {
-    vcpu.set_unbind_policy(UnbindPolicy::Stay);
+    vcpu.set_unbind_policy(UnbindPolicy::KeepLoaded);
     Ok(())
 }
 
@@ -42,7 +42,7 @@ pub fn release(vcpu: &mut Vcpu) -> AxResult {
 /// A caller saves VMREADs if it needs neither a single-step #DB right after an emulated instruction nor the check that a
 /// hypercall comes from CPL 0.
 pub fn choose_fewer_vmreads(vcpu: &mut Vcpu) -> AxResult {
-    vcpu.set_step_policy(StepPolicy::Late);
+    vcpu.set_step_policy(StepPolicy::Deferred);
     vcpu.set_hypercall_policy(HypercallPolicy::Allow);
     Ok(())
 }

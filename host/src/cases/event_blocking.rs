@@ -18,7 +18,8 @@ use crate::vm::ept::Access;
 cases! { "event_blocking":
     priorities,
     nmi_waits_for_iret,
-    one_nmi_is_latched,
+    two_nmis_while_unblocked,
+    one_nmi_while_blocked,
     interrupts_in_order,
     nmi_holds_off_no_interrupt,
     one_interrupt_of_a_vector,
@@ -95,10 +96,26 @@ fn nmi_waits_for_iret() -> CaseResult {
     Ok(())
 }
 
-fn one_nmi_is_latched() -> CaseResult {
-    let mut guest = ready(Mode::Long)?;
-    (0..5).for_each(|_| guest.vcpu.queue_event(NMI, None));
-    same("NMIs", order(&mut guest)?, [NMI, 0xFF].into())
+/// While no NMI is blocked, a processor delivers one and latches another.
+fn two_nmis_while_unblocked() -> CaseResult {
+    for mode in MODES {
+        let mut guest = ready(mode)?;
+        (0..5).for_each(|_| guest.vcpu.queue_event(NMI, None));
+        same(&format!("{mode:?} mode"), order(&mut guest)?, [NMI, NMI, 0xFF].into())?;
+    }
+    Ok(())
+}
+
+/// In the handler of an NMI a processor latches one more, however many come.
+fn one_nmi_while_blocked() -> CaseResult {
+    for mode in MODES {
+        let mut guest = ready(mode)?;
+        guest.vcpu.queue_event(NMI, None);
+        equal("vector", guest.expect_out(VECTOR_PORT)?, NMI.into())?;
+        (0..5).for_each(|_| guest.vcpu.queue_event(NMI, None));
+        same(&format!("{mode:?} mode"), order(&mut guest)?, [NMI, 0xFF].into())?;
+    }
+    Ok(())
 }
 
 /// The interrupt window opens again for the second interrupt.

@@ -251,7 +251,7 @@ fn kept_loaded_without_spec_ctrl() -> CaseResult {
     let loaded = Mutex::new(Guest::long(spin())?);
     let mut other = Guest::long(spin())?;
     loaded.lock().vcpu.unbind()?;
-    loaded.lock().vcpu.set_unbind_policy(UnbindPolicy::Stay);
+    loaded.lock().vcpu.set_unbind_policy(UnbindPolicy::KeepLoaded);
     for round in 0..4 {
         on_cpu(1, || {
             let guest = &mut *loaded.lock();

@@ -59,7 +59,7 @@ fn single_step_deferred() -> CaseResult {
         fast_path::start(&mut guest)?;
         Ok(log_with_calls(&mut guest, fast_path::next_exit)?.into_iter().map(|(rip, _)| rip).collect())
     };
-    let (exact, deferred) = (steps(StepPolicy::Exact)?, steps(StepPolicy::Late)?);
+    let (exact, deferred) = (steps(StepPolicy::Exact)?, steps(StepPolicy::Deferred)?);
     let mut rest = exact.iter();
     let in_order = deferred.iter().all(|step| rest.any(|other| other == step));
     is_true("the steps are among the exact ones", in_order && deferred.last() == exact.last())

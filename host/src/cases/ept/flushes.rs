@@ -211,7 +211,7 @@ fn flushes_of_control_registers() -> CaseResult {
 }
 
 /// The flushes from one OUT of the guest to the next.
-fn expect_flushes(guest: &mut Guest, what: &str, expected: [TranslationDrops; 2]) -> CaseResult {
+fn expect_flushes(guest: &mut Guest, what: &str, expected: [TlbFlushCounts; 2]) -> CaseResult {
     guest.expect_report()?;
     for round in 0..4 {
         for (half, expected) in expected.into_iter().enumerate() {
@@ -316,7 +316,7 @@ fn flushes_of_vmx_off_and_on() -> CaseResult {
     })?;
     guest.vcpu.bind()?;
     let (_, flushes) = flushes_of(|| run(&mut guest, 5))?;
-    same("flushes of VMX off and on", flushes, TranslationDrops { invept: 1, invvpid: 1 })
+    same("flushes of VMX off and on", flushes, TlbFlushCounts { invept: 1, invvpid: 1 })
 }
 
 /// There are more guests than VPIDs. No two guests hold the same VPID. There is one INVVPID each time the VPIDs start again.
@@ -342,7 +342,7 @@ fn vpids_run_out() -> CaseResult {
     // Each guest's VPID is void when its turn comes again.
     let given = GUESTS * ROUNDS;
     let generations = given.div_ceil(VPIDS.into());
-    same("flushes", flushes, TranslationDrops { invept: GUESTS, invvpid: generations })
+    same("flushes", flushes, TlbFlushCounts { invept: GUESTS, invvpid: generations })
 }
 
 /// A bound vCPU follows a new limit after another one has run, or after its next bind.

@@ -38,8 +38,8 @@ pub fn with_and_without(case: impl Fn(bool) -> CaseResult) -> CaseResult {
 
 /// INVEPTs and INVVPIDs that `f` makes on this processor.
 #[track_caller]
-pub fn flushes_of<T>(f: impl FnOnce() -> CaseResult<T>) -> CaseResult<(T, TranslationDrops)> {
-    let before = vmx::with_state(State::translation_drops)?;
+pub fn flushes_of<T>(f: impl FnOnce() -> CaseResult<T>) -> CaseResult<(T, TlbFlushCounts)> {
+    let before = vmx::with_state(State::tlb_flush_counts)?;
     let result = f()?;
     let after = vmx::with_state(State::tlb_flush_counts)?;
     Ok((result, TlbFlushCounts { invept: after.invept - before.invept, invvpid: after.invvpid - before.invvpid }))

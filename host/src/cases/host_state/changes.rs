@@ -40,7 +40,7 @@ guest_code!(
 /// The host has the same registers after an exit that it had at the last bind. Each bind reads them again. Every run compares
 /// them. It makes no difference whether the vCPU was released or kept loaded in between.
 fn changes_between_binds() -> CaseResult {
-    for policy in [UnbindPolicy::Release, UnbindPolicy::Stay] {
+    for policy in [UnbindPolicy::Release, UnbindPolicy::KeepLoaded] {
         let mut guest = Guest::long(spin())?;
         guest.vcpu.set_unbind_policy(policy);
         let mut rounds = |changing: &[u32], tell: fn() -> CaseResult| {
@@ -73,7 +73,7 @@ fn changes_between_binds() -> CaseResult {
 
 /// The host changes bits that no processor refuses: CR0.AM, CR3.PWT and CR4.PCE.
 fn control_registers_change_between_binds() -> CaseResult {
-    for policy in [UnbindPolicy::Release, UnbindPolicy::Stay] {
+    for policy in [UnbindPolicy::Release, UnbindPolicy::KeepLoaded] {
         let mut guest = Guest::long(spin())?;
         guest.vcpu.set_unbind_policy(policy);
         guest.expect_report()?;

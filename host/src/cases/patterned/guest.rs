@@ -40,7 +40,7 @@ impl PatternedGuest {
     #[track_caller]
     pub fn kept_loaded(pattern: u64) -> CaseResult<Self> {
         let mut patterned = Self::unbound(pattern, ALL)?;
-        patterned.guest.vcpu.set_unbind_policy(UnbindPolicy::Stay);
+        patterned.guest.vcpu.set_unbind_policy(UnbindPolicy::KeepLoaded);
         Ok(patterned)
     }
 

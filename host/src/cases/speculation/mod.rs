@@ -295,7 +295,7 @@ guest_code!(
 
 /// After a run the host has the SPEC_CTRL that it had at the bind, also if the vCPU was kept loaded.
 fn host_spec_ctrl_with_a_loaded_vcpu() -> CaseResult {
-    for policy in [UnbindPolicy::Release, UnbindPolicy::Stay] {
+    for policy in [UnbindPolicy::Release, UnbindPolicy::KeepLoaded] {
         let mut guest = Guest::long(spec_ctrl_and_spin())?;
         guest.vcpu.set_unbind_policy(policy);
         (0..2).try_for_each(|_| guest.expect_report().map(drop))?;
