@@ -134,7 +134,7 @@ pub struct BenchOptions {
     #[arg(long, value_enum, default_value_t = Backend::Bochs)]
     pub backend: Backend,
 
-    /// Write the results into docs/bench.md, docs/bench.svg and the README, and the counts that the tests compare
+    /// Write the results into docs/bench.md and docs/bench.svg, and the counts that the tests compare
     #[arg(long)]
     pub write: bool,
 

@@ -1,5 +1,4 @@
-//! The results where a reader finds them: all of them in `docs/bench.md`, the plot beside it, the most asked for in the
-//! README.
+//! The results where a reader finds them: `docs/bench.md`, the most asked for first, and the plot beside it.
 
 use std::{fmt::Write, fs};
 
@@ -14,10 +13,7 @@ use crate::paths;
 
 const DOCUMENT: &str = "docs/bench.md";
 const PLOT: &str = "docs/bench.svg";
-const README: &str = "README.md";
-const BEGIN: &str = "<!-- what `cargo xtask bench --write` measured last -->\n";
-const END: &str = "<!-- the end of it -->\n";
-/// The caller whose rows the README has, with the plot.
+/// The caller whose rows the summary and the plot have.
 const BOUND: &str = "bound";
 /// And those of callers that bind each time: as users of 0.2.2 do, and of a vCPU that is kept loaded.
 const BIND_PER_EXIT: &str = "bind and unbind per exit";
@@ -27,8 +23,6 @@ pub fn write(reports: &[HostReport]) -> Result<()> {
     store(DOCUMENT, &document(reports))?;
     if let Some(first) = reports.first() {
         store(PLOT, &plot::svg(first, BOUND)?)?;
-        let readme = fs::read_to_string(paths::root().join(README))?;
-        store(README, &with_section(&readme, &section(first))?)?;
     }
     Ok(())
 }
@@ -57,6 +51,7 @@ fn document(reports: &[HostReport]) -> String {
         the guest's from them.\n\n\
         ![Instructions of each exit](bench.svg)\n"
         .to_owned();
+    reports.first().iter().for_each(|first| text.push_str(&summary(first)));
     for report in reports {
         let _ = write!(text, "\n## A host compiled {}, on {}\n\n| | |", report.host, report.model);
         COLUMNS.iter().for_each(|(title, _)| _ = write!(text, " {title} |"));
@@ -81,20 +76,16 @@ fn document(reports: &[HostReport]) -> String {
 }
 
 /// Instructions, and VMREADs and VMWRITEs, of the subjects side by side.
-fn section(report: &HostReport) -> String {
-    let mut text = format!(
-        "\n| instructions (VMREAD, VMWRITE) | this crate | 0.2.2 | lower bound |\n|---|--:|--:|--:|\n{}{}{}\n\
-         ![Instructions of each exit]({PLOT})\n\n",
+fn summary(report: &HostReport) -> String {
+    format!(
+        "\n## Summary: a host compiled {}, on {}\n\n\
+         | instructions (VMREAD, VMWRITE) | this crate | 0.2.2 | floor |\n|---|--:|--:|--:|\n{}{}{}",
+        report.host,
+        report.model,
         lines(report, BOUND, ""),
-        lines(report, BIND_PER_EXIT, ", bind and unbind per exit"),
-        lines(report, KEPT_LOADED, ", kept loaded"),
-    );
-    let _ = writeln!(
-        text,
-        "Bochs, {}, a host compiled {}. All columns, and the other host: `{DOCUMENT}`.\n",
-        report.model, report.host
-    );
-    text
+        lines(report, REBINDING, ", binding and unbinding"),
+        lines(report, STAYING, ", the same, staying"),
+    )
 }
 
 fn lines(report: &HostReport, caller: &str, suffix: &str) -> String {
@@ -119,23 +110,5 @@ fn cell(row: &RowReport, subject: Subject) -> String {
         }
         Some(Err(why)) => in_words(why),
         None => String::new(),
-    }
-}
-
-fn with_section(readme: &str, section: &str) -> Result<String> {
-    let (before, rest) = readme.split_once(BEGIN).context("the README has no place for the bench")?;
-    let (_, after) = rest.split_once(END).context("the README's place for the bench has no end")?;
-    Ok([before, BEGIN, section, END, after].concat())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_the_marked_part_of_the_readme_changes() {
-        let readme = format!("before\n{BEGIN}old\n{END}after\n");
-        assert_eq!(with_section(&readme, "new\n").expect("a place"), format!("before\n{BEGIN}new\n{END}after\n"));
-        assert!(with_section("nothing", "new").is_err());
     }
 }
