@@ -1,7 +1,7 @@
 //! Virtual CPUs on Intel VMX, without `std`.
 //!
 //! **[`VmxVcpu`](Vcpu) is the virtual CPU.** It runs a guest in real mode, protected mode or 64-bit mode, on the memory that your EPT
-//! maps. [`VmxPerCpuState`] turns VMX on for one processor. Both implement the traits of [`axvcpu`], for the ArceOS hypervisor
+//! maps. [`VmxPerCpuState`] turns VMX on for one processor. Both implement the traits of `axvcpu`, for the ArceOS hypervisor
 //! family; both can be used without it. The crate allocates no guest memory, emulates no devices and schedules nothing: you do.
 //!
 //! | you want to | go to |
