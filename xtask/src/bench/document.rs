@@ -83,8 +83,8 @@ fn summary(report: &HostReport) -> String {
         report.host,
         report.model,
         lines(report, BOUND, ""),
-        lines(report, REBINDING, ", binding and unbinding"),
-        lines(report, STAYING, ", the same, staying"),
+        lines(report, BIND_PER_EXIT, ", bind and unbind per exit"),
+        lines(report, KEPT_LOADED, ", kept loaded"),
     )
 }
 
