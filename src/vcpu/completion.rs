@@ -137,16 +137,18 @@ impl<B: Backend> Vcpu<B> {
         self.completion.clear(self.backend.requests());
     }
 
-    /// Completes what the last exit left, if that means nothing but to move RIP. An entry follows.
+    /// Completes what the last exit left, if that means nothing but to move RIP. An entry follows at once if it does.
     #[inline(always)]
     pub(crate) fn complete_by_skip(&mut self, current: B::Current) -> bool {
-        if self.completion.is_pending() {
-            if !self.skip(current) {
-                return false;
-            }
-            self.completion.skipped();
+        if !self.completion.is_pending() {
+            self.completion.enter();
+            return true;
         }
-        true
+        let skipped = self.skip(current);
+        if skipped {
+            self.completion.skipped_before_entry();
+        }
+        skipped
     }
 
     /// Completes what the last exit left, in full. An entry follows.
@@ -196,23 +198,20 @@ impl<B: Backend> Vcpu<B> {
     pub(crate) fn complete_done(&mut self, current: B::Current) -> AxResult {
         // A field that was written may be RIP or RFLAGS, and breakpoints trap after an instruction.
         if !self.requests().has(Request::FIELDS | Request::DEBUG) && self.skip(current) {
+            self.completion.end_shadow();
             self.backend.forget_rip();
             return Ok(());
         }
         self.advance_by_exit(current)
     }
 
-    /// Skips the instruction of the last exit, where that is all that its end means.
+    /// Moves RIP past the instruction of the last exit, where that is all that its end means.
     #[inline(always)]
-    fn skip(&mut self, current: B::Current) -> bool {
-        let skipped = match self.completion.step_policy() {
+    fn skip(&self, current: B::Current) -> bool {
+        match self.completion.step_policy() {
             StepPolicy::Exact => self.backend.skip_instruction::<true>(current),
             StepPolicy::Deferred => self.backend.skip_instruction::<false>(current),
-        };
-        if skipped {
-            self.completion.end_shadow();
         }
-        skipped
     }
 
     /// Skips the instruction of the last exit where RFLAGS is known to have TF clear.
@@ -223,7 +222,6 @@ impl<B: Backend> Vcpu<B> {
             }
             self.backend.forget_rip();
             self.completion.skipped();
-            self.completion.end_shadow();
         }
         true
     }

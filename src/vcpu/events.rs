@@ -248,6 +248,7 @@ impl<B: Backend> Vcpu<B> {
     }
 
     /// Keeps an event whose delivery this exit interrupted, for the next entry.
+    #[inline(always)]
     pub(crate) fn requeue_vectoring_event(&mut self, current: B::Current, kind: ExitKind) -> AxResult {
         let Some(event) = self.backend.interrupted_event(current)? else {
             return self.restore_nmi_blocking(current, kind);
@@ -263,6 +264,7 @@ impl<B: Backend> Vcpu<B> {
 
     /// An IRET that faulted or exited after it had unblocked NMIs is executed again, with NMIs blocked as before (SDM Vol.
     /// 3C, section 28.2.3, "Information About NMI Unblocking Due to IRET").
+    #[inline(always)]
     fn restore_nmi_blocking(&mut self, current: B::Current, kind: ExitKind) -> AxResult {
         if self.backend.iret_unblocked_nmis(current, kind)? {
             let state = self.backend.read(current, GuestField::INTERRUPTIBILITY)?;

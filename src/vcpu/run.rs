@@ -72,11 +72,7 @@ impl<B: Backend> Vcpu<B> {
     /// Whether the fast path may be taken: nothing is requested, and the instruction of the last exit is skipped.
     #[inline(always)]
     fn is_ready(&mut self, current: B::Current) -> bool {
-        let is_ready = self.requests().is_empty() && self.complete_by_skip(current);
-        if is_ready {
-            self.completion.enter();
-        }
-        is_ready
+        self.requests().is_empty() && self.complete_by_skip(current)
     }
 
     #[inline(never)]
@@ -145,11 +141,10 @@ impl<B: Backend> Vcpu<B> {
             self.backend.write_time_slice(current, &self.time);
         }
         // Mostly this leaves nothing else, or an interrupt that the guest takes at once.
-        let is_ready = match self.requests().is_empty() {
-            true => self.complete_by_skip(current),
-            false => self.requests().are(Request::INTERRUPT) && self.inject_interrupt_by_skip(current),
-        };
-        if is_ready {
+        if self.is_ready(current) {
+            return Ok(None);
+        }
+        if self.requests().are(Request::INTERRUPT) && self.inject_interrupt_by_skip(current) {
             self.completion.enter();
             return Ok(None);
         }

@@ -122,10 +122,18 @@ impl Completion {
         requests.clear(Request::COMPLETION);
     }
 
-    /// An instruction that waits for nothing but to be skipped is skipped.
+    /// The instruction is skipped, and an entry follows at once.
+    #[inline(always)]
+    pub(crate) fn skipped_before_entry(&mut self) {
+        self.pending = None;
+        self.shadow.end_and_enter();
+    }
+
+    /// The instruction is skipped.
     #[inline(always)]
     pub(crate) fn skipped(&mut self) {
         self.pending = None;
+        self.shadow.end();
     }
 
     /// The caller has given what the instruction waits for.

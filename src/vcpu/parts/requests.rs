@@ -89,7 +89,7 @@ impl Requests {
 
     #[inline(always)]
     pub(crate) fn is_empty(&self) -> bool {
-        self.own.get() == 0 && self.remote.0.load(Relaxed) == 0
+        self.own.get() | self.remote.0.load(Relaxed) == 0
     }
 
     /// Whether these, and no others, are pending.

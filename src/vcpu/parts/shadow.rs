@@ -29,6 +29,12 @@ impl InterruptShadow {
         self.0 = 0;
     }
 
+    /// An instruction is completed right before an entry.
+    #[inline(always)]
+    pub(crate) fn end_and_enter(&mut self) {
+        self.0 = Self::BEFORE_ENTRY;
+    }
+
     /// Before an entry.
     #[inline(always)]
     pub(crate) fn enter(&mut self) {

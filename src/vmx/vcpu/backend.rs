@@ -248,6 +248,7 @@ impl<H: AxVCpuHal> Backend for Vmx<H> {
         self.decode_debug_access(current)
     }
 
+    #[inline(always)]
     fn nested_fault(&self, current: Current) -> AxResult<(GuestPhysAddr, EptViolation)> {
         self.ept_violation(current)
     }
@@ -286,10 +287,12 @@ impl<H: AxVCpuHal> Backend for Vmx<H> {
         }
     }
 
+    #[inline(always)]
     fn interrupted_event(&self, current: Current) -> AxResult<Option<Event>> {
         self.decode_interrupted_event(current)
     }
 
+    #[inline(always)]
     fn iret_unblocked_nmis(&self, current: Current, kind: ExitKind) -> AxResult<bool> {
         self.decode_iret_unblocking(current, kind)
     }

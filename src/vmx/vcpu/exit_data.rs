@@ -140,6 +140,7 @@ impl<H: AxVCpuHal> Vmx<H> {
         Ok(DebugAccess { dr, is_read, gpr })
     }
 
+    #[inline(always)]
     pub(super) fn ept_violation(&self, current: Current) -> AxResult<(GuestPhysAddr, EptViolation)> {
         let address = self.vmcs.read(current, VmcsReadOnly64::GUEST_PHYSICAL_ADDR)? as usize;
         Ok((address.into(), EptViolation::from_qualification(self.qualification(current)?)))
@@ -157,6 +158,7 @@ impl<H: AxVCpuHal> Vmx<H> {
     /// Only some exits can come in the middle of event delivery (SDM Vol. 3C, section 28.2.4, "Information for VM Exits
     /// During Event Delivery"); for the others the field is not valid. It has the layout of the one for injection, but for
     /// bit 12.
+    #[inline(always)]
     pub(super) fn decode_interrupted_event(&self, current: Current) -> AxResult<Option<Event>> {
         let bits = self.vmcs.read(current, VmcsReadOnly32::IDT_VECTORING_INFO)?;
         if bits & VmxInterruptInfo::VALID == 0 {
@@ -165,6 +167,7 @@ impl<H: AxVCpuHal> Vmx<H> {
         self.decode_event(current, bits, VmcsReadOnly32::IDT_VECTORING_ERR_CODE).map(Some)
     }
 
+    #[inline(never)]
     fn decode_event(&self, current: Current, bits: u32, error_code: VmcsReadOnly32) -> AxResult<Event> {
         let code = match bits & VmxInterruptInfo::ERROR_CODE_VALID {
             0 => 0,
@@ -178,6 +181,7 @@ impl<H: AxVCpuHal> Vmx<H> {
     }
 
     /// SDM Vol. 3C, section 28.2.3, "Information About NMI Unblocking Due to IRET".
+    #[inline(always)]
     pub(super) fn decode_iret_unblocking(&self, current: Current, kind: ExitKind) -> AxResult<bool> {
         match kind {
             ExitKind::Exception => {
