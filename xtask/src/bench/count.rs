@@ -28,6 +28,8 @@ pub struct Counts {
     pub invept: usize,
     /// XSAVE, FXSAVE and what loads them again, in all their kinds.
     pub xsave: usize,
+    /// Instructions that lock the bus.
+    pub locked: usize,
     /// By instructions to memory: what VMWRITE writes, and what the processor stores by itself, is not in it.
     pub bytes_written: u64,
     pub fields_read: Vec<String>,
@@ -52,6 +54,7 @@ impl Counts {
 
     fn add(&mut self, step: &Step, names: &FieldNames) {
         self.instructions += 1;
+        self.locked += usize::from(step.is_locked);
         let written = step.accesses.iter().filter(|access| access.writes && access.place == Place::Memory);
         self.bytes_written += written.map(|access| access.bytes).sum::<u64>();
         let counter = match step.mnemonic.as_str() {

@@ -29,7 +29,8 @@ pub fn check() -> Result<Option<String>> {
     let stored = Table::read()?;
     let reports = measure_this_crate()?;
     let now = Table::of(&reports)?;
-    let complaints = stored.compare(&now);
+    let mut complaints = stored.compare(&now);
+    complaints.extend(locked(&reports));
     if !complaints.is_empty() {
         bail!("{}\n`cargo xtask bench --write` writes the table anew, if that is meant", complaints.join("\n"));
     }
@@ -39,6 +40,22 @@ pub fn check() -> Result<Option<String>> {
         format!("{} exits, within {TOLERANCE_PERCENT} %: the table is of {}", now.counts.len(), stored.compiler)
     };
     Ok(Some(note))
+}
+
+/// A warm exit, an injection and an entry lock no bus: only what another processor sets is atomic.
+fn locked(reports: &[HostReport]) -> Vec<String> {
+    let mut complaints = Vec::new();
+    for report in reports {
+        for row in &report.rows {
+            if let Some(Ok(measurement)) = row.result_of(Subject::ThisCrate)
+                && measurement.counts.locked > 0
+            {
+                let name = format!("{}; {}; {}", report.host, row.caller, row.exit);
+                complaints.push(format!("{name}: {} locked operations", measurement.counts.locked));
+            }
+        }
+    }
+    complaints
 }
 
 pub fn write(reports: &[HostReport]) -> Result<()> {
@@ -63,7 +80,7 @@ struct Table {
 type Column = (&'static str, fn(&Counts) -> usize);
 
 /// The first two are the compiler's as much as the code's.
-const COLUMNS: [Column; 16] = [
+const COLUMNS: [Column; 17] = [
     ("instructions", |c| c.instructions),
     ("bytes", |c| c.bytes_written as usize),
     ("vmread", |c| c.vmread),
@@ -80,6 +97,7 @@ const COLUMNS: [Column; 16] = [
     ("vmlaunch", |c| c.vmlaunch),
     ("vmresume", |c| c.vmresume),
     ("invept", |c| c.invept),
+    ("locked", |c| c.locked),
 ];
 const BY_THE_COMPILER: usize = 2;
 

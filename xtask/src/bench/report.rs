@@ -57,7 +57,7 @@ pub fn json(reports: &[HostReport]) -> Result<String> {
 type Column = (&'static str, fn(&Counts) -> String);
 
 /// Pairs share a column, so that the table fits a terminal.
-pub const COLUMNS: [Column; 12] = [
+pub const COLUMNS: [Column; 13] = [
     ("instr", |c| c.instructions.to_string()),
     ("VMREAD", |c| c.vmread.to_string()),
     ("VMWRITE", |c| c.vmwrite.to_string()),
@@ -69,6 +69,7 @@ pub const COLUMNS: [Column; 12] = [
     ("VMPTRLD/CLEAR", |c| format!("{}/{}", c.vmptrld, c.vmclear)),
     ("LAUNCH/RESUME", |c| format!("{}/{}", c.vmlaunch, c.vmresume)),
     ("INVEPT", |c| c.invept.to_string()),
+    ("locked", |c| c.locked.to_string()),
     ("bytes", |c| c.bytes_written.to_string()),
 ];
 

@@ -39,6 +39,8 @@ pub struct Ticks {
 pub struct Step {
     pub by_host: bool,
     pub mnemonic: String,
+    /// It locks the bus: by a LOCK prefix, or as XCHG with memory does of itself.
+    pub is_locked: bool,
     pub accesses: Vec<Access>,
 }
 
@@ -122,9 +124,11 @@ impl Step {
         let (_, address) = place.rsplit_once(':')?;
         let is_prefix = |word: &str| word.starts_with("rep") || word == "lock";
         let mnemonic = instruction.split_whitespace().find(|word| !is_prefix(word))?;
+        let has_lock = instruction.split_whitespace().take_while(|word| is_prefix(word)).any(|word| word == "lock");
         Some(Self {
             by_host: u64::from_str_radix(address, 16).ok()? >= HOST_START,
             mnemonic: mnemonic.to_owned(),
+            is_locked: has_lock || mnemonic == "xchg" && instruction.contains('['),
             accesses: Vec::new(),
         })
     }
@@ -179,6 +183,18 @@ mod tests {
         assert_eq!(vmread.accesses, [Access { writes: false, place: Place::Vmcs(0x120_9918), bytes: 4 }]);
         let push = trace.rows[0].steps.iter().find(|step| step.mnemonic == "push").expect("a PUSH");
         assert_eq!(push.accesses.last(), Some(&Access { writes: true, place: Place::Memory, bytes: 8 }));
+    }
+
+    #[test]
+    fn locked_operations_are_told_from_others() {
+        let locked = |instruction: &str| {
+            let line = format!("(0).[1] [0x000000101000] 0008:0000000000101000 (unk. ctxt): {instruction} ; 90");
+            Step::parse(&line).expect("an instruction").is_locked
+        };
+        assert!(locked("lock xadd dword ptr ds:[rax], ecx"));
+        assert!(locked("xchg dword ptr ds:[rax+16], ecx"));
+        assert!(!locked("xchg rax, rcx"));
+        assert!(!locked("rep movsb byte ptr es:[rdi], byte ptr ds:[rsi]"));
     }
 
     #[test]
