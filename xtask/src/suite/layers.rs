@@ -11,7 +11,7 @@ use petgraph::{algo::tarjan_scc, graphmap::DiGraphMap};
 
 use crate::{
     paths,
-    source::{Module, Tree, Use, uses},
+    source::{Tree, Use, uses},
 };
 
 /// The layers, lowest first: a name, and which files belong to it. The longest beginning of a file's path decides.
@@ -44,27 +44,30 @@ pub fn check() -> Result<Option<String>> {
 
 /// The uses of a higher layer, and the files that are in none.
 fn upward(tree: &Tree, uses: &BTreeSet<Use>, layers: &[(&str, &[&str])]) -> Vec<String> {
-    let layer_of = |module: usize| layer_of(&tree.0[module].file, layers);
     let mut wrong: Vec<String> = tree
         .files()
-        .filter(|module| layer_of_file(module, layers).is_none())
+        .filter(|module| layer_of(&module.file, layers).is_none())
         .map(|module| format!("{} is in no layer", module.file.display()))
         .collect();
-    let mut arrows: BTreeMap<(usize, usize), Vec<&str>> = BTreeMap::new();
-    for found in uses {
-        if layer_of(found.from) < layer_of(found.to) {
-            arrows.entry((found.from, found.to)).or_default().push(&found.name);
-        }
-    }
-    for ((from, to), names) in arrows {
-        let layer = |module: usize| layer_of(module).map_or("no layer", |layer| layers[layer].0);
-        wrong.push(format!("upward, from {} to {}: {}", layer(from), layer(to), arrow(tree, from, to, &names)));
+    let upward = uses.iter().filter(|found| {
+        let layer_of = |module: usize| layer_of(&tree.0[module].file, layers);
+        layer_of(found.from) < layer_of(found.to)
+    });
+    for ((from, to), names) in by_files(tree, upward) {
+        let layer = |file: &Path| layer_of(file, layers).map_or("no layer", |layer| layers[layer].0);
+        wrong.push(format!("upward, from {} to {}: {}", layer(from), layer(to), arrow((from, to), &names)));
     }
     wrong
 }
 
-fn layer_of_file(module: &Module, layers: &[(&str, &[&str])]) -> Option<usize> {
-    layer_of(&module.file, layers)
+/// The names that one file uses of another.
+fn by_files<'a>(tree: &'a Tree, uses: impl Iterator<Item = &'a Use>) -> BTreeMap<(&'a Path, &'a Path), Vec<&'a str>> {
+    let mut all: BTreeMap<_, Vec<&str>> = BTreeMap::new();
+    for found in uses {
+        let file = |module: usize| tree.0[module].file.as_path();
+        all.entry((file(found.from), file(found.to))).or_default().push(&found.name);
+    }
+    all
 }
 
 fn layer_of(file: &Path, layers: &[(&str, &[&str])]) -> Option<usize> {
@@ -105,12 +108,9 @@ fn describe(tree: &Tree, graph: &DiGraphMap<usize, Vec<&Use>>, circle: &[usize])
     let is_inside = |module: &usize| circle.contains(module);
     for (from, to, found) in graph.all_edges().filter(|(from, to, _)| is_inside(from) && is_inside(to)) {
         let _ = write!(text, "\n  {} -> {}", tree.0[from].path.join("::"), tree.0[to].path.join("::"));
-        let mut pairs: BTreeMap<(usize, usize), Vec<&str>> = BTreeMap::new();
-        for found in found {
-            pairs.entry((found.from, found.to)).or_default().push(&found.name);
-        }
-        for ((from, to), names) in pairs.iter().take(EXAMPLES) {
-            let _ = write!(text, "\n    {}", arrow(tree, *from, *to, names));
+        let pairs = by_files(tree, found.iter().copied());
+        for (files, names) in pairs.iter().take(EXAMPLES) {
+            let _ = write!(text, "\n    {}", arrow(*files, names));
         }
         if let Some(more) = pairs.len().checked_sub(EXAMPLES + 1) {
             let _ = write!(text, "\n    and {} more", more + 1);
@@ -119,10 +119,10 @@ fn describe(tree: &Tree, graph: &DiGraphMap<usize, Vec<&Use>>, circle: &[usize])
     text
 }
 
-fn arrow(tree: &Tree, from: usize, to: usize, names: &[&str]) -> String {
+fn arrow((from, to): (&Path, &Path), names: &[&str]) -> String {
     let more = if names.len() > NAMES { ", ..." } else { "" };
     let names = names[..names.len().min(NAMES)].join(", ");
-    format!("{} -> {} ({names}{more})", tree.0[from].file.display(), tree.0[to].file.display())
+    format!("{} -> {} ({names}{more})", from.display(), to.display())
 }
 
 /// The module below which both are in different children, and those children. `None` where one is in the other.
