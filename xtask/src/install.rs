@@ -18,6 +18,13 @@ pub struct Need {
     packages: &'static [&'static str],
 }
 
+impl Need {
+    /// What `packages` have, if it is not on the path.
+    pub const fn of(present_when: &'static str, packages: &'static [&'static str]) -> Self {
+        Self { present_when, packages }
+    }
+}
+
 /// Bochs with its firmware. bochs-term only satisfies a dependency of the package without pulling in a desktop.
 pub const BOCHS: &[Need] = &[
     Need { present_when: "bochs-bin", packages: &["bochs", "bochs-term"] },

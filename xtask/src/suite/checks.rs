@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use flate2::read::GzDecoder;
 
-use super::{example, layers, shape};
+use super::{example, layers, shape, spelling};
 use crate::{
     api,
     bench::guard,
@@ -37,6 +37,7 @@ pub const ALL: &[Check] = &[
     Check { name: "fuzz", run: fuzzed },
     Check { name: "layers", run: layers::check },
     Check { name: "shape", run: shape::check },
+    Check { name: "spelling", run: spelling::check },
     Check { name: "api", run: api::check },
     Check { name: "mutations", run: mutate::check_table },
     Check { name: "package", run: packaged_files },

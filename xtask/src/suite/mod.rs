@@ -13,6 +13,7 @@ mod names;
 mod plan;
 mod report;
 mod shape;
+mod spelling;
 
 use std::{
     collections::BTreeMap,
