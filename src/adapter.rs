@@ -4,10 +4,12 @@ use axaddrspace::{GuestPhysAddr, HostPhysAddr};
 use axerrno::AxResult;
 use axvcpu::{AxArchVCpu, AxVCpuExitReason, AxVCpuHal};
 
-use crate::vmx::VmxVcpu;
+use crate::vcpu::Vcpu;
+use crate::vmx::vcpu::Vmx;
 use crate::vmx::vcpu::setup::unusable;
 
-impl<H: AxVCpuHal> AxArchVCpu for VmxVcpu<H> {
+// By the struct's name, so that rustdoc shows it on the page of the struct.
+impl<H: AxVCpuHal> AxArchVCpu for Vcpu<Vmx<H>> {
     type CreateConfig = ();
     type SetupConfig = ();
 

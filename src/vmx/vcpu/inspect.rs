@@ -6,16 +6,17 @@ use axerrno::AxResult;
 use axvcpu::AxVCpuHal;
 use x86_64::instructions::interrupts::without_interrupts;
 
-use super::VmxVcpu;
 use super::fields::guest_field_at;
+use super::{Vmx, VmxVcpu};
 use crate::regs::GeneralRegisters;
+use crate::vcpu::Vcpu;
 use crate::vcpu::backend::Anywhere;
 use crate::vcpu::parts::requests::Request;
 use crate::vmx::vmcs::{
     FieldInfo, FieldValue, GuestStateField, VmcsField, VmcsGuest16, VmcsGuest32, VmcsGuest64, VmcsGuestNW,
 };
 
-impl<H: AxVCpuHal> fmt::Debug for VmxVcpu<H> {
+impl<H: AxVCpuHal> fmt::Debug for Vcpu<Vmx<H>> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut out = f.debug_struct("VmxVcpu");
         out.field("vm_id", &self.vm_id()).field("id", &self.id()).field("mode", &self.get_cpu_mode());
