@@ -27,7 +27,7 @@ pub enum Command {
     /// Break the world switch, one line at a time in a copy of the tree, and say which case notices. Not a part of `test`:
     /// it builds the host for each of them.
     Mutate(MutateOptions),
-    /// Write tests/api/0.2.2.txt, the interface of the registry's crate that this one is compared with, anew.
+    /// Write tests/api/public.txt, the crate's public interface, which `test` compares, as it is now.
     ApiList,
 }
 

@@ -5,18 +5,26 @@ use std::{collections::BTreeSet, fmt::Write as _};
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
-use super::list::{List, own_path};
+use super::List;
 
 /// What differs by intention, each with the reason: `tests/api/differences.toml`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Differences {
-    /// Types that have another path.
+    /// Types that have another path, or one of several.
     #[serde(default)]
-    path: Vec<Difference>,
+    path: Vec<Path>,
     /// Lines that are others.
     #[serde(default)]
     item: Vec<Difference>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Path {
+    old: String,
+    new: Vec<String>,
+    reason: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -32,10 +40,16 @@ struct Difference {
 impl Differences {
     pub fn parse(text: &str) -> Result<Self> {
         let differences: Self = toml::from_str(text).context("the list of differences is not valid")?;
-        for difference in differences.path.iter().chain(&differences.item) {
-            ensure!(!difference.reason.trim().is_empty(), "no reason is given for {:?}", difference.old);
+        for (old, reason) in differences.reasons() {
+            ensure!(!reason.trim().is_empty(), "no reason is given for {old:?}");
         }
         Ok(differences)
+    }
+
+    /// What differs, with the reason.
+    fn reasons(&self) -> impl Iterator<Item = (&String, &String)> {
+        let paths = self.path.iter().map(|path| (&path.old, &path.reason));
+        paths.chain(self.item.iter().map(|item| (&item.old, &item.reason)))
     }
 
     /// An error unless `ours` has all that `theirs` has, but for what is listed here, and all that is listed is needed.
@@ -44,13 +58,13 @@ impl Differences {
         let mut used = BTreeSet::new();
         let mut faults = String::new();
         for line in theirs {
-            let line = self.with_our_paths(line, &mut used);
-            if ours.contains(&line) {
+            let lines = self.with_our_paths(line, &mut used);
+            if lines.iter().any(|line| ours.contains(line)) {
                 continue;
             }
-            let meant = self.item.iter().find_map(|item| Some((item, captures(&item.old, &line)?)));
+            let meant = self.item.iter().find_map(|item| Some((item, captures(&item.old, line)?)));
             let Some((item, texts)) = meant else {
-                complain(&mut faults, &line, &ours)?;
+                complain(&mut faults, line, &ours)?;
                 continue;
             };
             used.insert(&item.old);
@@ -60,23 +74,22 @@ impl Differences {
                 writeln!(faults, "missing: {new}\n    in place of: {line}")?;
             }
         }
-        for difference in self.path.iter().chain(&self.item).filter(|difference| !used.contains(&difference.old)) {
-            writeln!(faults, "differences.toml: there is no such difference (any more): {}", difference.old)?;
+        for (old, _) in self.reasons().filter(|(old, _)| !used.contains(old)) {
+            writeln!(faults, "differences.toml: there is no such difference (any more): {old}")?;
         }
         ensure!(faults.is_empty(), "{faults}");
         Ok(())
     }
 
-    fn with_our_paths<'a>(&'a self, line: &str, used: &mut BTreeSet<&'a String>) -> String {
-        let mut line = line.to_owned();
-        for path in &self.path {
-            let Some(new) = &path.new else { continue };
-            if line.contains(&path.old) {
-                used.insert(&path.old);
-                line = line.replace(&path.old, new);
-            }
+    /// The line as it may be with the paths that the types have now.
+    fn with_our_paths<'a>(&'a self, line: &str, used: &mut BTreeSet<&'a String>) -> Vec<String> {
+        let mut lines = vec![line.to_owned()];
+        for path in self.path.iter().filter(|path| line.contains(&path.old)) {
+            used.insert(&path.old);
+            let others = lines.iter().flat_map(|line| path.new.iter().map(|new| line.replace(&path.old, new)));
+            lines = others.collect();
         }
-        line
+        lines
     }
 }
 
@@ -87,10 +100,9 @@ fn without_const(line: &str) -> String {
 
 fn complain(faults: &mut String, line: &str, ours: &BTreeSet<String>) -> Result<()> {
     writeln!(faults, "missing: {line}")?;
-    let path = own_path(line);
-    for other in ours.iter().filter(|other| line.contains("pub ") && other.contains("pub ") && own_path(other) == path)
-    {
-        writeln!(faults, "    there is: {other}")?;
+    let near = ours.iter().map(|other| (strsim::normalized_levenshtein(line, other), other));
+    if let Some((_, other)) = near.max_by(|(a, _), (b, _)| a.total_cmp(b)) {
+        writeln!(faults, "    most like it: {other}")?;
     }
     Ok(())
 }
@@ -122,7 +134,7 @@ mod tests {
     const MEANT: &str = r#"
         [[path]]
         old = "x86_vcpu::inner::Mode"
-        new = "x86_vcpu::Mode"
+        new = ["x86_vcpu::Other", "x86_vcpu::Mode"]
         reason = "it has a name"
         [[item]]
         old = "pub x86_vcpu::Reason::* = *"
@@ -159,7 +171,7 @@ mod tests {
             assert!(error.contains(text), "{error}");
         };
         named(&[MODE, IO], "missing: pub x86_vcpu::a: u8");
-        named(&[MODE, IO, "pub x86_vcpu::a: u16"], "there is: pub x86_vcpu::a: u16");
+        named(&[MODE, IO, "pub x86_vcpu::a: u16"], "most like it: pub x86_vcpu::a: u16");
         named(&[MODE, A], "missing: pub const x86_vcpu::Reason::IO");
         named(&["pub fn x86_vcpu::mode()", IO, A], "missing: pub fn x86_vcpu::mode()");
     }
