@@ -24,8 +24,8 @@ pub enum Command {
     Bench(BenchOptions),
     /// Run random guest programs. The same seed gives the same programs.
     Fuzz(FuzzOptions),
-    /// Break the world switch, one line at a time in a copy of the tree, and say which case notices. Not a part of `test`:
-    /// it builds the host for each of them.
+    /// Break the code that switches between host and guest, one statement, condition or instruction at a time in a copy of
+    /// the tree, and say which case notices. Not a part of `test`, which only checks that the mutations can be generated.
     Mutate(MutateOptions),
     /// Write tests/api/public.txt, the crate's public interface, which `test` compares, as it is now.
     ApiList,
@@ -176,14 +176,26 @@ pub struct FuzzOptions {
 
 #[derive(Debug, Args)]
 pub struct MutateOptions {
-    /// Make only the mutations whose name holds one of these
+    /// Make only the mutations that have one of these in their names: `file:function: text of the line`
     pub names: Vec<String>,
+
+    /// Only a random sample of so many
+    #[arg(long, value_name = "N")]
+    pub sample: Option<usize>,
+
+    /// What the sample is drawn with; without it a fresh number, which is printed
+    #[arg(long, value_name = "S", requires = "sample")]
+    pub seed: Option<u64>,
+
+    /// Print the names of the mutations, and make none
+    #[arg(long)]
+    pub list: bool,
 
     /// Emulators at a time
     #[arg(long, default_value_t = 2)]
     pub jobs: usize,
 
-    /// Boot a mutation that is expected to survive with all cases that it names, and not with the first of them alone
+    /// Boot a mutation that is expected to survive with all cases that reach it, and not with the likeliest alone
     #[arg(long)]
     pub thorough: bool,
 }

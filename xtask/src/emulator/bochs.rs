@@ -99,6 +99,25 @@ pub fn trace_between_marks(folder: &Path) -> Result<()> {
 
 const MARKS_MAX: usize = 200;
 
+/// What the debugger prints when the time is over that [`stop_after`] gives.
+pub const TIME_IS_OVER: &str = "Caught time breakpoint";
+
+/// Changes the machine that [`command`] described in this folder into one that ends after so many ticks, each an instruction
+/// of every processor, or when something went wrong, without showing where the processors stand.
+pub fn stop_after(folder: &Path, ticks: Option<u64>) -> Result<()> {
+    let limit = ticks.map_or_else(String::new, |ticks| format!("sb {ticks}\n"));
+    fs::write(folder.join(SCRIPT), limit + "continue\nquit\n")?;
+    Ok(())
+}
+
+/// How many ticks a machine had when it ended.
+pub fn ticks(folder: &Path) -> u64 {
+    let log = fs::read(folder.join(LOG)).unwrap_or_default();
+    let log = String::from_utf8_lossy(&log);
+    let times = log.lines().filter_map(|line| line[..line.find(|c: char| !c.is_ascii_digit())?].parse().ok());
+    times.max().unwrap_or(0)
+}
+
 /// Bochs' name of a processor model from a part of it, so that `haswell` is enough.
 pub fn resolve_model(name: &str) -> Result<String> {
     let mut help = Command::new(PROGRAM);

@@ -1,18 +1,15 @@
 //! The copy in which mutations are made.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, ensure};
-
-use super::{switch, table::Mutation};
+use anyhow::{Context, Result};
 
 /// Folders that no build reads.
 const LEFT_OUT: [&str; 2] = ["target", ".git"];
-const LIBRARY: &str = "src/lib.rs";
 
 /// A copy of the repository's sources.
 pub struct Tree {
@@ -27,34 +24,12 @@ impl Tree {
         Ok(Self { root: to.to_owned() })
     }
 
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     pub fn host(&self) -> PathBuf {
         self.root.join("host")
-    }
-
-    /// Puts all mutations into the copy that can be chosen between when it runs, and gives their numbers. None is made.
-    pub fn switch(&self, mutations: &[(u32, &'static Mutation)]) -> Result<Vec<u32>> {
-        let read = |file: &str| {
-            let path = self.root.join(file);
-            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
-        };
-        let mut files = BTreeMap::new();
-        for (_, mutation) in mutations {
-            files.insert(mutation.file, read(mutation.file)?);
-        }
-        let switch::Switched { numbers, texts } = switch::switch(&files, mutations);
-        for (file, text) in texts {
-            self.write(file, &text)?;
-        }
-        self.write(LIBRARY, &(read(LIBRARY)? + switch::SUPPORT))?;
-        Ok(numbers)
-    }
-
-    /// Makes the mutation, and gives the text that the file had.
-    pub fn apply(&self, mutation: &Mutation) -> Result<String> {
-        let path = self.root.join(mutation.file);
-        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        self.write(mutation.file, &text.replacen(mutation.find, mutation.replace, 1))?;
-        Ok(text)
     }
 
     pub fn write(&self, file: &str, text: &str) -> Result<()> {
@@ -102,52 +77,9 @@ fn remove_others(folder: &Path, names: &BTreeSet<std::ffi::OsString>) -> Result<
     Ok(())
 }
 
-/// Every text of the table must be in its file exactly once, and no name stand twice.
-pub fn check<'a>(root: &Path, table: impl IntoIterator<Item = &'a Mutation>) -> Result<()> {
-    let mut names = BTreeSet::new();
-    let mut wrong = Vec::new();
-    for Mutation { name, file, find, replace, .. } in table {
-        let text = fs::read_to_string(root.join(file)).with_context(|| format!("mutation {name:?}: {file}"))?;
-        let places = text.matches(*find).count();
-        if places != 1 {
-            wrong.push(format!("mutation {name:?}: its text is {places} times in {file}, and not once:\n{find}"));
-        }
-        if find == replace {
-            wrong.push(format!("mutation {name:?} changes nothing"));
-        }
-        if !names.insert(name) {
-            wrong.push(format!("two mutations are called {name:?}"));
-        }
-    }
-    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const MUTATION: Mutation =
-        Mutation { name: "one", file: "a.rs", find: "x();", replace: "", run: &[], expect: None, survives: None };
-
-    fn verdict(text: &str, table: &[Mutation]) -> Result<()> {
-        let folder = tempfile::tempdir()?;
-        fs::write(folder.path().join("a.rs"), text)?;
-        check(folder.path(), table)
-    }
-
-    #[test]
-    fn a_text_that_is_gone_or_not_the_only_one_is_an_error_that_names_the_entry() {
-        assert!(verdict("x(); y();", &[MUTATION]).is_ok());
-        for text in ["y();", "x(); x();"] {
-            assert!(verdict(text, &[MUTATION]).unwrap_err().to_string().contains("\"one\""));
-        }
-    }
-
-    #[test]
-    fn a_name_stands_for_one_mutation() {
-        assert!(verdict("x();", &[MUTATION, MUTATION]).is_err());
-    }
 
     #[test]
     fn a_copy_follows_its_original_and_leaves_what_is_the_same() {

@@ -39,7 +39,7 @@ pub const ALL: &[Check] = &[
     Check { name: "shape", run: shape::check },
     Check { name: "spelling", run: spelling::check },
     Check { name: "api", run: api::check },
-    Check { name: "mutations", run: mutate::check_table },
+    Check { name: "mutations", run: mutate::check },
     Check { name: "package", run: packaged_files },
     Check { name: "fresh-lock", run: builds_from_a_fresh_lock },
     Check { name: "axvm-drop-in", run: drops_into_axvm },

@@ -32,7 +32,7 @@ use crate::{
     process::{self, capture},
 };
 use boots::Supplies;
-pub use boots::boot_cases;
+
 pub use plan::{Boot, boots};
 use plan::{BootKind, Plan};
 use report::Report;
