@@ -212,6 +212,7 @@ impl<B: Backend> Vcpu<B> {
     /// The state after power-up or reset, all of it.
     fn write_reset_state(&mut self) {
         self.write_data_segments(DataSegment { selector: 0, limit: 0xFFFF, rights: rights::DATA_16 });
+        // mutant survives: the start state that follows writes it
         self.write_code_segment(0xF000, 0xFFFF_0000, 0xFFF0);
         let fields = [
             (GuestField::LDTR_SELECTOR, 0),

@@ -82,7 +82,9 @@ impl PerCpuHostState {
     }
 
     pub(crate) fn set_debugctl(&self, value: u64) {
+        // mutant survives: Bochs has no IA32_DEBUGCTL
         self.debugctl.store(value, Relaxed);
+        // mutant survives: Bochs has no IA32_DEBUGCTL
         self.generation.fetch_add(1, Relaxed);
     }
 

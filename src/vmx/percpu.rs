@@ -90,6 +90,7 @@ impl<H: AxVCpuHal> VmxPerCpuState<H> {
         unsafe { Cr4::write_raw(cr4_on) };
         // SAFETY: CR4.VMXE is set, and the region holds the revision identifier and is kept until VMXOFF.
         if let Err(failure) = unsafe { vmxon(region.phys_addr().as_usize() as u64) } {
+            // mutant survives: nothing here makes VMXON fail after the checks before it
             // SAFETY: the value that CR4 had.
             unsafe { Cr4::write_raw(cr4) };
             return Err(EnableError::Vmxon(failure));
@@ -122,6 +123,7 @@ impl<H: AxVCpuHal> VmxPerCpuState<H> {
     pub fn set_host_debugctl(&mut self, value: u64) -> AxResult {
         let processor = self.processor()?;
         processor.host.set_debugctl(value);
+        // mutant survives: Bochs has no IA32_DEBUGCTL
         processor.forget_current();
         Ok(())
     }

@@ -233,6 +233,7 @@ impl Processor {
         if let Err(failure) = unsafe { vmptrld(region) } {
             return refused("VMPTRLD", failure);
         }
+        // mutant survives: each run loads it again: slower, not wrong
         self.current_vmcs.current.store(region, Relaxed);
         Ok(())
     }

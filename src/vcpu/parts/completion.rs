@@ -182,6 +182,7 @@ impl Completion {
     /// Nothing is known of an instruction or a shadow.
     pub(crate) fn reset(&mut self, requests: &Requests) {
         self.pending = None;
+        // mutant survives: there is no shadow after reset, and who writes one says so
         self.shadow.forget();
         requests.clear(Request::COMPLETION | Request::SHADOW);
     }

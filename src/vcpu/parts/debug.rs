@@ -34,6 +34,7 @@ impl DebugRegisters {
     pub(crate) fn reset(&mut self, dr6: u64, requests: &Requests) {
         self.addresses = [0; 4];
         self.dr6 = dr6;
+        // mutant survives: DR0 to DR3 are loaded although DR7 is 400H: slower, not wrong
         self.loaded = false;
         self.update(requests);
     }
@@ -46,6 +47,7 @@ impl DebugRegisters {
 
     /// Takes what the host said of its IA32_DEBUGCTL.
     pub(crate) fn load_per_cpu_state(&mut self, host_debugctl: u64, requests: &Requests) {
+        // mutant survives: Bochs has no IA32_DEBUGCTL
         self.host_debugctl = host_debugctl;
         self.update(requests);
     }
@@ -102,7 +104,9 @@ impl DebugRegisters {
             if self.host_dr7 != DR7_RESET {
                 write_dr7(self.host_dr7);
             }
+            // mutant survives: Bochs has no IA32_DEBUGCTL
             if self.host_debugctl != 0 {
+                // mutant survives: Bochs has no IA32_DEBUGCTL
                 Msr::IA32_DEBUGCTL.write(self.host_debugctl);
             }
         }

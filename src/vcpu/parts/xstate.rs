@@ -114,6 +114,7 @@ impl XState {
     pub(crate) fn reset(&mut self, switch: &mut XStateSwitch) {
         switch.guest_xcr0 = xcr0::X87;
         self.guest.clear();
+        // mutant survives: its one bit, 6, is set on every processor, whatever is loaded
         self.guest.write(0, 0x0040u16);
         self.guest.write(4, 0xFFu8);
         self.guest.write(24, 0x1F80u32);
@@ -162,9 +163,11 @@ impl XState {
     #[inline(always)]
     fn prepare(&self, moved: bool, is_checked: bool) -> AxResult {
         if !is_checked {
+            // mutant survives: for a host that changes CR0 or CR4 while two vCPUs are bound, which no case does; the bind has its own
             self.check_host()?;
         }
         if moved {
+            // mutant survives: Bochs saves what was not modified all the same
             self.forget_restored();
         }
         Ok(())
@@ -173,6 +176,7 @@ impl XState {
     /// From now on it is this processor's registers that the state may be in.
     #[cold]
     fn load_on(&self, fpu: &'static FpuOwner) -> AxResult {
+        // mutant survives (false): no call gets there: the VMCS refuses to be bound to a second processor before
         if self.loaded.get().is_some_and(|elsewhere| elsewhere.is(&self.guest)) {
             return bad_state("the guest's extended state is in the registers of another processor");
         }

@@ -126,6 +126,7 @@ impl<H: AxVCpuHal> Backend for Vmx<H> {
     }
 
     fn reset_fields(&self) {
+        // mutant survives: nothing changes it, and a new VMCS of Bochs has 0 there
         self.vmcs.write(VmcsGuest32::SMBASE, 0);
         self.vmcs.write(VmcsGuest64::LINK_PTR, u64::MAX);
         self.clear_injection();

@@ -274,6 +274,7 @@ impl<H: AxVCpuHal> Vmx<H> {
         self.load_per_cpu_state(cpu, &mut parts)?;
         self.load_host_state(&mut parts)?;
         self.load_registers(cpu, moved, requests | Request::HOST_STATE, &parts)?;
+        // mutant survives: it counts as moved at every bind then: slower, not wrong
         self.binding.last_session = cpu.session();
         Ok(())
     }
@@ -283,8 +284,10 @@ impl<H: AxVCpuHal> Vmx<H> {
         // From here on the VMCS has no processor's state whole. Should something fail, the vCPU is new wherever it runs next.
         self.binding.last_session = VmxSession::default();
         self.setup_vmcs_host(cpu, parts.speculation)?;
+        // mutant survives: Bochs has no IA32_DEBUGCTL
         parts.debug.load_per_cpu_state(cpu.host.debugctl(), &self.vmcs.requests);
         self.vmcs.requests.set_to(Request::HOST_SEGMENTS, self.context.reload_segments());
+        // mutant survives: the host's constants are loaded at every bind then: slower, not wrong
         self.binding.generation = cpu.host.generation();
         Ok(())
     }
@@ -298,6 +301,7 @@ impl<H: AxVCpuHal> Vmx<H> {
         self.context.load_spec_ctrl();
         self.msrs.bind();
         parts.debug.bind(&self.vmcs.requests);
+        // mutant survives (false): every bind and unbind takes the longer way: slower, not wrong
         if self.binding.policy == UnbindPolicy::KeepLoaded {
             self.decide_rebind_check();
         }
@@ -312,6 +316,7 @@ impl<H: AxVCpuHal> Vmx<H> {
         self.binding.per_thread = PerThreadHostState::default();
         self.write_per_thread_state(&host);
         self.bind_cr4(host.mce())?;
+        // mutant survives: it is written at every bind then: slower, not wrong
         self.binding.per_thread = host;
         Ok(())
     }

@@ -138,7 +138,9 @@ impl<H: AxVCpuHal> GuestMsrs<H> {
         for i in 0..LISTED.len() {
             self.set_data(0, i, 0);
         }
+        // mutant survives: what is switched needlessly has the host's values on both sides: slower, not wrong
         self.group_active = false;
+        // mutant survives: what is switched needlessly has the host's values on both sides: slower, not wrong
         self.uses_syscall = false;
         self.spec_ctrl_active = false;
     }

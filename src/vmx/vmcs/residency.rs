@@ -92,6 +92,7 @@ impl<H: AxVCpuHal> Vmcs<H> {
             return Ok(());
         }
         self.region.set_revision_id(cpu.capabilities.basic.revision_id);
+        // mutant survives: Bochs keeps the launch state in the region, and a new one is zeroed, which is clear
         // SAFETY: the region is ours and was never active.
         unsafe { cpu.clear(self.address, None) }
     }
@@ -164,6 +165,7 @@ impl<H: AxVCpuHal> Vmcs<H> {
             let value = self.current().and_then(|current| read(current, cpu));
             self.unbind(|_| ())?;
             if previous != 0 {
+                // mutant survives: the next run loads it again: slower, not wrong
                 // SAFETY: it was current here a moment ago, so whoever owns it has not cleared it.
                 unsafe { cpu.make_current(previous) }?;
             }

@@ -91,6 +91,7 @@ impl SwitchContext {
     pub(crate) fn set_host_tables(&mut self, host: &PerCpuHostState) {
         let (gdtr, idtr) = host.descriptor_tables();
         self.reload_segments = u64::from(host.exit_changes_segments());
+        // mutant survives: Bochs has no buffers, and VERW takes any selector
         self.verw_selector = x86::segmentation::ss().bits();
         self.reload_tables = u64::from(!gdtr.survives_exit() || !idtr.survives_exit());
         (self.gdtr, self.idtr) = (gdtr, idtr);
@@ -294,6 +295,7 @@ macro_rules! enter {
             "cmp byte ptr [rdi + {entry_work}], {clear_buffers}",
             "jb 43f",
             "jne 48f",
+            // mutant survives: Bochs has no buffers
             "verw [rdi + {verw_selector}]",
             "43:",
             "mov rax, [rdi + {rax}]",
@@ -331,7 +333,9 @@ macro_rules! enter {
             "46:",
             "mov eax, {host_rsp_encoding}",
             "vmwrite rax, rsp",
+            // mutant survives: without a current VMCS the entry itself is refused, too
             "jbe 49b",
+            // mutant survives: the next entry writes it again: slower, not wrong
             "mov [rdi + {host_rsp}], rsp",
             "jmp 41b",
             "47:",

@@ -24,6 +24,7 @@ macro_rules! switch_xstate {
             "mov r8, [rdi + {all_xcr0}]\n",
             "xor ecx, ecx\n",
             "mov eax, r8d\n",
+            // mutant survives: no component that the crate keeps is in the upper half of XCR0
             "mov rdx, r8\n",
             "shr rdx, 32\n",
             "cmp r8, [rdi + {",
@@ -40,6 +41,7 @@ macro_rules! switch_xstate {
             "_area}]\n",
             "cmp qword ptr [rdi + {method}], {xsaveopt}\n",
             "je 5f\n",
+            // mutant survives: no model of Bochs has XSAVE without XSAVEOPT
             "xsave64 [r9]\n",
             "jmp 6f\n",
             "5:\n",
@@ -52,6 +54,7 @@ macro_rules! switch_xstate {
             "cmp r8, r9\n",
             "je 4f\n",
             "mov eax, r9d\n",
+            // mutant survives: no component that the crate keeps is in the upper half of XCR0
             "mov rdx, r9\n",
             "shr rdx, 32\n",
             "xsetbv\n",
@@ -84,6 +87,7 @@ macro_rules! raise_entry_barriers {
             "3:\n",
             "test byte ptr [rdi + {entry_work}], {clear_buffers}\n",
             "jz 3f\n",
+            // mutant survives: Bochs predicts nothing and has no buffers, so what barriers keep back cannot be seen
             "verw [rdi + {verw_selector}]\n",
             "3:",
         )
@@ -120,6 +124,7 @@ macro_rules! raise_exit_barriers {
             "test rax, rax\n",
             "jz 3f\n",
             "mov eax, 32\n",
+            // mutant survives: the test's host has no shadow stack
             "incsspq rax\n",
             "3:\n",
             "test byte ptr [rdi + {exit_work}], {clear_history}\n",
