@@ -74,7 +74,7 @@ pub struct RunOptions {
     #[arg(long, value_enum, default_value_t = Backend::Bochs)]
     pub backend: Backend,
 
-    /// Seconds until the guest is stopped and its registers are printed
+    /// Seconds of the emulator's own time until the guest is stopped and its registers are printed
     #[arg(long, value_name = "SECS", default_value_t = 300, value_parser = value_parser!(u64).range(1..=86_400))]
     pub timeout: u64,
 

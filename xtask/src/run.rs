@@ -16,7 +16,7 @@ use crate::{
     host_build::HostKind,
     image::{self, Mode, RunConf},
     install, process,
-    session::{self, Event, Outcome, Session, Verdict},
+    session::{self, Event, Limits, Outcome, Session, Verdict},
 };
 
 const DEFAULT_MODEL: &str = "tigerlake";
@@ -67,7 +67,7 @@ pub fn run(options: &RunOptions) -> Result<bool> {
         machine: &machine,
         disk: &disk,
         folder: folder.path(),
-        limit: options.time_limit(),
+        limits: Limits::of_run(options.time_limit()),
         goal,
         keyboard: true,
     }
@@ -184,7 +184,7 @@ fn conclude(outcome: &Outcome, machine: &Machine, choice: &Choice, options: &Run
         }
         Some(Verdict::Refused(why)) => (false, format!("the crate refused this processor: {why}")),
         Some(Verdict::Timeout) if outcome.timed_out => {
-            (false, behind_panic(format!("stopped at the time limit of {} s", options.timeout)))
+            (false, behind_panic(format!("stopped at the limit of {} s of the emulator's time", options.timeout)))
         }
         Some(Verdict::Timeout) => (true, "stopped on request".to_owned()),
         Some(Verdict::Panic(text)) => (false, format!("the host panicked: {text}")),

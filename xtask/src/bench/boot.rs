@@ -42,7 +42,7 @@ pub fn boot(machine: &Machine, programs: &HostImage, rounds: Rounds, folder: Opt
     let output = folder.join(TRACE_FILE);
     command.stdout(File::create(&output)?).stderr(File::create(folder.join(STDERR_FILE))?);
     let mut emulator = Process::start(&mut command)?;
-    let ended = emulator.wait_for(LIMIT)?;
+    let ended = emulator.wait_for_work(LIMIT)?;
     emulator.kill();
     if process::interrupted() {
         bail!("interrupted");
@@ -56,6 +56,6 @@ pub fn boot(machine: &Machine, programs: &HostImage, rounds: Rounds, folder: Opt
         (None, Some(status)) => {
             bail!("the emulator: {}\n{}", process::describe(status), machine.complaints(&folder))
         }
-        (None, None) => bail!("no end within {} s", LIMIT.as_secs()),
+        (None, None) => bail!("no end within {} s of the emulator's time", LIMIT.as_secs()),
     }
 }

@@ -23,7 +23,7 @@ use crate::{
     image::{self, Mode, RunConf},
     process,
     run::machine_memory,
-    session::Session,
+    session::{Limits, Session},
 };
 
 const LIMIT: Duration = Duration::from_secs(900);
@@ -101,8 +101,14 @@ fn boot(host: &HostImage, guest: &Guest, way: Way, options: &BenchOptions) -> Re
     let temporary = tempfile::tempdir()?;
     let folder = options.keep.as_ref().map_or_else(|| temporary.path().to_owned(), |keep| keep.join(name));
     std::fs::create_dir_all(&folder)?;
-    let session =
-        Session { machine: &machine, disk: &disk, folder: &folder, limit: LIMIT, goal: Some(GOAL), keyboard: false };
+    let session = Session {
+        machine: &machine,
+        disk: &disk,
+        folder: &folder,
+        limits: Limits::of_test(LIMIT),
+        goal: Some(GOAL),
+        keyboard: false,
+    };
     let outcome = session.run(|_| {})?;
     ensure!(
         outcome.goal_after.is_some(),

@@ -10,10 +10,10 @@ use crate::{
     host_build::HostImage,
     image::{self, Mode, Programs, RunConf},
     run::machine_memory,
-    session::{Case, CaseResult, Outcome, Session, Verdict},
+    session::{Case, CaseResult, Limits, Outcome, Session, Verdict},
 };
 
-/// A program takes milliseconds, on a computer that does nothing else.
+/// Of the emulator's own time, of which a program takes milliseconds.
 const LIMIT_OF_A_PROGRAM: Duration = Duration::from_millis(200);
 const LIMIT_OF_A_BOOT: Duration = Duration::from_secs(30);
 /// The host's line before each program.
@@ -56,8 +56,8 @@ fn session(emulator: &Emulator, host: &HostImage, programs: Programs) -> Result<
         instructions_per_second: INSTRUCTIONS_PER_SECOND,
         tolerates_unknown_msrs: false,
     };
-    let limit = LIMIT_OF_A_BOOT + LIMIT_OF_A_PROGRAM * count;
-    Session { machine: &machine, disk: &disk, folder: folder.path(), limit, goal: None, keyboard: false }.run(|_| {})
+    let limits = Limits::of_test(LIMIT_OF_A_BOOT + LIMIT_OF_A_PROGRAM * count);
+    Session { machine: &machine, disk: &disk, folder: folder.path(), limits, goal: None, keyboard: false }.run(|_| {})
 }
 
 /// A batch says which of its programs failed. Where the host died, it was the one that began last.
@@ -91,6 +91,7 @@ mod tests {
             timed_out: false,
             goal_after: None,
             elapsed: Duration::ZERO,
+            cpu: Duration::ZERO,
             complaints: String::new(),
         }
     }

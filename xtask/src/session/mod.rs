@@ -1,10 +1,11 @@
 //! One boot of the host, from the start of the emulator to its end.
 //!
-//! A session ends by itself when the host gives its verdict. At the time limit, or when the text that was waited for
-//! appears, the host is asked to stop; if it does not, the emulator's debugger shows where the processors stand, and
-//! the emulator is killed.
+//! A session ends by itself when the host gives its verdict. At a limit, or when the text that was waited for appears,
+//! the host is asked to stop; if it does not, the emulator's debugger shows where the processors stand, and the emulator is
+//! killed. All limits count the time that the emulator has had, see [`Clock`].
 
 mod case;
+mod clock;
 mod console;
 mod serial;
 mod verdict;
@@ -27,6 +28,8 @@ use crate::{
     process::{self, Process},
 };
 pub use case::{Case, CaseResult};
+use clock::Clock;
+pub use clock::Limits;
 use console::Console;
 use serial::{STOP, Serial};
 pub use verdict::Verdict;
@@ -52,7 +55,7 @@ pub struct Session<'a> {
     pub disk: &'a [u8],
     /// For the emulator's files. No other session may use it at the same time.
     pub folder: &'a Path,
-    pub limit: Duration,
+    pub limits: Limits,
     /// A text after which the guest has done what was wanted.
     pub goal: Option<&'a str>,
     /// Whether the guest's serial port reads what is typed here.
@@ -73,11 +76,13 @@ pub struct Outcome {
     pub verdict: Option<Verdict>,
     /// `None`: the emulator had to be killed.
     pub status: Option<ExitStatus>,
-    /// Whether the time limit passed.
+    /// Whether a limit was passed.
     pub timed_out: bool,
     /// When the text that was waited for appeared.
     pub goal_after: Option<Duration>,
     pub elapsed: Duration,
+    /// The emulator's own time.
+    pub cpu: Duration,
     /// What the emulator recorded as going wrong.
     pub complaints: String,
 }
@@ -95,8 +100,11 @@ impl Outcome {
         match (&self.verdict, self.status) {
             (Some(verdict), _) => format!("the verdict was {verdict:?}"),
             (None, _) if self.timed_out => {
-                "the time limit passed, and the host did not answer; the end of the console shows where it stood"
-                    .to_owned()
+                format!(
+                    "no progress, or no end, in {:.0} s of the emulator's time, and the host did not answer; the end of the \
+                     console shows where it stood",
+                    self.cpu.as_secs_f64()
+                )
             }
             (None, Some(status)) => format!("no verdict; the emulator: {}", process::describe(status)),
             (None, None) => "no verdict, and the emulator had to be killed".to_owned(),
@@ -132,6 +140,8 @@ impl Session<'_> {
         let mut run = Run {
             console: Console::new(self.machine.emulator.intro()),
             started,
+            clock: Clock::default(),
+            sampled: started,
             phase: Phase::Running,
             goal_after: None,
             verdict: None,
@@ -158,6 +168,7 @@ impl Session<'_> {
                 Ok(None) | Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {}
             }
+            run.sample(&emulator);
             if !self.advance(&mut run, &mut serial, &emulator) {
                 break;
             }
@@ -173,6 +184,7 @@ impl Session<'_> {
         }
         let elapsed = started.elapsed();
         let console = run.console.into_text();
+        let clock = run.clock;
         fs::write(folder.join(CONSOLE_FILE), &console)?;
         Ok(Outcome {
             console,
@@ -181,6 +193,7 @@ impl Session<'_> {
             timed_out: run.timed_out,
             goal_after: run.goal_after,
             elapsed,
+            cpu: clock.cpu(),
             complaints: self.machine.complaints(&folder),
         })
     }
@@ -194,6 +207,9 @@ impl Session<'_> {
 
     fn take_piece(&self, run: &mut Run, piece: &[u8], observe: &mut impl FnMut(Event)) {
         let shown = run.console.feed(piece);
+        if !shown.bytes.is_empty() {
+            run.clock.output();
+        }
         observe(Event::Bytes(&shown.bytes));
         for line in &shown.lines {
             observe(Event::Line(line));
@@ -213,15 +229,15 @@ impl Session<'_> {
     fn advance(&self, run: &mut Run, serial: &mut Serial, emulator: &Process) -> bool {
         match run.phase {
             Phase::Running => {
-                let late = run.started.elapsed() >= self.limit;
-                if late || run.goal_after.is_some() {
-                    run.timed_out = late && run.goal_after.is_none();
+                let passed = run.clock.check(&self.limits);
+                if passed.is_some() || run.goal_after.is_some() {
+                    run.timed_out = passed.is_some() && run.goal_after.is_none();
                     serial.send(STOP);
                     run.enter(Phase::Stopping);
                 }
                 true
             }
-            Phase::Stopping(since) if since.elapsed() >= STOP_GRACE => {
+            Phase::Stopping(since) if run.since(since) >= STOP_GRACE => {
                 if !self.machine.emulator.has_debugger() {
                     return false;
                 }
@@ -229,8 +245,8 @@ impl Session<'_> {
                 run.enter(Phase::Debugger);
                 true
             }
-            Phase::Debugger(since) => since.elapsed() < DEBUGGER_GRACE,
-            Phase::Ending(since) => since.elapsed() < STOP_GRACE,
+            Phase::Debugger(since) => run.since(since) < DEBUGGER_GRACE,
+            Phase::Ending(since) => run.since(since) < STOP_GRACE,
             Phase::Stopping(_) => true,
         }
     }
@@ -239,6 +255,8 @@ impl Session<'_> {
 struct Run {
     console: Console,
     started: Instant,
+    clock: Clock,
+    sampled: Instant,
     phase: Phase,
     goal_after: Option<Duration>,
     verdict: Option<Verdict>,
@@ -246,20 +264,36 @@ struct Run {
 }
 
 impl Run {
-    fn enter(&mut self, phase: fn(Instant) -> Phase) {
-        self.phase = phase(Instant::now());
+    fn enter(&mut self, phase: fn(Duration) -> Phase) {
+        self.phase = phase(self.clock.now());
+    }
+
+    fn since(&self, then: Duration) -> Duration {
+        self.clock.now().saturating_sub(then)
+    }
+
+    fn sample(&mut self, emulator: &Process) {
+        let since_last = self.sampled.elapsed();
+        if since_last < TICK {
+            return;
+        }
+        self.sampled = Instant::now();
+        if let Some(usage) = emulator.usage() {
+            // A longer time is one in which this program got no processor, and the emulator may not have got one either.
+            self.clock.sample(usage, since_last.min(2 * TICK));
+        }
     }
 }
 
-/// Where a session stands, and since when.
+/// Where a session stands, and since when by its clock.
 enum Phase {
     Running,
     /// The host was asked to stop.
-    Stopping(Instant),
+    Stopping(Duration),
     /// The host did not, and the emulator's debugger prints the registers.
-    Debugger(Instant),
+    Debugger(Duration),
     /// The verdict is there, and the emulator should end.
-    Ending(Instant),
+    Ending(Duration),
 }
 
 /// Sends what is read, and `None` at its end.

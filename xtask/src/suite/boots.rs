@@ -21,10 +21,11 @@ use crate::{
     image::{self, Mode, Programs, RunConf},
     process,
     run::machine_memory,
-    session::{Event, Outcome, Session, Verdict},
+    session::{Event, Limits, Outcome, Session, Verdict},
 };
 
-const CASES_LIMIT: Duration = Duration::from_secs(300);
+/// Of the emulator's own time, several times what each takes.
+const CASES_LIMIT: Duration = Duration::from_secs(600);
 const GUEST_LIMIT: Duration = Duration::from_secs(300);
 const REFUSAL_LIMIT: Duration = Duration::from_secs(60);
 /// Of a console, as a failure prints it.
@@ -171,7 +172,8 @@ fn session(
         instructions_per_second: boot.instructions_per_second(),
         tolerates_unknown_msrs: false,
     };
-    Session { machine: &machine, disk: &disk, folder: folder.path(), limit, goal, keyboard: false }.run(observe)
+    let limits = Limits::of_test(limit);
+    Session { machine: &machine, disk: &disk, folder: folder.path(), limits, goal, keyboard: false }.run(observe)
 }
 
 /// The emulator's status must agree with the verdict: a machine that shut down on its own proves nothing.

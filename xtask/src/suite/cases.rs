@@ -103,6 +103,7 @@ mod tests {
             timed_out: false,
             goal_after: None,
             elapsed: Duration::ZERO,
+            cpu: Duration::ZERO,
             complaints: String::new(),
         }
     }

@@ -4,6 +4,8 @@
 //! a [`Process`] that is dropped kills its group; Ctrl-C, SIGTERM and a closed terminal kill all groups; and if this
 //! process itself is killed, the kernel kills its children (PR_SET_PDEATHSIG).
 
+mod usage;
+
 use std::{
     collections::BTreeSet,
     env,
@@ -25,6 +27,9 @@ use nix::{
 };
 
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
+const USAGE_INTERVAL: Duration = Duration::from_millis(500);
+
+pub use usage::Usage;
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
@@ -94,6 +99,29 @@ impl Process {
         Ok(self.ended)
     }
 
+    /// What the child itself has used, without what it started.
+    pub fn usage(&self) -> Option<Usage> {
+        usage::of_process(self.child.id())
+    }
+
+    /// Waits until the child ends, at most until it and what it started have used `limit`: time in which they wait for a
+    /// processor is not counted.
+    pub fn wait_for_work(&mut self, limit: Duration) -> Result<Option<ExitStatus>> {
+        let mut used = Duration::ZERO;
+        let mut asleep = Duration::ZERO;
+        while used + asleep < limit {
+            if let Some(status) = self.wait_for(USAGE_INTERVAL)? {
+                return Ok(Some(status));
+            }
+            let Usage { cpu, sleeps } = usage::of_group(self.group());
+            if sleeps && cpu <= used {
+                asleep += USAGE_INTERVAL;
+            }
+            used = used.max(cpu);
+        }
+        self.try_wait()
+    }
+
     /// Waits until the child ends, at most for `limit`.
     pub fn wait_for(&mut self, limit: Duration) -> Result<Option<ExitStatus>> {
         let end = Instant::now() + limit;
@@ -149,7 +177,7 @@ impl Captured {
     }
 }
 
-/// Runs a command to its end, or to the time limit.
+/// Runs a command to its end, or until it has used the time that it may.
 pub fn capture(command: &mut Command, limit: Duration) -> Result<Captured> {
     let (mut reader, writer) = io::pipe().context("cannot make a pipe")?;
     command.stdin(Stdio::null()).stdout(writer.try_clone().context("cannot share a pipe")?).stderr(writer);
@@ -162,12 +190,12 @@ pub fn capture(command: &mut Command, limit: Duration) -> Result<Captured> {
         let _ = reader.read_to_end(&mut bytes);
         String::from_utf8_lossy(&bytes).into_owned()
     });
-    let status = process.wait_for(limit)?;
+    let status = process.wait_for_work(limit)?;
     process.kill();
     let output = collector.join().unwrap_or_default();
     match status {
         Some(status) => Ok(Captured { status, output }),
-        None => bail!("no end within {} s\n{}", limit.as_secs(), output.trim_end()),
+        None => bail!("no end within {} s of its own time\n{}", limit.as_secs(), output.trim_end()),
     }
 }
 
