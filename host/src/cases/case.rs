@@ -23,7 +23,7 @@ pub struct Case {
 /// Where a case runs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum RunOn {
-    /// On the first CPU and on the last.
+    /// On the only CPU of a machine, and on the last one of a machine with several.
     EachCpu,
     /// On the first CPU, from where it may use the others.
     BootCpu,
