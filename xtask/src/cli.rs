@@ -111,8 +111,16 @@ pub struct TestOptions {
     /// Run the tests and the cases whose name holds this
     pub name: Option<String>,
 
-    /// Write docs/cases.md, which says which case shows what, instead of comparing it with the cases that passed
+    /// An answer in three minutes where all is built: format, clippy, unit tests, and one processor with all cases
     #[arg(long, conflicts_with = "name")]
+    pub quick: bool,
+
+    /// What the random programs that are new on every run are generated from; a run prints it
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+
+    /// Write docs/cases.md, which says which case shows what, instead of comparing it with the cases that passed
+    #[arg(long, conflicts_with_all = ["name", "quick"])]
     pub write_cases: bool,
 }
 

@@ -1,10 +1,6 @@
 //! Builds the bare-metal host and its boot code.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context, Result};
 
@@ -31,6 +27,8 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 const REGISTRY: &str = "registry";
 
 impl HostKind {
+    pub const ALL: [Self; 2] = [Self::Sse, Self::NoSse];
+
     /// A folder name for what belongs to it.
     pub const fn name(self) -> &'static str {
         match self {
@@ -41,7 +39,7 @@ impl HostKind {
 
     /// The command that builds both programs.
     pub fn command(self) -> Command {
-        self.command_in(&paths::host(), &self.folder())
+        self.command_in(&paths::host(), &paths::host_target())
     }
 
     /// The same for a copy of the host's sources, into a folder of its own.
@@ -60,23 +58,16 @@ impl HostKind {
         self.command_in(&paths::registry_host(), &paths::check_target(REGISTRY))
     }
 
-    /// Reads what the command built.
+    /// Reads what the command built. Both kinds are built into one folder, where cargo keeps the crates of each and shares
+    /// what runs on this computer: so it is read before the other kind is built.
     pub fn load(self) -> Result<HostImage> {
-        Self::load_from(&self.folder())
+        Self::load_from(&paths::host_target())
     }
 
     /// The same from the folder that [`Self::command_in`] was given.
     pub fn load_from(folder: &Path) -> Result<HostImage> {
         let folder = folder.join(TARGET).join("release");
         Ok(HostImage { host: read(&folder, "host")?, boot: read(&folder, "boot")? })
-    }
-
-    /// Other flags are another build of every dependency: in its own folder, neither evicts the other.
-    fn folder(self) -> PathBuf {
-        match self {
-            Self::Sse => paths::host_target(),
-            Self::NoSse => paths::check_target(self.name()),
-        }
     }
 }
 

@@ -23,6 +23,11 @@ pub fn init() -> PathBuf {
     root().join("guests/init")
 }
 
+/// What the repository's workspace is built into.
+pub fn target() -> PathBuf {
+    root().join("target")
+}
+
 /// What the host is built into. Said explicitly, so that a `CARGO_TARGET_DIR` of the caller does not move it.
 pub fn host_target() -> PathBuf {
     host().join("target")

@@ -12,7 +12,7 @@ use crate::{
     cli::{Backend, RunOptions},
     emulator::{self, Emulator, Machine},
     exit_counts::ExitCounts,
-    guest::{Guest, Trial, gnumach, linux},
+    guest::{Guest, GuestScenario, gnumach, linux},
     host_build::HostKind,
     image::{self, Mode, RunConf},
     install, process,
@@ -105,7 +105,7 @@ impl<'a> Choice<'a> {
             Some(path) => Kind::File(path),
             None => Kind::GnuMach,
         };
-        let likes: &Trial = if options.linux { &linux::BY_PVH } else { &gnumach::TRIAL };
+        let likes: &GuestScenario = if options.linux { &linux::BY_PVH } else { &gnumach::SCENARIO };
         Self {
             kind,
             model: options.model.as_deref().unwrap_or(likes.models.first().unwrap_or(&DEFAULT_MODEL)),

@@ -4,7 +4,7 @@
 
 use anyhow::Result;
 
-use super::{Ending, Guest, Trial, debian};
+use super::{Ending, Guest, GuestScenario, debian};
 use crate::emulator::INSTRUCTIONS_PER_SECOND;
 
 const PACKAGE: &str = "gnumach-image-1.8-486";
@@ -14,7 +14,7 @@ const COMMAND_LINE: &str = "console=com0";
 /// The kernel's last words.
 pub const GOAL: &str = "No bootstrap code loaded";
 
-pub const TRIAL: Trial = Trial {
+pub const SCENARIO: GuestScenario = GuestScenario {
     name: "gnumach",
     fetch,
     goal: GOAL,
@@ -31,7 +31,8 @@ pub const TRIAL: Trial = Trial {
 };
 
 /// To the same end by way of axvm.
-pub const ON_AXVM: Trial = Trial { name: "gnumach-on-axvm", axvm: true, counts_exits: false, ..TRIAL };
+pub const ON_AXVM: GuestScenario =
+    GuestScenario { name: "gnumach-on-axvm", axvm: true, counts_exits: false, ..SCENARIO };
 
 pub fn fetch() -> Result<Guest> {
     Guest::read(&debian::file(PACKAGE, KERNEL)?, COMMAND_LINE, &[])

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::ValueEnum;
 
-use super::{Ending, Guest, Module, Trial, debian, init, initramfs, vmlinux};
+use super::{Ending, Guest, GuestScenario, Module, debian, init, initramfs, vmlinux};
 
 /// 6.1's cloud kernel packs itself with LZ4: the others take an emulator a minute to unpack.
 const PACKAGE: debian::Pattern = debian::Pattern { prefix: "linux-image-6.1.0-", suffix: "-cloud-amd64" };
@@ -33,7 +33,7 @@ pub enum Entry {
     Bzimage,
 }
 
-pub const BY_PVH: Trial = Trial {
+pub const BY_PVH: GuestScenario = GuestScenario {
     name: "linux-pvh",
     fetch: || fetch(Entry::Pvh, QUICK),
     goal: GOAL,
@@ -49,7 +49,7 @@ pub const BY_PVH: Trial = Trial {
     counts_exits: false,
 };
 
-pub const BY_BZIMAGE: Trial = Trial {
+pub const BY_BZIMAGE: GuestScenario = GuestScenario {
     name: "linux-bzimage",
     fetch: || fetch(Entry::Bzimage, DEFENDED),
     shows: &[
@@ -66,7 +66,7 @@ pub const BY_BZIMAGE: Trial = Trial {
 const NOT_MOVED: &str = "init: kernel text at 0xffffffff81000000";
 
 /// The other ways out, each as soon as the first process runs.
-pub const REBOOT: Trial = Trial {
+pub const REBOOT: GuestScenario = GuestScenario {
     name: "linux-reboot",
     fetch: || fetch_to_end("selftest=reboot"),
     goal: "init: ending: Reboot",
@@ -75,7 +75,7 @@ pub const REBOOT: Trial = Trial {
     ..BY_PVH
 };
 
-pub const HALT: Trial = Trial {
+pub const HALT: GuestScenario = GuestScenario {
     name: "linux-halt",
     fetch: || fetch_to_end("selftest=halt"),
     goal: "init: ending: Halt",
@@ -84,7 +84,7 @@ pub const HALT: Trial = Trial {
     ..BY_PVH
 };
 
-pub const PANIC: Trial = Trial {
+pub const PANIC: GuestScenario = GuestScenario {
     name: "linux-panic",
     fetch: || fetch_to_end("selftest=panic"),
     goal: "init: ending: Panic",
@@ -96,7 +96,7 @@ pub const PANIC: Trial = Trial {
 
 /// Told not to restart, the kernel stays in its panic for ever: nothing runs but its interrupts, and it cannot be asked
 /// to end. Its registers must be there when it is stopped.
-pub const HANG: Trial = Trial {
+pub const HANG: GuestScenario = GuestScenario {
     name: "linux-hang",
     fetch: || fetch_to_end("selftest=panic panic=0"),
     goal: "end Kernel panic",
@@ -106,7 +106,7 @@ pub const HANG: Trial = Trial {
 };
 
 /// The same of a first process that runs for ever, under a kernel that goes on.
-pub const SPIN: Trial = Trial {
+pub const SPIN: GuestScenario = GuestScenario {
     name: "linux-spin",
     fetch: || fetch_to_end("selftest=hang"),
     goal: "init: ending: Hang",
@@ -121,7 +121,7 @@ fn fetch_to_end(how: &str) -> Result<Guest> {
 }
 
 /// On two processors of the host's. What the kernel says on its way is in the others' consoles.
-pub const ON_TWO: Trial = Trial {
+pub const ON_TWO: GuestScenario = GuestScenario {
     name: "linux-smp",
     fetch: || fetch(Entry::Pvh, &format!("{QUICK} quiet")),
     goal: "init: self-test: 7 of 7 passed, processors: 2",

@@ -5,14 +5,14 @@
 
 use anyhow::Result;
 
-use super::{Ending, Guest, Trial, debian};
+use super::{Ending, Guest, GuestScenario, debian};
 use crate::emulator::INSTRUCTIONS_PER_SECOND;
 
 const PACKAGE: &str = "memtest86+";
 const KERNEL: &str = "boot/memtest86+x64.bin";
 const COMMAND_LINE: &str = "console=ttyS0,115200 nosmp";
 
-pub const TRIAL: Trial = Trial {
+pub const SCENARIO: GuestScenario = GuestScenario {
     name: "memtest86+",
     fetch,
     goal: "#4  [Moving inversions, 8 bit pattern]",

@@ -15,7 +15,7 @@ use anyhow::{Context, Result};
 use flate2::read::MultiGzDecoder;
 
 /// The guests that are tests: one for each kind of image that the host loads.
-pub static TRIALS: [Trial; 13] = [
+pub static SCENARIOS: [GuestScenario; 13] = [
     linux::ON_TWO,
     linux::BY_BZIMAGE,
     linux::BY_PVH,
@@ -25,15 +25,15 @@ pub static TRIALS: [Trial; 13] = [
     linux::HANG,
     linux::SPIN,
     gnumach::ON_AXVM,
-    gnumach::TRIAL,
-    memtest::TRIAL,
+    gnumach::SCENARIO,
+    memtest::SCENARIO,
     tiny::FLAT,
     tiny::PVH,
 ];
 
 /// A guest, and what must come of it.
 #[derive(Debug)]
-pub struct Trial {
+pub struct GuestScenario {
     pub name: &'static str,
     pub fetch: fn() -> Result<Guest>,
     /// A text that its console must show.
@@ -57,7 +57,7 @@ pub struct Trial {
     pub counts_exits: bool,
 }
 
-impl Trial {
+impl GuestScenario {
     pub fn is_for(&self, model: &str) -> bool {
         self.models.is_empty() || self.models.contains(&model)
     }

@@ -9,10 +9,10 @@ use object::{
     pod,
 };
 
-use super::{Ending, Guest, Trial};
+use super::{Ending, Guest, GuestScenario};
 use crate::emulator::INSTRUCTIONS_PER_SECOND;
 
-pub const FLAT: Trial = Trial {
+pub const FLAT: GuestScenario = GuestScenario {
     name: "flat",
     fetch: flat,
     goal: FLAT_LINE,
@@ -27,7 +27,7 @@ pub const FLAT: Trial = Trial {
     axvm: false,
     counts_exits: false,
 };
-pub const PVH: Trial = Trial { name: "pvh", fetch: pvh, goal: PVH_LINE, ..FLAT };
+pub const PVH: GuestScenario = GuestScenario { name: "pvh", fetch: pvh, goal: PVH_LINE, ..FLAT };
 
 const FLAT_LINE: &str = "a flat binary runs";
 const PVH_LINE: &str = "an ELF kernel runs from its PVH entry";

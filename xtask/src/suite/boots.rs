@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -16,8 +17,8 @@ use crate::{
     emulator::Machine,
     exit_counts::ExitCounts,
     fuzz,
-    guest::{Ending, Guest, Trial, linux},
-    host_build::HostImage,
+    guest::{Ending, Guest, GuestScenario, linux},
+    host_build::{HostImage, HostKind},
     image::{self, Mode, Programs, RunConf},
     process,
     run::machine_memory,
@@ -32,21 +33,44 @@ const REFUSAL_LIMIT: Duration = Duration::from_secs(60);
 const TAIL_LINES: usize = 80;
 
 /// What the boots share.
-pub struct Supplies<'a> {
-    pub host: &'a HostImage,
-    /// The guests that boots need, by the names of their trials. The error is text, because each boot that fails for it
-    /// says so.
-    pub guests: BTreeMap<&'static str, Result<Guest, String>>,
+#[derive(Default)]
+pub struct Fixtures {
+    hosts: [OnceLock<HostImage>; HostKind::ALL.len()],
+    /// Guests by the names of their scenarios, each fetched when a boot needs it first. The error is text, because each boot
+    /// that fails for it says so.
+    guests: Mutex<BTreeMap<&'static str, Arc<OnceLock<Result<Guest, String>>>>>,
 }
 
-pub fn run(boot: &Boot, supplies: &Supplies, report: &Report) {
+impl Fixtures {
+    pub fn add_host(&self, kind: HostKind, image: HostImage) {
+        // A host is built once.
+        let _ = self.hosts[kind as usize].set(image);
+    }
+
+    fn host(&self, kind: HostKind) -> Option<&HostImage> {
+        self.hosts[kind as usize].get()
+    }
+
+    fn guest(&self, scenario: &'static GuestScenario) -> Arc<OnceLock<Result<Guest, String>>> {
+        let guest =
+            Arc::clone(self.guests.lock().unwrap_or_else(PoisonError::into_inner).entry(scenario.name).or_default());
+        // Others may be fetched meanwhile, and this one only once.
+        guest.get_or_init(|| (scenario.fetch)().map_err(|error| format!("{error:#}")));
+        guest
+    }
+}
+
+pub fn run(boot: &Boot, fixtures: &Fixtures, report: &Report) {
+    let Some(host) = fixtures.host(boot.host) else {
+        return report.skipped(&boot.name, "the host does not build");
+    };
     report.started(&boot.name);
     let started = Instant::now();
     let result = match &boot.kind {
-        BootKind::Cases { filter } => run_cases(boot, filter, supplies, report).map(|()| None),
-        BootKind::Refusal { must_say } => run_refusal(boot, must_say, supplies).map(Some),
-        BootKind::Fuzz(programs) => run_fuzz(boot, *programs, supplies).map(Some),
-        BootKind::Guest(trial) => run_guest(boot, trial, supplies).map(Some),
+        BootKind::Cases { filter } => run_cases(boot, filter, host, report).map(|()| None),
+        BootKind::Refusal { must_say } => run_refusal(boot, must_say, host).map(Some),
+        BootKind::Fuzz(programs) => run_fuzz(boot, *programs, host).map(Some),
+        BootKind::Guest(scenario) => run_guest(boot, scenario, fixtures, host).map(Some),
     };
     match result {
         Ok(Some(note)) => report.passed(&boot.name, started.elapsed(), &note),
@@ -57,9 +81,9 @@ pub fn run(boot: &Boot, supplies: &Supplies, report: &Report) {
 }
 
 /// An error if the boot itself went wrong; cases that fail are reported by their own names.
-fn run_cases(boot: &Boot, filter: &str, supplies: &Supplies, report: &Report) -> Result<()> {
+fn run_cases(boot: &Boot, filter: &str, host: &HostImage, report: &Report) -> Result<()> {
     let mut cases = Cases::new(boot, report);
-    let outcome = boot_cases(boot, filter, supplies.host, CASES_LIMIT, |event| {
+    let outcome = boot_cases(boot, filter, host, CASES_LIMIT, |event| {
         if let Event::Line(line) = event {
             cases.line(line);
         }
@@ -74,9 +98,9 @@ fn run_cases(boot: &Boot, filter: &str, supplies: &Supplies, report: &Report) ->
     Ok(())
 }
 
-fn run_refusal(boot: &Boot, must_say: &str, supplies: &Supplies) -> Result<String> {
+fn run_refusal(boot: &Boot, must_say: &str, host: &HostImage) -> Result<String> {
     let mode = Mode::Cases { filter: "" };
-    let outcome = session(boot, mode, supplies.host, REFUSAL_LIMIT, None, |_| {})?;
+    let outcome = session(boot, mode, host, REFUSAL_LIMIT, None, |_| {})?;
     judge_refusal(boot, &outcome, must_say).with_context(|| evidence(&outcome))
 }
 
@@ -89,52 +113,53 @@ fn judge_refusal(boot: &Boot, outcome: &Outcome, must_say: &str) -> Result<Strin
     Ok(why.clone())
 }
 
-fn run_fuzz(boot: &Boot, programs: Programs, supplies: &Supplies) -> Result<String> {
-    match fuzz::boot(&boot.emulator, supplies.host, programs)? {
-        Some(failure) => bail!("{}", fuzz::explain(&boot.emulator, supplies.host, programs.seed, &failure)?),
-        None => Ok(format!("{} programs", programs.count)),
+fn run_fuzz(boot: &Boot, programs: Programs, host: &HostImage) -> Result<String> {
+    match fuzz::boot(&boot.emulator, host, programs)? {
+        Some(failure) => bail!("{}", fuzz::explain(&boot.emulator, host, programs.seed, &failure)?),
+        None => Ok(format!("{} programs of seed {}", programs.count, programs.seed)),
     }
 }
 
-fn run_guest(boot: &Boot, trial: &Trial, supplies: &Supplies) -> Result<String> {
-    let guest = match supplies.guests.get(trial.name) {
+fn run_guest(boot: &Boot, scenario: &'static GuestScenario, fixtures: &Fixtures, host: &HostImage) -> Result<String> {
+    let fetched = fixtures.guest(scenario);
+    let guest = match fetched.get() {
         Some(Ok(guest)) => guest,
         Some(Err(error)) => bail!("{error}"),
-        None => bail!("{} was not fetched", trial.name),
+        None => bail!("{} was not fetched", scenario.name),
     };
     let mode = Mode::Guest {
         guest,
-        memory_mib: trial.memory_mib,
-        cpus: trial.cpus,
-        stats: trial.counts_exits,
-        axvm: trial.axvm,
+        memory_mib: scenario.memory_mib,
+        cpus: scenario.cpus,
+        stats: scenario.counts_exits,
+        axvm: scenario.axvm,
         native: false,
     };
-    let stop_at = (trial.ending == Ending::WhenStopped).then_some(trial.goal);
-    let outcome = session(boot, mode, supplies.host, GUEST_LIMIT, stop_at, |_| {})?;
-    judge_guest(boot, trial, &outcome).with_context(|| evidence(&outcome))
+    let stop_at = (scenario.ending == Ending::WhenStopped).then_some(scenario.goal);
+    let outcome = session(boot, mode, host, GUEST_LIMIT, stop_at, |_| {})?;
+    judge_guest(boot, scenario, &outcome).with_context(|| evidence(&outcome))
 }
 
 /// The text that was to appear, and a host that is still there to end in order afterwards.
-fn judge_guest(boot: &Boot, trial: &Trial, outcome: &Outcome) -> Result<String> {
-    let goal = trial.goal;
+fn judge_guest(boot: &Boot, scenario: &GuestScenario, outcome: &Outcome) -> Result<String> {
+    let goal = scenario.goal;
     ensure!(outcome.console.contains(goal), "{goal:?} did not appear; {}", outcome.end_in_words());
-    for text in trial.shows {
+    for text in scenario.shows {
         ensure!(outcome.console.contains(text), "{text:?} did not appear");
     }
-    for text in trial.hides {
+    for text in scenario.hides {
         ensure!(!outcome.console.contains(text), "{text:?} appeared");
     }
     let panic = linux::panic(&outcome.console);
-    ensure!(panic == trial.panic, "the kernel's panic: {panic:?}");
-    let good = match (trial.ending, &outcome.verdict) {
+    ensure!(panic == scenario.panic, "the kernel's panic: {panic:?}");
+    let good = match (scenario.ending, &outcome.verdict) {
         (Ending::WhenStopped, Some(Verdict::Timeout)) => true,
         (Ending::ByItself(expected), Some(Verdict::GuestEnded(reason))) => reason == expected,
         _ => false,
     };
     ensure!(good, "after the goal: {}", outcome.end_in_words());
     ensure_ended_by_host(boot, outcome)?;
-    if !trial.counts_exits {
+    if !scenario.counts_exits {
         return Ok(format!("{goal:?}"));
     }
     let counts = ExitCounts::find(&outcome.console).context("the exits were not counted")?;

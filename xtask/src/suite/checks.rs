@@ -10,7 +10,11 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use flate2::read::GzDecoder;
 
-use super::{example, layers, shape, spelling};
+use super::{
+    example, layers,
+    queue::BuildFolder::{self, Host, Workspace},
+    shape, spelling,
+};
 use crate::{
     api,
     bench::guard,
@@ -25,26 +29,46 @@ pub const LIMIT: Duration = Duration::from_secs(600);
 pub struct Check {
     pub name: &'static str,
     pub run: fn() -> Result<Option<String>>,
+    /// The folder that it builds into.
+    pub folder: Option<BuildFolder>,
+    /// Whether it boots the hosts.
+    pub boots: bool,
+}
+
+impl Check {
+    const fn new(name: &'static str, run: fn() -> Result<Option<String>>) -> Self {
+        Self { name, run, folder: None, boots: false }
+    }
+
+    const fn builds_into(mut self, folder: BuildFolder) -> Self {
+        self.folder = Some(folder);
+        self
+    }
+
+    const fn boots_hosts(mut self) -> Self {
+        self.boots = true;
+        self
+    }
 }
 
 pub const ALL: &[Check] = &[
-    Check { name: "fmt", run: formatted },
-    Check { name: "clippy", run: clippy },
-    Check { name: "clippy-host", run: clippy_host },
-    Check { name: "clippy-init", run: clippy_init },
-    Check { name: "doc", run: documented },
-    Check { name: "unit", run: unit_tests },
-    Check { name: "fuzz", run: fuzzed },
-    Check { name: "layers", run: layers::check },
-    Check { name: "shape", run: shape::check },
-    Check { name: "spelling", run: spelling::check },
-    Check { name: "api", run: api::check },
-    Check { name: "mutations", run: mutate::check },
-    Check { name: "package", run: packaged_files },
-    Check { name: "fresh-lock", run: builds_from_a_fresh_lock },
-    Check { name: "axvm-drop-in", run: drops_into_axvm },
-    Check { name: "example", run: example::check },
-    Check { name: "bench", run: guard::check },
+    Check::new("fmt", formatted),
+    Check::new("clippy", clippy).builds_into(Workspace),
+    Check::new("unit", unit_tests).builds_into(Workspace),
+    Check::new("fuzz", fuzzed).builds_into(Workspace),
+    Check::new("doc", documented).builds_into(Workspace),
+    Check::new("axvm-drop-in", drops_into_axvm).builds_into(Workspace),
+    Check::new("fresh-lock", builds_from_a_fresh_lock).builds_into(Workspace),
+    Check::new("clippy-host", clippy_host).builds_into(Host),
+    Check::new("clippy-init", clippy_init),
+    Check::new("api", api::check),
+    Check::new("bench", guard::check).boots_hosts(),
+    Check::new("example", example::check),
+    Check::new("layers", layers::check),
+    Check::new("shape", shape::check),
+    Check::new("spelling", spelling::check),
+    Check::new("mutations", mutate::check),
+    Check::new("package", packaged_files),
 ];
 
 fn formatted() -> Result<Option<String>> {
@@ -99,7 +123,7 @@ fn unit_tests() -> Result<Option<String>> {
 /// Random instructions and page tables, for ten million inputs or a minute.
 fn fuzzed() -> Result<Option<String>> {
     let output = run(cargo()
-        .args(["test", "--quiet", "--release", "--package", "x86_vcpu", "--lib"])
+        .args(["test", "--quiet", "--package", "x86_vcpu", "--lib"])
         .args(["--", "--ignored", "--exact", "--nocapture", "emulator::tests::fuzz_for_a_minute"])
         .current_dir(paths::root()))?;
     ensure!(passed_tests(&output) == 1, "the test did not run\n{output}");
@@ -159,7 +183,7 @@ fn builds_from_a_fresh_lock() -> Result<Option<String>> {
     let configuration = library.join(".cargo");
     fs::create_dir(&configuration)?;
     fs::copy(paths::root().join(".cargo/config.toml"), configuration.join("config.toml"))?;
-    run(cargo().args(["build", "--quiet", "--target-dir"]).arg(&target).current_dir(library))?;
+    check_with_the_workspace(&library)?;
     Ok(None)
 }
 
@@ -180,7 +204,7 @@ fn newest_package(folder: &Path) -> Result<std::path::PathBuf> {
 
 /// axvm compiles on this crate in place of the registry's.
 fn drops_into_axvm() -> Result<Option<String>> {
-    run(cargo().args(["check", "--quiet", "--target-dir"]).arg(paths::check_target("axvm")).current_dir(axvm()))?;
+    check_with_the_workspace(&axvm())?;
     let tree = run(cargo().args(["tree", "--prefix", "none", "--format", "{p}", "--quiet"]).current_dir(axvm()))?;
     judge_tree(&tree, paths::root())?;
     Ok(None)
@@ -196,6 +220,12 @@ fn judge_tree(tree: &str, ours: &Path) -> Result<()> {
         ensure!(line.contains(&path), "the tree uses {line}");
     }
     Ok(())
+}
+
+/// Compiles another workspace to what the compiler checks, beside what is built of this one: most of the crates below are the
+/// same.
+fn check_with_the_workspace(folder: &Path) -> Result<String> {
+    run(cargo().args(["check", "--quiet", "--target-dir"]).arg(paths::target()).current_dir(folder))
 }
 
 fn axvm() -> std::path::PathBuf {

@@ -1,7 +1,6 @@
 //! `cargo xtask test`: everything that can turn red.
 //!
-//! The checks come first, one after the other, because cargo uses all processors by itself. The boots follow, as many
-//! side by side as there are processors, because an emulator uses one.
+//! Checks, builds of the host and boots are jobs of one [`queue`].
 
 mod boots;
 mod cases;
@@ -11,17 +10,12 @@ mod example;
 mod layers;
 mod names;
 mod plan;
+mod queue;
 mod report;
 mod shape;
 mod spelling;
 
-use std::{
-    collections::BTreeMap,
-    num::NonZeroUsize,
-    sync::{Mutex, PoisonError},
-    thread,
-    time::Instant,
-};
+use std::time::Instant;
 
 use anyhow::{Result, ensure};
 
@@ -31,39 +25,37 @@ use crate::{
     install,
     process::{self, capture},
 };
-use boots::Supplies;
-
+use boots::Fixtures;
 pub use plan::{Boot, boots};
-use plan::{BootKind, Plan};
+use plan::{BootKind, Plan, Work};
 use report::Report;
 
 /// True if something ran and nothing failed.
 pub fn run(options: &TestOptions) -> Result<bool> {
+    let seed = options.seed.unwrap_or_else(plan::fresh_seed);
     let plan = match &options.name {
-        None => Plan::whole(),
+        None if options.quick => Plan::quick(),
+        None => Plan::whole(seed),
         Some(name) => {
             let cases = names::of_cases()?;
-            let plan = Plan::named(name, &cases);
+            let plan = Plan::named(name, &cases, seed);
             ensure!(!plan.is_empty(), "no test or case has {name:?} in its name{}", near(name, &cases));
             plan
         }
     };
     install::install_missing(&plan.needs())?;
     let report = Report::new(plan.checks.len() + plan.boots.len());
-    for check in &plan.checks {
-        report.time(check.name, check.run);
-    }
-    for kind in [HostKind::Sse, HostKind::NoSse] {
-        let boots: Vec<&Boot> = plan.boots.iter().filter(|boot| boot.host == kind).collect();
-        if !boots.is_empty() && !process::interrupted() {
-            build_and_boot(kind, &boots, &report);
-        }
-    }
+    let fixtures = Fixtures::default();
+    queue::run(plan.jobs(), |work| match work {
+        Work::Check(check) => report.time(check.name, check.run),
+        Work::Build(kind) => build(kind, &fixtures, &report),
+        Work::Boot(boot) => boots::run(&boot, &fixtures, &report),
+    });
     if process::interrupted() {
         return Ok(false);
     }
     // Only a full run knows which cases there are.
-    if options.name.is_none() {
+    if options.name.is_none() && !options.quick {
         let passed = report.passed_cases();
         report.time("case-table", || coverage::check(&passed, options.write_cases));
     }
@@ -77,51 +69,20 @@ fn near(name: &str, cases: &[String]) -> String {
 }
 
 /// A build is not a test by itself, because nothing is shown by a host that only builds.
-fn build_and_boot(kind: HostKind, boots: &[&Boot], report: &Report) {
+fn build(kind: HostKind, fixtures: &Fixtures, report: &Report) {
     let name = format!("host-build/{}", kind.name());
     report.started(&name);
     let started = Instant::now();
     match build_host(kind) {
         Ok(host) => {
+            fixtures.add_host(kind, host);
             report.finished(&name);
-            run_boots(boots, &host, report);
         }
-        Err(error) => {
-            report.failed(&name, started.elapsed(), &error);
-            for boot in boots {
-                report.skipped(&boot.name, "the host does not build");
-            }
-        }
+        Err(error) => report.failed(&name, started.elapsed(), &error),
     }
 }
 
 fn build_host(kind: HostKind) -> Result<HostImage> {
     capture(kind.command().arg("--quiet"), checks::LIMIT)?.success()?;
     kind.load()
-}
-
-fn run_boots(boots: &[&Boot], host: &HostImage, report: &Report) {
-    // Fetched once for all boots that need one; those fail one by one if it cannot be had.
-    let mut guests = BTreeMap::new();
-    for boot in boots {
-        if let BootKind::Guest(trial) = &boot.kind {
-            guests.entry(trial.name).or_insert_with(|| (trial.fetch)().map_err(|error| format!("{error:#}")));
-        }
-    }
-    let supplies = Supplies { host, guests };
-    let queue = Mutex::new(boots.iter());
-    let next = || {
-        let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
-        queue.next().filter(|_| !process::interrupted())
-    };
-    let workers = thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    thread::scope(|scope| {
-        for _ in 0..workers {
-            scope.spawn(|| {
-                while let Some(boot) = next() {
-                    boots::run(boot, &supplies, report);
-                }
-            });
-        }
-    });
 }

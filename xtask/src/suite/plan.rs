@@ -1,9 +1,14 @@
 //! What is tested, and which of it a name on the command line means.
 
-use super::checks::{self, Check};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::{
+    checks::{self, Check},
+    queue::{BuildFolder, Job},
+};
 use crate::{
     emulator::{Emulator, INSTRUCTIONS_PER_SECOND},
-    guest::{TRIALS, Trial},
+    guest::{GuestScenario, SCENARIOS},
     host_build::HostKind,
     image::Programs,
     install::{self, Need},
@@ -17,12 +22,25 @@ const CASE_CPUS: [u32; 2] = [4, 1];
 const REFUSED_MODELS: [(&str, &str, &str); 2] =
     [("penryn", "core2_penryn_t9600", "EPT"), ("lynnfield", "corei5_lynnfield_750", "unrestricted")];
 
-/// Random programs on each model.
-const PROGRAMS: u64 = 6700;
+/// Random programs on each model: the same on every run, and new ones.
+const PROGRAMS: u64 = 6000;
+const NEW_PROGRAMS: u64 = 700;
+
+/// The checks of `--quick`, which answer in seconds when all is built.
+const QUICK_CHECKS: [&str; 8] = ["fmt", "clippy", "clippy-host", "unit", "layers", "shape", "mutations", "package"];
+/// Its boot: a processor with everything, and several CPUs.
+const QUICK_BOOT: &str = "cases/tigerlake/4";
 
 pub struct Plan {
     pub checks: Vec<&'static Check>,
     pub boots: Vec<Boot>,
+}
+
+/// What a job of the queue does.
+pub enum Work {
+    Check(&'static Check),
+    Build(HostKind),
+    Boot(Boot),
 }
 
 /// A boot of the host.
@@ -41,29 +59,62 @@ pub enum BootKind {
     Cases { filter: String },
     /// The crate's error must hold the text.
     Refusal { must_say: &'static str },
-    /// A guest must show what its trial says.
-    Guest(&'static Trial),
+    /// A guest must show what its scenario says.
+    Guest(&'static GuestScenario),
     /// None of these random programs may fail.
     Fuzz(Programs),
 }
 
 impl Plan {
     /// Everything.
-    pub fn whole() -> Self {
-        Plan { checks: checks::ALL.iter().collect(), boots: boots() }
+    pub fn whole(seed: u64) -> Self {
+        Plan { checks: checks::ALL.iter().collect(), boots: boots_with(seed) }
+    }
+
+    /// An answer in minutes.
+    pub fn quick() -> Self {
+        Plan {
+            checks: checks::ALL.iter().filter(|check| QUICK_CHECKS.contains(&check.name)).collect(),
+            boots: boots().into_iter().filter(|boot| boot.name == QUICK_BOOT).collect(),
+        }
     }
 
     /// What `name` means: a part of a test's name, or a part of the name of one of the `cases`. The whole name of a check
     /// means only that, so that a quick check does not boot anything.
-    pub fn named(name: &str, cases: &[String]) -> Self {
+    pub fn named(name: &str, cases: &[String], seed: u64) -> Self {
         let exact: Vec<_> = checks::ALL.iter().filter(|check| check.name == name).collect();
         if !exact.is_empty() {
             return Plan { checks: exact, boots: Vec::new() };
         }
         Plan {
             checks: checks::ALL.iter().filter(|check| check.name.contains(name)).collect(),
-            boots: boots().into_iter().filter_map(|boot| boot.select(name, cases)).collect(),
+            boots: boots_with(seed).into_iter().filter_map(|boot| boot.select(name, cases)).collect(),
         }
+    }
+
+    /// The builds come first, because boots wait for them; then the checks that build, and the boots, the long ones first.
+    pub fn jobs(self) -> Vec<Job<Work>> {
+        let hosts = HostKind::ALL.into_iter().filter(|kind| self.boots.iter().any(|boot| boot.host == *kind));
+        let builds = hosts.map(|kind| Job {
+            work: Work::Build(kind),
+            folder: Some(BuildFolder::Host),
+            after: Vec::new(),
+            builds: Some(kind),
+        });
+        let checks = self.checks.into_iter().map(|check| Job {
+            folder: check.folder,
+            after: if check.boots { HostKind::ALL.to_vec() } else { Vec::new() },
+            work: Work::Check(check),
+            builds: None,
+        });
+        let mut jobs: Vec<_> = builds.chain(checks).collect();
+        jobs.extend(self.boots.into_iter().map(|boot| Job {
+            folder: None,
+            after: vec![boot.host],
+            work: Work::Boot(boot),
+            builds: None,
+        }));
+        jobs
     }
 
     pub fn is_empty(&self) -> bool {
@@ -100,7 +151,7 @@ impl Boot {
 
     pub fn instructions_per_second(&self) -> u32 {
         match self.kind {
-            BootKind::Guest(trial) => trial.instructions_per_second,
+            BootKind::Guest(scenario) => scenario.instructions_per_second,
             BootKind::Cases { .. } | BootKind::Fuzz(_) | BootKind::Refusal { .. } => INSTRUCTIONS_PER_SECOND,
         }
     }
@@ -118,8 +169,22 @@ impl Boot {
 
 const CASES: &str = "cases/";
 
-/// All boots, the long ones first: then no worker is left with one while the others have nothing to do.
+/// From the clock: nobody has run it before.
+pub fn fresh_seed() -> u64 {
+    // Short enough to type.
+    const SEEDS: u128 = 1_000_000_000;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis() % SEEDS).unwrap_or_default()
+}
+
+/// All boots, with any seed.
 pub fn boots() -> Vec<Boot> {
+    boots_with(fresh_seed())
+}
+
+/// All boots, the long ones first: then no worker is left with one while the others have nothing to do. The seed is that of
+/// the random programs that are new.
+fn boots_with(fresh: u64) -> Vec<Boot> {
     let bochs = |model: &str| Emulator::Bochs { model: model.to_owned() };
     let cases = CASE_CPUS.iter().flat_map(|cpus| {
         WORKING_MODELS.iter().map(move |(short, model)| Boot {
@@ -131,12 +196,12 @@ pub fn boots() -> Vec<Boot> {
         })
     });
     let guests = WORKING_MODELS.iter().flat_map(|(short, model)| {
-        TRIALS.iter().filter(|trial| trial.is_for(short)).map(move |trial| Boot {
-            name: format!("guest/{}/{short}", trial.name),
+        SCENARIOS.iter().filter(|scenario| scenario.is_for(short)).map(move |scenario| Boot {
+            name: format!("guest/{}/{short}", scenario.name),
             emulator: bochs(model),
             host: HostKind::Sse,
-            cpus: trial.cpus,
-            kind: BootKind::Guest(trial),
+            cpus: scenario.cpus,
+            kind: BootKind::Guest(scenario),
         })
     });
     // Behind an INIT that came in a guest, and behind a wait for a start-up IPI (SMIs stay blocked), no guest runs on that
@@ -170,14 +235,16 @@ pub fn boots() -> Vec<Boot> {
         cpus: 4,
         kind: BootKind::Cases { filter: String::new() },
     });
-    let fuzz = (1..).zip(WORKING_MODELS).map(|(seed, (short, model))| Boot {
-        name: format!("fuzz/{short}"),
-        emulator: bochs(model),
-        host: HostKind::Sse,
-        cpus: 1,
-        kind: BootKind::Fuzz(Programs { seed, first: 0, count: PROGRAMS, verbose: false }),
+    let fuzz = (1..).zip(WORKING_MODELS).flat_map(|(seed, (short, model))| {
+        [("fuzz", seed, PROGRAMS), ("fuzz-new", fresh, NEW_PROGRAMS)].map(|(name, seed, count)| Boot {
+            name: format!("{name}/{short}"),
+            emulator: bochs(model),
+            host: HostKind::Sse,
+            cpus: 1,
+            kind: BootKind::Fuzz(Programs { seed, first: 0, count, verbose: false }),
+        })
     });
-    cases.chain(fuzz).chain(guests).chain(refusals).chain(alone).chain([tcg]).chain(without_sse).collect()
+    guests.chain(cases).chain(without_sse).chain(fuzz).chain(refusals).chain(alone).chain([tcg]).collect()
 }
 
 #[cfg(test)]
@@ -185,7 +252,7 @@ mod tests {
     use super::*;
 
     fn named(name: &str) -> Plan {
-        Plan::named(name, &["cpuid.leaf_1".to_owned(), "walk.of_nothing".to_owned()])
+        Plan::named(name, &["cpuid.leaf_1".to_owned(), "walk.of_nothing".to_owned()], 5)
     }
 
     fn filters(name: &str) -> Vec<(String, String)> {
@@ -230,7 +297,7 @@ mod tests {
     #[test]
     fn only_the_emulators_that_boot_something_are_needed() {
         assert_eq!(named("guest/gnumach/").needs(), install::BOCHS);
-        assert_eq!(Plan::whole().needs(), [install::BOCHS, install::QEMU].concat());
+        assert_eq!(Plan::whole(5).needs(), [install::BOCHS, install::QEMU].concat());
     }
 
     #[test]
