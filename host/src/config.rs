@@ -14,6 +14,8 @@ pub struct Config {
     pub expect_cpus: usize,
     /// Cases whose names contain this.
     pub filter: String,
+    /// Whether a debugger stops the host before each case.
+    pub stop: bool,
     pub guest: GuestConfig,
     pub bench: BenchConfig,
     pub fuzz: FuzzConfig,
@@ -94,6 +96,7 @@ impl Config {
             log: values.value("log", LevelFilter::Info)?,
             expect_cpus: values.value("expect_cpus", 1)?,
             filter: values.text("filter"),
+            stop: values.value("stop", false)?,
             guest: GuestConfig {
                 memory_mib: values.value("memory", 64)?,
                 cpus: values.value("cpus", 1)?,

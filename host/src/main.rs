@@ -49,7 +49,7 @@ extern "C" fn host_main(boot_info: &'static BootInfo) -> ! {
 
     match config.mode {
         Mode::Guest => guest::run(&config.guest),
-        Mode::Cases => cases::run(&config.filter),
+        Mode::Cases => cases::run(&config.filter, config.stop),
         Mode::Bench if config.bench.lower_bound => lower_bound::run(&config.bench),
         Mode::Bench => bench::run(&config.bench),
         Mode::Fuzz => fuzz::run(&config.fuzz),

@@ -111,6 +111,10 @@ pub struct TestOptions {
     /// Run the tests and the cases whose name holds this
     pub name: Option<String>,
 
+    /// Stop at the start of the case, in Bochs' debugger on this terminal; docs/debugging.md
+    #[arg(long, requires = "name")]
+    pub debug: bool,
+
     /// An answer in three minutes where all is built: format, clippy, unit tests, and one processor with all cases
     #[arg(long, conflicts_with = "name")]
     pub quick: bool,

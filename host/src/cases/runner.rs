@@ -1,6 +1,7 @@
 //! Runs the cases that the runner asked for, and prints one line each.
 
 use alloc::{format, string::String, vec::Vec};
+use core::arch::asm;
 
 use spin::Mutex;
 
@@ -16,8 +17,8 @@ use crate::{
     smp, vmx,
 };
 
-/// `filter`: a part of the names of the cases that are wanted, or several, between bars.
-pub fn run(filter: &str) -> ! {
+/// `filter`: a part of the names of the cases that are wanted, or several, between bars. `stop` is for a debugger.
+pub fn run(filter: &str, stop: bool) -> ! {
     if let Err(error) = vmx::enable_everywhere() {
         vmx::refuse(error);
     }
@@ -27,7 +28,7 @@ pub fn run(filter: &str) -> ! {
         _ => filter.split('|').any(|part| case.name.contains(part)),
     };
     for case in SUITES.iter().copied().flatten().filter(is_wanted) {
-        match run_case(case) {
+        match run_case(case, stop) {
             Verdict::Passed => passed += 1,
             Verdict::Failed => failed += 1,
             Verdict::Skipped => skipped += 1,
@@ -42,7 +43,7 @@ enum Verdict {
     Skipped,
 }
 
-fn run_case(case: &Case) -> Verdict {
+fn run_case(case: &Case, stop: bool) -> Verdict {
     let name = case.name;
     if let Some(need) = case.needs.iter().find(|need| !need.is_met()) {
         console::line(format_args!("case {name} ... skipped: {need}"));
@@ -53,7 +54,7 @@ fn run_case(case: &Case) -> Verdict {
         RunOn::EachCpu => smp::count() - 1,
         _ => 0,
     };
-    if let Err(failure) = run_on(case, cpu) {
+    if let Err(failure) = run_on(case, cpu, stop) {
         let on_cpu = if smp::count() > 1 { format!(" (on CPU {cpu})") } else { String::new() };
         let (place, Failure { expected, got, .. }) = (failure.place(), &failure);
         console::line(format_args!("case {name} ... FAILED at {place}: expected {expected}, got {got}{on_cpu}"));
@@ -66,9 +67,15 @@ fn run_case(case: &Case) -> Verdict {
 }
 
 /// A case must give back every frame that it took.
-fn run_on(case: &Case, cpu: usize) -> Result<(), Failure> {
+fn run_on(case: &Case, cpu: usize, stop: bool) -> Result<(), Failure> {
     let free_before = frames::free();
-    on_cpu(cpu, case.run)?;
+    on_cpu(cpu, || {
+        if stop {
+            // SAFETY: it changes nothing. Bochs' debugger stops after it.
+            unsafe { asm!("xchg bx, bx", options(nomem, nostack, preserves_flags)) };
+        }
+        (case.run)()
+    })?;
     let lost = free_before as i64 - frames::free() as i64;
     super::check::same("frames lost", lost, 0)
 }

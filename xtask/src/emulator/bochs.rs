@@ -118,6 +118,16 @@ pub fn ticks(folder: &Path) -> u64 {
     times.max().unwrap_or(0)
 }
 
+/// Changes the machine that [`command`] described in this folder into one whose debugger has these symbols, and asks what to do
+/// at each `xchg bx, bx`.
+pub fn debug_at_marks(folder: &Path, symbols: &str) -> Result<()> {
+    let configuration = folder.join(CONFIGURATION);
+    let text = fs::read_to_string(&configuration)?;
+    fs::write(&configuration, text + "magic_break: enabled=1\n")?;
+    fs::write(folder.join(SCRIPT), format!("ldsym global \"{symbols}\"\ncontinue\n"))?;
+    Ok(())
+}
+
 /// Bochs' name of a processor model from a part of it, so that `haswell` is enough.
 pub fn resolve_model(name: &str) -> Result<String> {
     let mut help = Command::new(PROGRAM);

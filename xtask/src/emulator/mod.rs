@@ -14,7 +14,7 @@ use anyhow::Result;
 
 use crate::install::{self, Need};
 
-pub use bochs::{TIME_IS_OVER, resolve_model, stop_after, ticks, trace_between_marks};
+pub use bochs::{TIME_IS_OVER, debug_at_marks, resolve_model, stop_after, ticks, trace_between_marks};
 
 /// What runs the machine, and with which processor.
 #[derive(Clone, Debug, PartialEq, Eq)]

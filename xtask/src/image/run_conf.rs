@@ -11,6 +11,8 @@ pub enum Mode<'a> {
     Guest { guest: &'a Guest, memory_mib: u32, cpus: u32, stats: bool, axvm: bool, native: bool },
     /// Run the host's own cases, those whose name holds the text.
     Cases { filter: &'a str },
+    /// Run them, and let a debugger stop the host before each.
+    DebugCases { filter: &'a str },
     /// Run guests that mark what is to be measured.
     Bench(Rounds),
     /// Run random programs.
@@ -55,7 +57,7 @@ impl RunConf<'_> {
     pub fn memory_mib(&self) -> u32 {
         match self.mode {
             Mode::Guest { memory_mib, .. } => memory_mib,
-            Mode::Cases { .. } | Mode::Bench(_) | Mode::Fuzz(_) => CASES_MEMORY_MIB,
+            Mode::Cases { .. } | Mode::DebugCases { .. } | Mode::Bench(_) | Mode::Fuzz(_) => CASES_MEMORY_MIB,
         }
     }
 
@@ -80,8 +82,10 @@ impl RunConf<'_> {
                     pairs.push((format!("module{index}.args"), module.arguments.clone()));
                 }
             }
-            Mode::Cases { filter } => {
+            Mode::Cases { filter } | Mode::DebugCases { filter } => {
+                let stop = matches!(self.mode, Mode::DebugCases { .. });
                 pairs.push(("mode".to_owned(), "cases".to_owned()));
+                pairs.push(("stop".to_owned(), stop.to_string()));
                 pairs.push(("filter".to_owned(), (*filter).to_owned()));
             }
             Mode::Bench(Rounds { lower_bound, count, gap, slice }) => {

@@ -32,6 +32,8 @@ const USAGE_INTERVAL: Duration = Duration::from_millis(500);
 pub use usage::Usage;
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+/// Whether a command has the terminal.
+static FOREGROUND: AtomicBool = AtomicBool::new(false);
 
 /// Groups that live. Held while a child is started, so that an interrupt either prevents it or finds it here.
 static GROUPS: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
@@ -39,6 +41,9 @@ static GROUPS: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
 /// From now on an interrupt ends all children, and a second one this process.
 pub fn watch_for_interrupts() -> Result<()> {
     ctrlc::set_handler(|| {
+        if FOREGROUND.load(Ordering::SeqCst) {
+            return;
+        }
         if INTERRUPTED.swap(true, Ordering::SeqCst) {
             std::process::exit(1);
         }
@@ -47,6 +52,16 @@ pub fn watch_for_interrupts() -> Result<()> {
         }
     })
     .context("cannot watch for Ctrl-C")
+}
+
+/// Runs a command that talks to the terminal, to its end. Ctrl-C is for the command alone.
+pub fn run_in_foreground(command: &mut Command) -> Result<ExitStatus> {
+    FOREGROUND.store(true, Ordering::SeqCst);
+    let program = command.get_program().to_owned();
+    let status =
+        command.stdin(Stdio::inherit()).status().with_context(|| format!("cannot start {}", program.display()));
+    FOREGROUND.store(false, Ordering::SeqCst);
+    status
 }
 
 pub fn interrupted() -> bool {

@@ -4,6 +4,8 @@
 pub struct Case {
     pub name: String,
     pub result: CaseResult,
+    /// The file and line of the check that failed.
+    pub place: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,16 +18,23 @@ pub enum CaseResult {
 }
 
 impl Case {
-    /// `case NAME ... ok`, `case NAME ... FAILED: …`, `case NAME ... skipped: …`.
+    /// `case NAME ... ok`, `case NAME ... FAILED at FILE:LINE: …`, `case NAME ... FAILED: …`, `case NAME ... skipped: …`.
     pub fn parse(line: &str) -> Option<Self> {
         let (name, result) = line.strip_prefix("case ")?.split_once(" ... ")?;
-        let result = match result.trim_end().split_once(':') {
-            None if result.trim_end() == "ok" => CaseResult::Ok,
-            Some(("FAILED", why)) => CaseResult::Failed(why.trim_start().to_owned()),
-            Some(("skipped", why)) => CaseResult::Skipped(why.trim_start().to_owned()),
-            _ => return None,
+        let result = result.trim_end();
+        let mut place = None;
+        let result = if result == "ok" {
+            CaseResult::Ok
+        } else if let Some(why) = result.strip_prefix("skipped:") {
+            CaseResult::Skipped(why.trim_start().to_owned())
+        } else if let Some(why) = result.strip_prefix("FAILED:") {
+            CaseResult::Failed(why.trim_start().to_owned())
+        } else {
+            let (at, why) = result.strip_prefix("FAILED at ")?.split_once(": ")?;
+            place = Some(at.to_owned());
+            CaseResult::Failed(why.to_owned())
         };
-        Some(Case { name: name.to_owned(), result })
+        Some(Case { name: name.to_owned(), result, place })
     }
 }
 
@@ -37,6 +46,14 @@ mod tests {
     fn a_failure_keeps_its_reason_whole() {
         let case = Case::parse("case xsetbv ... FAILED: expected #GP: 0, got 1").expect("a case");
         assert_eq!(case.result, CaseResult::Failed("expected #GP: 0, got 1".to_owned()));
+    }
+
+    #[test]
+    fn a_failure_says_where() {
+        let case =
+            Case::parse("case a.b ... FAILED at host/src/cases/a.rs:12: expected RAX: 0x1, got 0x2").expect("a case");
+        assert_eq!(case.place.as_deref(), Some("host/src/cases/a.rs:12"));
+        assert_eq!(case.result, CaseResult::Failed("expected RAX: 0x1, got 0x2".to_owned()));
     }
 
     #[test]

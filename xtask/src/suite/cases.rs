@@ -62,7 +62,10 @@ impl<'a> Cases<'a> {
         let notes = notes.join("; ");
         match case.result {
             CaseResult::Ok => self.report.case_passed(&name, &case.name, self.boot.model(), took, &notes),
-            CaseResult::Failed(why) => self.report.failed(&name, took, &anyhow!("{why}\n{notes}")),
+            CaseResult::Failed(why) => {
+                let place = case.place.map_or_else(String::new, |place| format!("{place}: "));
+                self.report.failed(&name, took, &anyhow!("{place}{why}\n{notes}"));
+            }
             CaseResult::Skipped(why) => self.report.skipped(&name, &why),
         }
     }

@@ -6,6 +6,7 @@ mod boots;
 mod cases;
 mod checks;
 mod coverage;
+mod debug;
 mod example;
 mod layers;
 mod names;
@@ -43,6 +44,9 @@ pub fn run(options: &TestOptions) -> Result<bool> {
             plan
         }
     };
+    if options.debug {
+        return debug::run(plan);
+    }
     install::install_missing(&plan.needs())?;
     let report = Report::new(plan.checks.len() + plan.boots.len());
     let fixtures = Fixtures::default();

@@ -167,7 +167,13 @@ impl GuestMemory for Path {
         Err(UnmappedGuestMemory { address, write: true })
     }
 
-    fn compare_exchange(&self, address: GuestPhysAddr, _: usize, current: u64, new: u64) -> Result<bool, UnmappedGuestMemory> {
+    fn compare_exchange(
+        &self,
+        address: GuestPhysAddr,
+        _: usize,
+        current: u64,
+        new: u64,
+    ) -> Result<bool, UnmappedGuestMemory> {
         let entry = self.entry(address, true)?;
         let same = entry.get() == current;
         if same {
