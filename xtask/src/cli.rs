@@ -111,6 +111,10 @@ pub struct TestOptions {
     /// Run the tests and the cases whose name holds this
     pub name: Option<String>,
 
+    /// Only print the names of the tests
+    #[arg(long)]
+    pub list: bool,
+
     /// Stop at the start of the case, in Bochs' debugger on this terminal; docs/debugging.md
     #[arg(long, requires = "name")]
     pub debug: bool,

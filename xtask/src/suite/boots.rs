@@ -64,24 +64,21 @@ pub fn run(boot: &Boot, fixtures: &Fixtures, report: &Report) {
     let Some(host) = fixtures.host(boot.host) else {
         return report.skipped(&boot.name, "the host does not build");
     };
-    report.started(&boot.name);
     let started = Instant::now();
     let result = match &boot.kind {
-        BootKind::Cases { filter } => run_cases(boot, filter, host, report).map(|()| None),
-        BootKind::Refusal { must_say } => run_refusal(boot, must_say, host).map(Some),
-        BootKind::Fuzz(programs) => run_fuzz(boot, *programs, host).map(Some),
-        BootKind::Guest(scenario) => run_guest(boot, scenario, fixtures, host).map(Some),
+        BootKind::Cases { filter } => run_cases(boot, filter, host, report),
+        BootKind::Refusal { must_say } => run_refusal(boot, must_say, host),
+        BootKind::Fuzz(programs) => run_fuzz(boot, *programs, host),
+        BootKind::Guest(scenario) => run_guest(boot, scenario, fixtures, host),
     };
     match result {
-        Ok(Some(note)) => report.passed(&boot.name, started.elapsed(), &note),
-        // Its cases are the tests.
-        Ok(None) => report.finished(&boot.name),
-        Err(error) => report.failed(&boot.name, started.elapsed(), &error),
+        Ok(note) => report.passed(&boot.name, started.elapsed(), &note),
+        Err(error) => report.failed(&boot.name, &error),
     }
 }
 
-/// An error if the boot itself went wrong; cases that fail are reported by their own names.
-fn run_cases(boot: &Boot, filter: &str, host: &HostImage, report: &Report) -> Result<()> {
+/// Cases are reported by their own names. The boot fails with the console if one of them does, or if it did not end in order.
+fn run_cases(boot: &Boot, filter: &str, host: &HostImage, report: &Report) -> Result<String> {
     let mut cases = Cases::new(boot, report);
     let outcome = boot_cases(boot, filter, host, CASES_LIMIT, |event| {
         if let Event::Line(line) = event {
@@ -91,11 +88,12 @@ fn run_cases(boot: &Boot, filter: &str, host: &HostImage, report: &Report) -> Re
     let tally = cases.finish();
     cases::judge(&outcome, tally, filter)
         .and_then(|()| ensure_ended_by_host(boot, &outcome))
+        .and_then(|()| {
+            ensure!(tally.failed == 0, "{} of its cases failed", tally.failed);
+            Ok(())
+        })
         .with_context(|| evidence(&outcome))?;
-    if tally.failed > 0 {
-        report.evidence(&boot.name, &evidence(&outcome));
-    }
-    Ok(())
+    Ok(format!("{} cases, {:.0} s of the emulator's own time", tally.ok, outcome.cpu.as_secs_f64()))
 }
 
 fn run_refusal(boot: &Boot, must_say: &str, host: &HostImage) -> Result<String> {

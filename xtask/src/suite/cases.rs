@@ -64,7 +64,7 @@ impl<'a> Cases<'a> {
             CaseResult::Ok => self.report.case_passed(&name, &case.name, self.boot.model(), took, &notes),
             CaseResult::Failed(why) => {
                 let place = case.place.map_or_else(String::new, |place| format!("{place}: "));
-                self.report.failed(&name, took, &anyhow!("{place}{why}\n{notes}"));
+                self.report.failed(&name, &anyhow!("{place}{why}\n{notes}"));
             }
             CaseResult::Skipped(why) => self.report.skipped(&name, &why),
         }

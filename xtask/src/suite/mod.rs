@@ -1,6 +1,7 @@
 //! `cargo xtask test`: everything that can turn red.
 //!
-//! Checks, builds of the host and boots are jobs of one [`queue`].
+//! Checks, builds of the host and boots are jobs of one [`queue`]. libtest-mimic lists the tests and prints what came of each,
+//! which it gets from the [`report`].
 
 mod boots;
 mod cases;
@@ -16,9 +17,10 @@ mod report;
 mod shape;
 mod spelling;
 
-use std::time::Instant;
+use std::{sync::Arc, thread};
 
 use anyhow::{Result, ensure};
+use libtest_mimic::{Arguments, Trial};
 
 use crate::{
     cli::TestOptions,
@@ -27,18 +29,19 @@ use crate::{
     process::{self, capture},
 };
 use boots::Fixtures;
+use names::SourceCase;
 pub use plan::{Boot, boots};
-use plan::{BootKind, Plan, Work};
+use plan::{BootKind, Plan, Work, build_name};
 use report::Report;
 
 /// True if something ran and nothing failed.
 pub fn run(options: &TestOptions) -> Result<bool> {
     let seed = options.seed.unwrap_or_else(plan::fresh_seed);
+    let cases = names::of_cases()?;
     let plan = match &options.name {
         None if options.quick => Plan::quick(),
         None => Plan::whole(seed),
         Some(name) => {
-            let cases = names::of_cases()?;
             let plan = Plan::named(name, &cases, seed);
             ensure!(!plan.is_empty(), "no test or case has {name:?} in its name{}", near(name, &cases));
             plan
@@ -47,43 +50,57 @@ pub fn run(options: &TestOptions) -> Result<bool> {
     if options.debug {
         return debug::run(plan);
     }
+    // Only a full run knows which cases there are.
+    let compares_cases = options.name.is_none() && !options.quick;
+    let mut names = plan.tests(&cases);
+    names.extend(compares_cases.then(|| CASE_TABLE.to_owned()));
+    let report = Arc::new(Report::default());
+    let tests = names.into_iter().map(|name| {
+        let report = Arc::clone(&report);
+        Trial::ignorable_test(name.clone(), move || report.wait(&name))
+    });
+    let arguments = Arguments { list: options.list, test_threads: Some(WAITING), ..Arguments::default() };
+    if options.list {
+        let _ = libtest_mimic::run(&arguments, tests.collect());
+        return Ok(true);
+    }
     install::install_missing(&plan.needs())?;
-    let report = Report::new(plan.checks.len() + plan.boots.len());
+    let conclusion = thread::scope(|scope| {
+        scope.spawn(|| {
+            work_off(plan, &report);
+            if compares_cases {
+                let passed = report.passed_cases();
+                report.time(CASE_TABLE, || coverage::check(&passed, options.write_cases));
+            }
+            report.close();
+        });
+        libtest_mimic::run(&arguments, tests.collect())
+    });
+    // The last line, which others read.
+    println!("{} passed, {} failed", conclusion.num_passed, conclusion.num_failed);
+    Ok(!conclusion.has_failed() && conclusion.num_passed > 0 && !process::interrupted())
+}
+
+const CASE_TABLE: &str = "case-table";
+/// Threads that wait for results. With one for each test that runs, a result would wait for those before it.
+const WAITING: usize = 64;
+
+fn work_off(plan: Plan, report: &Report) {
     let fixtures = Fixtures::default();
     queue::run(plan.jobs(), |work| match work {
         Work::Check(check) => report.time(check.name, check.run),
-        Work::Build(kind) => build(kind, &fixtures, &report),
-        Work::Boot(boot) => boots::run(&boot, &fixtures, &report),
+        Work::Build(kind) => report.time(&build_name(kind), || {
+            fixtures.add_host(kind, build_host(kind)?);
+            Ok(None)
+        }),
+        Work::Boot(boot) => boots::run(&boot, &fixtures, report),
     });
-    if process::interrupted() {
-        return Ok(false);
-    }
-    // Only a full run knows which cases there are.
-    if options.name.is_none() && !options.quick {
-        let passed = report.passed_cases();
-        report.time("case-table", || coverage::check(&passed, options.write_cases));
-    }
-    Ok(report.finish())
 }
 
 /// The names that come near to one that nothing has.
-fn near(name: &str, cases: &[String]) -> String {
+fn near(name: &str, cases: &[SourceCase]) -> String {
     let like = names::like(name, cases);
     if like.is_empty() { String::new() } else { format!("; near it: {}", like.join(", ")) }
-}
-
-/// A build is not a test by itself, because nothing is shown by a host that only builds.
-fn build(kind: HostKind, fixtures: &Fixtures, report: &Report) {
-    let name = format!("host-build/{}", kind.name());
-    report.started(&name);
-    let started = Instant::now();
-    match build_host(kind) {
-        Ok(host) => {
-            fixtures.add_host(kind, host);
-            report.finished(&name);
-        }
-        Err(error) => report.failed(&name, started.elapsed(), &error),
-    }
 }
 
 fn build_host(kind: HostKind) -> Result<HostImage> {

@@ -4,6 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::{
     checks::{self, Check},
+    names::SourceCase,
     queue::{BuildFolder, Job},
 };
 use crate::{
@@ -34,6 +35,11 @@ const QUICK_BOOT: &str = "cases/tigerlake/4";
 pub struct Plan {
     pub checks: Vec<&'static Check>,
     pub boots: Vec<Boot>,
+}
+
+/// The name of a build as a test.
+pub fn build_name(kind: HostKind) -> String {
+    format!("host-build/{}", kind.name())
 }
 
 /// What a job of the queue does.
@@ -81,7 +87,7 @@ impl Plan {
 
     /// What `name` means: a part of a test's name, or a part of the name of one of the `cases`. The whole name of a check
     /// means only that, so that a quick check does not boot anything.
-    pub fn named(name: &str, cases: &[String], seed: u64) -> Self {
+    pub fn named(name: &str, cases: &[SourceCase], seed: u64) -> Self {
         let exact: Vec<_> = checks::ALL.iter().filter(|check| check.name == name).collect();
         if !exact.is_empty() {
             return Plan { checks: exact, boots: Vec::new() };
@@ -94,20 +100,21 @@ impl Plan {
 
     /// The builds come first, because boots wait for them; then the checks that build, and the boots, the long ones first.
     pub fn jobs(self) -> Vec<Job<Work>> {
-        let hosts = HostKind::ALL.into_iter().filter(|kind| self.boots.iter().any(|boot| boot.host == *kind));
-        let builds = hosts.map(|kind| Job {
-            work: Work::Build(kind),
-            folder: Some(BuildFolder::Host),
-            after: Vec::new(),
-            builds: Some(kind),
-        });
-        let checks = self.checks.into_iter().map(|check| Job {
+        let mut jobs: Vec<_> = self
+            .hosts()
+            .map(|kind| Job {
+                work: Work::Build(kind),
+                folder: Some(BuildFolder::Host),
+                after: Vec::new(),
+                builds: Some(kind),
+            })
+            .collect();
+        jobs.extend(self.checks.into_iter().map(|check| Job {
             folder: check.folder,
             after: if check.boots { HostKind::ALL.to_vec() } else { Vec::new() },
             work: Work::Check(check),
             builds: None,
-        });
-        let mut jobs: Vec<_> = builds.chain(checks).collect();
+        }));
         jobs.extend(self.boots.into_iter().map(|boot| Job {
             folder: None,
             after: vec![boot.host],
@@ -115,6 +122,23 @@ impl Plan {
             builds: None,
         }));
         jobs
+    }
+
+    /// The names of all tests, in about the order in which they end.
+    pub fn tests(&self, cases: &[SourceCase]) -> Vec<String> {
+        let mut names: Vec<String> = self.hosts().map(build_name).collect();
+        names.extend(self.checks.iter().map(|check| check.name.to_owned()));
+        for boot in &self.boots {
+            if let BootKind::Cases { filter } = &boot.kind {
+                names.extend(cases.iter().filter(|case| case.is_in(filter)).map(|case| boot.case_name(&case.name)));
+            }
+            names.push(boot.name.clone());
+        }
+        names
+    }
+
+    fn hosts(&self) -> impl Iterator<Item = HostKind> {
+        HostKind::ALL.into_iter().filter(|kind| self.boots.iter().any(|boot| boot.host == *kind))
     }
 
     pub fn is_empty(&self) -> bool {
@@ -129,7 +153,7 @@ impl Plan {
 
 impl Boot {
     /// This boot as far as `name` means it.
-    fn select(mut self, name: &str, cases: &[String]) -> Option<Self> {
+    fn select(mut self, name: &str, cases: &[SourceCase]) -> Option<Self> {
         if self.name.contains(name) {
             return Some(self);
         }
@@ -142,7 +166,7 @@ impl Boot {
         }
         // Either a case by its whole name as the report prints it, or a part of a case's name on every machine.
         let case = name.strip_prefix(&own).unwrap_or(name);
-        if !cases.iter().any(|other| other.contains(case)) {
+        if !cases.iter().any(|other| other.name.contains(case)) {
             return None;
         }
         case.clone_into(filter);
@@ -252,7 +276,26 @@ mod tests {
     use super::*;
 
     fn named(name: &str) -> Plan {
-        Plan::named(name, &["cpuid.leaf_1".to_owned(), "walk.of_nothing".to_owned()], 5)
+        Plan::named(name, &cases(), 5)
+    }
+
+    fn cases() -> Vec<SourceCase> {
+        [("cpuid.leaf_1", false), ("walk.of_nothing", false), ("startup.ends_it", true)]
+            .map(|(name, own_boot)| SourceCase { name: name.to_owned(), own_boot })
+            .to_vec()
+    }
+
+    #[test]
+    fn each_case_of_a_boot_is_a_test() {
+        let tests = named("cases/haswell/1").tests(&cases());
+        let expected =
+            ["host-build/sse", "cases/haswell/1/cpuid.leaf_1", "cases/haswell/1/walk.of_nothing", "cases/haswell/1"];
+        assert_eq!(tests, expected);
+    }
+
+    #[test]
+    fn a_case_of_a_boot_of_its_own_is_no_test_of_others() {
+        assert!(!named("cases").tests(&cases()).iter().any(|test| test.contains("startup.ends_it")));
     }
 
     fn filters(name: &str) -> Vec<(String, String)> {

@@ -1,89 +1,67 @@
-//! One line for each test as it ends, the evidence of failures, and the counts.
+//! What came of each test, as the workers find it out and as the harness asks for it.
+//!
+//! [`libtest_mimic`] prints, counts and lists tests. A boot is many of them: so a test of the harness runs nothing, but waits
+//! here until a worker of the queue has its result.
 
 use std::{
-    collections::BTreeSet,
-    sync::{Mutex, MutexGuard, PoisonError},
+    collections::BTreeMap,
+    sync::{Condvar, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use anyhow::{Error, Result};
-use indicatif::{ProgressBar, ProgressStyle};
+use libtest_mimic::{Completion, Failed};
 
 use super::coverage::Passed;
 use crate::process;
 
-const REDRAW: Duration = Duration::from_millis(200);
-
-/// Used by several boots at once.
+#[derive(Default)]
 pub struct Report {
     state: Mutex<State>,
+    changed: Condvar,
 }
 
+#[derive(Default)]
 struct State {
-    /// Drawn below the lines, only where somebody watches.
-    bar: ProgressBar,
-    running: BTreeSet<String>,
-    passed: usize,
-    skipped: usize,
-    failed: Vec<String>,
+    results: BTreeMap<String, TestResult>,
     /// Cases that passed, and the models.
     cases: Passed,
-    started: Instant,
+    /// Whether no result comes any more.
+    closed: bool,
 }
 
-impl Report {
-    /// For this many tests, cases not counted: their number is known only to the host.
-    pub fn new(tests: usize) -> Self {
-        let bar = ProgressBar::new(tests as u64);
-        if let Ok(style) = ProgressStyle::with_template("[{pos}/{len}] {elapsed} {wide_msg}") {
-            bar.set_style(style);
-        }
-        bar.enable_steady_tick(REDRAW);
-        Report {
-            state: Mutex::new(State {
-                bar,
-                running: BTreeSet::new(),
-                passed: 0,
-                skipped: 0,
-                failed: Vec::new(),
-                cases: Passed::new(),
-                started: Instant::now(),
-            }),
-        }
-    }
+#[derive(Clone)]
+enum TestResult {
+    Passed { took: Duration, note: String },
+    Failed(String),
+    Skipped(String),
+}
 
+/// A test that takes longer is printed with its time.
+const LONG: Duration = Duration::from_secs(5);
+
+impl Report {
     /// Runs a test whose success may have a note.
     pub fn time(&self, name: &str, test: impl FnOnce() -> Result<Option<String>>) {
         if process::interrupted() {
             return;
         }
-        self.started(name);
         let started = Instant::now();
         match test() {
             Ok(note) => self.passed(name, started.elapsed(), note.as_deref().unwrap_or_default()),
-            Err(error) => self.failed(name, started.elapsed(), &error),
+            Err(error) => self.failed(name, &error),
         }
-    }
-
-    pub fn started(&self, name: &str) {
-        let mut state = self.state();
-        state.running.insert(name.to_owned());
-        state.draw();
     }
 
     /// An empty note says nothing.
     pub fn passed(&self, name: &str, took: Duration, note: &str) {
-        let mut state = self.state();
-        state.passed += 1;
-        let separator = if note.is_empty() { "" } else { ": " };
-        state.print(&format!("test {name} ... ok ({:.1} s){separator}{note}", took.as_secs_f64()));
-        state.ended(name);
+        self.add(name, TestResult::Passed { took, note: note.to_owned() });
     }
 
     /// The same for a case on a machine.
     pub fn case_passed(&self, name: &str, case: &str, model: &str, took: Duration, note: &str) {
-        self.passed(name, took, note);
         self.state().cases.entry(case.to_owned()).or_default().insert(model.to_owned());
+        self.passed(name, took, note);
     }
 
     /// All cases that have passed so far.
@@ -91,62 +69,57 @@ impl Report {
         self.state().cases.clone()
     }
 
-    pub fn failed(&self, name: &str, took: Duration, error: &Error) {
+    pub fn failed(&self, name: &str, error: &Error) {
+        // The reason stands innermost, what it was seen in around it; read in the other order.
+        let mut chain: Vec<String> = error.chain().map(ToString::to_string).collect();
+        chain.reverse();
+        self.add(name, TestResult::Failed(chain.join("\n")));
+    }
+
+    pub fn skipped(&self, name: &str, why: &str) {
+        self.add(name, TestResult::Skipped(why.to_owned()));
+    }
+
+    /// After the last result: a test that has none did not run.
+    pub fn close(&self) {
+        self.state().closed = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits for the result of a test, as the harness wants it.
+    pub fn wait(&self, name: &str) -> Result<Completion, Failed> {
+        match self.result(name) {
+            Some(TestResult::Passed { took, note }) => {
+                if !note.is_empty() || took >= LONG {
+                    let separator = if note.is_empty() { "" } else { ": " };
+                    println!("     {name} ({:.1} s){separator}{note}", took.as_secs_f64());
+                }
+                Ok(Completion::Completed)
+            }
+            Some(TestResult::Skipped(why)) => Ok(Completion::ignored_with(why)),
+            Some(TestResult::Failed(why)) => {
+                // At once. The whole of it is printed at the end.
+                println!("     {name}: {}", why.lines().next().unwrap_or_default());
+                Err(Failed::from(why))
+            }
+            None if process::interrupted() => Ok(Completion::ignored_with("interrupted")),
+            None => Err(Failed::from("it did not run, though the sources have it")),
+        }
+    }
+
+    fn result(&self, name: &str) -> Option<TestResult> {
+        let waits = |state: &mut State| !state.closed && !state.results.contains_key(name);
+        let state = self.changed.wait_while(self.state(), waits).unwrap_or_else(PoisonError::into_inner);
+        state.results.get(name).cloned()
+    }
+
+    fn add(&self, name: &str, result: TestResult) {
         // What is killed because somebody pressed Ctrl-C has not failed.
         if process::interrupted() {
             return;
         }
-        let mut state = self.state();
-        state.failed.push(name.to_owned());
-        state.print(&format!("test {name} ... FAILED ({:.1} s)", took.as_secs_f64()));
-        // The reason stands innermost, what it was seen in around it; read in the other order.
-        let mut chain: Vec<String> = error.chain().map(ToString::to_string).collect();
-        chain.reverse();
-        for text in &chain {
-            state.print_indented(text);
-        }
-        state.ended(name);
-    }
-
-    pub fn skipped(&self, name: &str, why: &str) {
-        let mut state = self.state();
-        state.skipped += 1;
-        state.print(&format!("test {name} ... skipped: {why}"));
-        state.ended(name);
-    }
-
-    /// What was seen where tests failed that are reported by themselves.
-    pub fn evidence(&self, name: &str, text: &str) {
-        let state = self.state();
-        state.print(&format!("failures in {name}:"));
-        state.print_indented(text);
-    }
-
-    /// Something ended that is no test by itself.
-    pub fn finished(&self, name: &str) {
-        self.state().ended(name);
-    }
-
-    /// Prints the counts. True if something passed and nothing failed.
-    pub fn finish(self) -> bool {
-        let state = self.state();
-        state.bar.finish_and_clear();
-        if !state.failed.is_empty() {
-            println!("\nfailed:");
-            for name in &state.failed {
-                println!("    {name}");
-            }
-        }
-        let failed = state.failed.len();
-        if state.passed + failed == 0 {
-            println!("no test ran");
-        }
-        println!("\ntook {:.0} s", state.started.elapsed().as_secs_f64());
-        if state.skipped > 0 {
-            println!("{} skipped", state.skipped);
-        }
-        println!("{}", counts(state.passed, failed));
-        failed == 0 && state.passed > 0
+        self.state().results.insert(name.to_owned(), result);
+        self.changed.notify_all();
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -154,32 +127,29 @@ impl Report {
     }
 }
 
-impl State {
-    fn print(&self, line: &str) {
-        self.bar.suspend(|| println!("{line}"));
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_test_without_a_result_fails() {
+        let report = Report::default();
+        report.passed("one", Duration::ZERO, "");
+        report.skipped("another", "no AVX");
+        report.close();
+        assert!(matches!(report.wait("one"), Ok(Completion::Completed)));
+        assert!(matches!(report.wait("another"), Ok(Completion::Ignored { reason: Some(why) }) if why == "no AVX"));
+        assert!(report.wait("a third").is_err());
     }
 
-    fn print_indented(&self, text: &str) {
-        for line in text.trim_end().lines() {
-            self.print(&format!("    {line}"));
-        }
+    #[test]
+    fn the_harness_waits_for_a_worker() {
+        let report = Report::default();
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| report.wait("late"));
+            report.failed("late", &anyhow::anyhow!("why"));
+            let failed = waiting.join().expect("no panic").expect_err("a failure");
+            assert_eq!(failed.message(), Some("why"));
+        });
     }
-
-    /// Cases are not among the tests that the bar counts.
-    fn ended(&mut self, name: &str) {
-        if self.running.remove(name) {
-            self.bar.inc(1);
-            self.draw();
-        }
-    }
-
-    fn draw(&self) {
-        let names: Vec<&str> = self.running.iter().map(String::as_str).collect();
-        self.bar.set_message(names.join(", "));
-    }
-}
-
-/// The last line, which others read.
-fn counts(passed: usize, failed: usize) -> String {
-    format!("{passed} passed, {failed} failed")
 }
