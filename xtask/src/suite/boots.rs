@@ -38,8 +38,10 @@ pub struct Fixtures {
     hosts: [OnceLock<HostImage>; HostKind::ALL.len()],
     /// Guests by the names of their scenarios, each fetched when a boot needs it first. The error is text, because each boot
     /// that fails for it says so.
-    guests: Mutex<BTreeMap<&'static str, Arc<OnceLock<Result<Guest, String>>>>>,
+    guests: Mutex<BTreeMap<&'static str, Arc<Fetched>>>,
 }
+
+type Fetched = OnceLock<Result<Guest, String>>;
 
 impl Fixtures {
     pub fn add_host(&self, kind: HostKind, image: HostImage) {
@@ -51,7 +53,7 @@ impl Fixtures {
         self.hosts[kind as usize].get()
     }
 
-    fn guest(&self, scenario: &'static GuestScenario) -> Arc<OnceLock<Result<Guest, String>>> {
+    fn guest(&self, scenario: &'static GuestScenario) -> Arc<Fetched> {
         let guest =
             Arc::clone(self.guests.lock().unwrap_or_else(PoisonError::into_inner).entry(scenario.name).or_default());
         // Others may be fetched meanwhile, and this one only once.
