@@ -42,7 +42,7 @@ impl HostKind {
         self.command_in(&paths::host(), &paths::host_target())
     }
 
-    /// The same for a copy of the host's sources, into a folder of its own.
+    /// The command that builds a copy of the host's sources into a folder of its own.
     pub fn command_in(self, sources: &Path, folder: &Path) -> Command {
         let mut cargo = process::cargo();
         cargo.args(["build", "--release", "--target-dir"]).arg(folder).current_dir(sources);
@@ -64,7 +64,7 @@ impl HostKind {
         Self::load_from(&paths::host_target())
     }
 
-    /// The same from the folder that [`Self::command_in`] was given.
+    /// Reads what a command built into the folder that [`Self::command_in`] was given.
     pub fn load_from(folder: &Path) -> Result<HostImage> {
         let folder = folder.join(TARGET).join("release");
         Ok(HostImage { host: read(&folder, "host")?, boot: read(&folder, "boot")? })

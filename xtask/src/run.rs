@@ -167,7 +167,7 @@ fn conclude(outcome: &Outcome, machine: &Machine, choice: &Choice, options: &Run
     }
     let ended_by_host = outcome.status.is_some_and(|status| machine.emulator.ended_by_host(status));
     let panic = linux::panic(&outcome.console);
-    let behind_panic = |end: String| match panic {
+    let after_panic = |end: String| match panic {
         Some(panic) => format!("the guest's kernel panicked: {panic}; then: {end}"),
         None => end,
     };
@@ -177,14 +177,14 @@ fn conclude(outcome: &Outcome, machine: &Machine, choice: &Choice, options: &Run
                 && choice.stop_at.is_none()
                 && choice.must_show.is_none_or(|text| outcome.console.contains(text));
             let good = as_wanted && ended_by_host && verdict.is_orderly_end();
-            (good, behind_panic(format!("the guest ended: {reason}")))
+            (good, after_panic(format!("the guest ended: {reason}")))
         }
         Some(Verdict::Refused(_)) if options.backend == Backend::Tcg => {
             (ended_by_host, "the crate refused this processor, as it should: QEMU's emulation has no VMX".to_owned())
         }
         Some(Verdict::Refused(why)) => (false, format!("the crate refused this processor: {why}")),
         Some(Verdict::Timeout) if outcome.timed_out => {
-            (false, behind_panic(format!("stopped at the limit of {} s of the emulator's time", options.timeout)))
+            (false, after_panic(format!("stopped at the limit of {} s of the emulator's time", options.timeout)))
         }
         Some(Verdict::Timeout) => (true, "stopped on request".to_owned()),
         Some(Verdict::Panic(text)) => (false, format!("the host panicked: {text}")),

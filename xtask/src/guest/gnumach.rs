@@ -30,7 +30,7 @@ pub const SCENARIO: GuestScenario = GuestScenario {
     counts_exits: true,
 };
 
-/// To the same end by way of axvm.
+/// GNU Mach by way of axvm, to the same panic.
 pub const ON_AXVM: GuestScenario =
     GuestScenario { name: "gnumach-on-axvm", axvm: true, counts_exits: false, ..SCENARIO };
 

@@ -105,7 +105,7 @@ pub const HANG: GuestScenario = GuestScenario {
     ..PANIC
 };
 
-/// The same of a first process that runs for ever, under a kernel that goes on.
+/// A first process that runs for ever, under a kernel that goes on. It is stopped as a kernel that hangs is.
 pub const SPIN: GuestScenario = GuestScenario {
     name: "linux-spin",
     fetch: || fetch_to_end("selftest=hang"),

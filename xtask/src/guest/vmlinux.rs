@@ -1,7 +1,7 @@
 //! The kernel proper, out of the image that unpacks itself.
 //!
 //! Where it lies in the image: Documentation/arch/x86/boot.rst, "payload_offset". How it is packed: LZ4's "legacy
-//! frame", which is a magic number and blocks, each behind its length. Linux puts the unpacked size behind them.
+//! frame", which is a magic number and blocks, each after its length. Linux puts the unpacked size after them.
 
 use anyhow::{Context, Result, bail, ensure};
 

@@ -68,6 +68,11 @@ pub fn run(options: &TestOptions) -> Result<bool> {
     let conclusion = thread::scope(|scope| {
         scope.spawn(|| {
             work_off(plan, &report);
+            if process::interrupted() {
+                // Nothing runs any more. The harness would print a line for each test that waits.
+                eprintln!("interrupted");
+                std::process::exit(crate::EXIT_INTERRUPTED.into());
+            }
             if compares_cases {
                 let passed = report.passed_cases();
                 report.time(CASE_TABLE, || coverage::check(&passed, options.write_cases));

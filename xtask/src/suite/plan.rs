@@ -228,7 +228,7 @@ fn boots_with(fresh: u64) -> Vec<Boot> {
             kind: BootKind::Guest(scenario),
         })
     });
-    // Behind an INIT that came in a guest, and behind a wait for a start-up IPI (SMIs stay blocked), no guest runs on that
+    // After an INIT that came in a guest, and after a wait for a start-up IPI (SMIs stay blocked), no guest runs on that
     // processor of Bochs 2.7 any more.
     let alone = [(1, "startup.init_exits"), (2, "startup.sipi_of_another_processor")].map(|(cpus, case)| Boot {
         name: format!("alone/tigerlake/{cpus}"),
@@ -335,6 +335,27 @@ mod tests {
         let plan = named(checks::ALL[0].name);
         assert_eq!((plan.checks.len(), plan.boots.len()), (1, 0));
         assert!(plan.needs().is_empty());
+    }
+
+    #[test]
+    fn the_quick_answer_has_what_it_names() {
+        let plan = Plan::quick();
+        assert_eq!(plan.checks.len(), QUICK_CHECKS.len());
+        assert_eq!(plan.boots.len(), 1);
+    }
+
+    #[test]
+    fn new_programs_come_from_the_given_seed() {
+        let new: Vec<u64> = Plan::whole(77)
+            .boots
+            .iter()
+            .filter(|boot| boot.name.starts_with("fuzz-new/"))
+            .filter_map(|boot| match boot.kind {
+                BootKind::Fuzz(programs) => Some(programs.seed),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(new, [77; WORKING_MODELS.len()]);
     }
 
     #[test]

@@ -58,7 +58,7 @@ impl Report {
         self.add(name, TestResult::Passed { took, note: note.to_owned() });
     }
 
-    /// The same for a case on a machine.
+    /// A case on a machine.
     pub fn case_passed(&self, name: &str, case: &str, model: &str, took: Duration, note: &str) {
         self.state().cases.entry(case.to_owned()).or_default().insert(model.to_owned());
         self.passed(name, took, note);
@@ -102,7 +102,6 @@ impl Report {
                 println!("     {name}: {}", why.lines().next().unwrap_or_default());
                 Err(Failed::from(why))
             }
-            None if process::interrupted() => Ok(Completion::ignored_with("interrupted")),
             None => Err(Failed::from("it did not run, though the sources have it")),
         }
     }
