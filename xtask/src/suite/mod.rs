@@ -67,6 +67,7 @@ pub fn run(options: &TestOptions) -> Result<bool> {
     install::install_missing(&plan.needs())?;
     let conclusion = thread::scope(|scope| {
         scope.spawn(|| {
+            let _open = report.open();
             work_off(plan, &report);
             if process::interrupted() {
                 // Nothing runs any more. The harness would print a line for each test that waits.
@@ -77,7 +78,6 @@ pub fn run(options: &TestOptions) -> Result<bool> {
                 let passed = report.passed_cases();
                 report.time(CASE_TABLE, || coverage::check(&passed, options.write_cases));
             }
-            report.close();
         });
         libtest_mimic::run(&arguments, tests.collect())
     });

@@ -39,8 +39,9 @@ pub fn run<T: Send>(jobs: Vec<Job<T>>, work: impl Fn(T) + Sync) {
         for _ in 0..workers {
             scope.spawn(|| {
                 while let Some((job, claim)) = queue.next() {
+                    // Released also where the work panics: else all others would wait.
+                    let _claim = Running { queue: &queue, claim };
                     work(job);
-                    queue.ended(claim);
                 }
             });
         }
@@ -58,7 +59,20 @@ struct State<T> {
     unbuilt: Vec<HostKind>,
 }
 
+/// A job that runs, until this is dropped.
+struct Running<'a, T> {
+    queue: &'a Queue<T>,
+    claim: Claim,
+}
+
+impl<T> Drop for Running<'_, T> {
+    fn drop(&mut self) {
+        self.queue.ended(self.claim);
+    }
+}
+
 /// What a running job keeps from others.
+#[derive(Clone, Copy)]
 struct Claim {
     folder: Option<BuildFolder>,
     builds: Option<HostKind>,

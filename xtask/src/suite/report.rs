@@ -37,6 +37,15 @@ enum TestResult {
     Skipped(String),
 }
 
+struct Open<'a>(&'a Report);
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.state().closed = true;
+        self.0.changed.notify_all();
+    }
+}
+
 /// A test that takes longer is printed with its time.
 const LONG: Duration = Duration::from_secs(5);
 
@@ -80,10 +89,9 @@ impl Report {
         self.add(name, TestResult::Skipped(why.to_owned()));
     }
 
-    /// After the last result: a test that has none did not run.
-    pub fn close(&self) {
-        self.state().closed = true;
-        self.changed.notify_all();
+    /// Results come until this is dropped. A test that has none then did not run.
+    pub fn open(&self) -> impl Drop + '_ {
+        Open(self)
     }
 
     /// Waits for the result of a test, as the harness wants it.
@@ -135,7 +143,7 @@ mod tests {
         let report = Report::default();
         report.passed("one", Duration::ZERO, "");
         report.skipped("another", "no AVX");
-        report.close();
+        drop(report.open());
         assert!(matches!(report.wait("one"), Ok(Completion::Completed)));
         assert!(matches!(report.wait("another"), Ok(Completion::Ignored { reason: Some(why) }) if why == "no AVX"));
         assert!(report.wait("a third").is_err());
