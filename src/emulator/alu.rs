@@ -14,7 +14,7 @@ pub(super) mod flag {
     pub(in super::super) const AF: u64 = 1 << 4;
     pub(in super::super) const ZF: u64 = 1 << 6;
     pub(in super::super) const SF: u64 = 1 << 7;
-    pub(in super::super) const DF: u64 = rflags::DF as u64;
+    pub(in super::super) const DF: u64 = rflags::DF;
     pub(in super::super) const OF: u64 = 1 << 11;
     pub(in super::super) const STATUS: u64 = CF | PF | AF | ZF | SF | OF;
 }

@@ -378,7 +378,7 @@ impl Emulation {
         vectors: &mut impl VectorRegisters,
     ) -> Result<Progress, Refusal> {
         if self.over {
-            registers.rflags &= !(rflags::RF as u64);
+            registers.rflags &= !rflags::RF;
             return Ok(Progress::Done { length: self.instruction.len() as u8 });
         }
         if self.asked && self.phase == Phase::Writing {
@@ -420,7 +420,7 @@ impl Emulation {
         if effect.repeats {
             return Progress::Done { length: 0 };
         }
-        registers.rflags &= !(rflags::RF as u64);
+        registers.rflags &= !rflags::RF;
         Progress::Done { length: self.instruction.len() as u8 }
     }
 

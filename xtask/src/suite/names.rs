@@ -23,7 +23,7 @@ pub struct SourceCase {
 impl SourceCase {
     /// Whether a boot with this filter runs it: the host decides by the same rule.
     pub fn is_in(&self, filter: &str) -> bool {
-        if self.own_boot { self.name == filter } else { self.name.contains(filter) }
+        if self.own_boot { self.name == filter } else { filter.split('|').any(|part| self.name.contains(part)) }
     }
 }
 
