@@ -128,21 +128,17 @@ impl<B: Backend> Vcpu<B> {
     /// Serves what was requested before an entry. Gives an exit where the caller has something to do first.
     #[inline(always)]
     fn prepare_entry(&mut self, current: B::Current) -> AxResult<Option<AxVCpuExitReason>> {
-        if self.requests().has(Request::SETUP | Request::SHUTDOWN | Request::STARTUP | Request::EMULATION)
-            && let Some(exit) = self.exit_before_entry(current)?
-        {
-            return Ok(Some(exit));
-        }
-        let requests = self.requests().take(Request::PROCESSOR | Request::TIME_SLICE);
-        if requests.intersects(Request::PROCESSOR) {
-            self.load_processor(current, requests & Request::PROCESSOR)?;
-        }
-        if requests.contains(Request::TIME_SLICE) {
-            self.backend.write_time_slice(current, &self.time);
-        }
-        // Mostly this leaves nothing else, or an interrupt that the guest takes at once.
-        if self.is_ready(current) {
-            return Ok(None);
+        // Mostly all that is requested is an interrupt, which the guest takes at once.
+        if !self.requests().are(Request::INTERRUPT) {
+            if self.requests().has(Request::SETUP | Request::SHUTDOWN | Request::STARTUP | Request::EMULATION)
+                && let Some(exit) = self.exit_before_entry(current)?
+            {
+                return Ok(Some(exit));
+            }
+            self.serve_processor_requests(current)?;
+            if self.is_ready(current) {
+                return Ok(None);
+            }
         }
         if self.requests().are(Request::INTERRUPT) && self.inject_interrupt_by_skip(current) {
             self.completion.enter();
@@ -150,6 +146,18 @@ impl<B: Backend> Vcpu<B> {
         }
         self.prepare_in_full(current)?;
         Ok(None)
+    }
+
+    #[inline(always)]
+    fn serve_processor_requests(&mut self, current: B::Current) -> AxResult {
+        let requests = self.requests().take(Request::PROCESSOR | Request::TIME_SLICE);
+        if requests.intersects(Request::PROCESSOR) {
+            self.load_processor(current, requests & Request::PROCESSOR)?;
+        }
+        if requests.contains(Request::TIME_SLICE) {
+            self.backend.write_time_slice(current, &self.time);
+        }
+        Ok(())
     }
 
     /// What is wanted of the caller before there can be an entry, if anything is.
