@@ -54,7 +54,7 @@ pub fn with_state<T>(f: impl FnOnce(&mut State) -> T) -> T {
 }
 
 impl State {
-    fn new(index: usize) -> Self {
+    pub fn new(index: usize) -> Self {
         const NEVER_FAILS: &str = "a state that is off needs nothing";
         match index % 2 {
             0 => Self::Own(Box::new(VmxArchPerCpuState::new(index).expect(NEVER_FAILS))),

@@ -106,8 +106,8 @@ impl EPTPointer {
     }
 }
 
-/// Why an EPT cannot be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Why an EPT cannot be used. Debug output has addresses in hexadecimal.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub enum InvalidEptRoot {
     /// The address of the top table is not a multiple of 4 KiB.
     Unaligned(u64),
@@ -117,6 +117,17 @@ pub enum InvalidEptRoot {
     Levels(u8),
     /// The processor names no memory type, of those that there are, for EPT tables.
     MemoryType,
+}
+
+impl fmt::Debug for InvalidEptRoot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unaligned(root) => write!(f, "Unaligned({root:#x})"),
+            Self::TooHigh(root) => write!(f, "TooHigh({root:#x})"),
+            Self::Levels(levels) => write!(f, "Levels({levels})"),
+            Self::MemoryType => f.write_str("MemoryType"),
+        }
+    }
 }
 
 impl fmt::Display for InvalidEptRoot {
@@ -147,6 +158,16 @@ mod tests {
 
     use super::super::ADDRESS;
     use super::*;
+    use crate::ept::{EptFault, EptStep};
+
+    #[test]
+    fn addresses_and_entries_are_hexadecimal_in_debug_output() {
+        assert_eq!(alloc::format!("{:?}", InvalidEptRoot::Unaligned(0x1_2345)), "Unaligned(0x12345)");
+        let fault = EptFault::Misconfigured { level: 2, entry: 0xabc6 };
+        assert_eq!(alloc::format!("{fault:?}"), "Misconfigured { level: 2, entry: 0xabc6 }");
+        let step = EptStep { level: 1, slot: HostPhysAddr::from_usize(0x8), entry: 0xabc7 };
+        assert!(alloc::format!("{step:?}").ends_with("entry: 0xabc7 }"), "{step:?}");
+    }
 
     proptest! {
         #[test]

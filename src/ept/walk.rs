@@ -37,8 +37,8 @@ pub struct EptTranslation {
     pub memory_type: u8,
 }
 
-/// Why a walk through the EPT found no page.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Why a walk through the EPT found no page. Debug output has the entry in hexadecimal.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub enum EptFault {
     /// The entry at this level (5 or 4 to 1) is not present: an access is an EPT violation.
     NotPresent {
@@ -56,6 +56,20 @@ pub enum EptFault {
     Unreadable(HostPhysAddr),
 }
 
+impl fmt::Debug for EptFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotPresent { level } => f.debug_struct("NotPresent").field("level", level).finish(),
+            Self::Misconfigured { level, entry } => f
+                .debug_struct("Misconfigured")
+                .field("level", level)
+                .field("entry", &format_args!("{entry:#x}"))
+                .finish(),
+            Self::Unreadable(address) => f.debug_tuple("Unreadable").field(address).finish(),
+        }
+    }
+}
+
 impl fmt::Display for EptFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -68,8 +82,8 @@ impl fmt::Display for EptFault {
 
 impl core::error::Error for EptFault {}
 
-/// An entry that a walk came by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// An entry that a walk read. Debug output has it in hexadecimal.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct EptStep {
     /// Its level; 1 is the lowest.
     pub level: u8,
@@ -77,6 +91,16 @@ pub struct EptStep {
     pub slot: HostPhysAddr,
     /// Its value.
     pub entry: u64,
+}
+
+impl fmt::Debug for EptStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EptStep")
+            .field("level", &self.level)
+            .field("slot", &self.slot)
+            .field("entry", &format_args!("{:#x}", self.entry))
+            .finish()
+    }
 }
 
 /// A walk through the EPT: each entry on the way, and where it ended.

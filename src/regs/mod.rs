@@ -3,14 +3,26 @@
 mod access;
 pub(crate) mod rflags;
 
+use core::fmt;
 use core::mem::offset_of;
 
-/// The general-purpose registers but RSP, at the offsets that the world switch uses.
+/// The general-purpose registers but RSP, at the offsets that the world switch uses. Debug output is in hexadecimal.
 ///
 /// Slot `i` is the register that instructions encode as number `i`, 8 bytes each. The slot of RSP (number 4) is
-/// unused: the processor keeps the guest's RSP in the VMCS, and the vCPU reads and writes it there.
+/// unused: the processor keeps the guest's RSP in the VMCS, and the vCPU reads and writes it there
+/// ([`VmxVcpu::stack_pointer`](crate::VmxVcpu::stack_pointer)).
+///
+/// ```
+/// use x86_vcpu::GeneralRegisters;
+///
+/// let mut registers = GeneralRegisters::default();
+/// registers.rcx = 0x1b;
+/// assert_eq!(registers.get_reg_of_index(1), 0x1b);
+/// assert!(format!("{registers:?}").starts_with("GeneralRegisters { rax: 0x0, rcx: 0x1b, "));
+/// ```
+#[doc(alias = "gpr")]
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct GeneralRegisters {
     /// RAX: accumulator; return values, data of IN and OUT.
     pub rax: u64,
@@ -64,6 +76,18 @@ const _: () = {
     assert!(offset_of!(GeneralRegisters, r15) == 120);
     assert!(size_of::<GeneralRegisters>() == 128);
 };
+
+impl fmt::Debug for GeneralRegisters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut registers = f.debug_struct("GeneralRegisters");
+        for (index, name) in Self::REGISTER_NAMES.iter().enumerate() {
+            if index != usize::from(Self::RSP_INDEX) {
+                registers.field(name, &format_args!("{:#x}", self.get_reg_of_index(index as u8)));
+            }
+        }
+        registers.finish()
+    }
+}
 
 impl GeneralRegisters {
     /// The registers' names in the order of their numbers.

@@ -10,6 +10,7 @@ use axerrno::AxError;
 use super::capability::{FixedBits, Unsupported};
 use super::instructions::VmFail;
 use super::structs::FeatureControlFlags;
+use crate::rules::vector;
 
 /// Why VMX could not be enabled on a processor. What was changed before the failure has been undone, but for
 /// IA32_FEATURE_CONTROL, which the processor does not let anybody unlock.
@@ -49,6 +50,15 @@ pub enum EnableError {
     Unsupported(Unsupported),
     /// The task register holds the null selector, which no VMCS may have as the host's.
     NoTaskRegister,
+    /// The IDT has no present entry for this vector, 2 (NMI) or 18 (#MC). After an exit for an NMI or a machine check the
+    /// crate executes INT n with that vector, which would be #GP.
+    NoIdtEntry(u8),
+    /// VMX is on here, enabled by this crate, and TR selects another TSS descriptor than it did then: the host moved its GDT
+    /// or its TSS descriptor.
+    ///
+    /// The crate tells processors apart by the address of that descriptor.
+    /// [`hardware_disable`](axvcpu::AxArchPerCpu::hardware_disable) of the state that enabled VMX turns it off also now.
+    TssDescriptorMoved,
     /// The host has no frame for the VMXON region.
     NoMemory,
     /// VMXON failed in spite of all this.
@@ -60,7 +70,8 @@ impl EnableError {
     pub fn as_ax_error(&self) -> AxError {
         match self {
             Self::AlreadyEnabled | Self::VmxeSet(_) => AxError::AlreadyExists,
-            Self::Cr0 { .. } | Self::Cr4 { .. } | Self::NoTaskRegister | Self::Vmxon(_) => AxError::BadState,
+            Self::Cr0 { .. } | Self::Cr4 { .. } | Self::NoTaskRegister | Self::NoIdtEntry(_) => AxError::BadState,
+            Self::TssDescriptorMoved | Self::Vmxon(_) => AxError::BadState,
             Self::NoMemory => AxError::NoMemory,
             _ => AxError::Unsupported,
         }
@@ -87,9 +98,25 @@ impl fmt::Display for EnableError {
             Self::NoFlexibleControls => f.write_str("this processor has no TRUE VMX capability MSRs"),
             Self::Unsupported(missing) => write!(f, "{missing}"),
             Self::NoTaskRegister => f.write_str("the host has no task register loaded"),
+            Self::NoIdtEntry(vector) => write!(f, "the host's IDT has no entry for vector {vector}"),
+            Self::TssDescriptorMoved => f.write_str(TSS_DESCRIPTOR_MOVED),
             Self::NoMemory => f.write_str("no memory for the VMXON region"),
             Self::Vmxon(failure) => write!(f, "VMXON: {failure}"),
         }
+    }
+}
+
+/// What an error says on a processor whose TSS descriptor is not where it was when VMX was enabled.
+pub(super) const TSS_DESCRIPTOR_MOVED: &str =
+    "the host moved its GDT or its TSS descriptor after VMX was enabled here: turn VMX off and on again";
+
+/// Checks the host's IDT for the vectors that the crate raises by INT n. `gate` gives the first 8 bytes of the gate
+/// with this vector, or `None` beyond the limit of the IDT (SDM Vol. 3A, section 6.14.1, "64-Bit Mode IDT").
+pub(super) fn idt(mut gate: impl FnMut(u8) -> Option<u64>) -> Result<(), EnableError> {
+    const PRESENT: u64 = 1 << 47;
+    match [vector::NMI, vector::MC].into_iter().find(|&vector| gate(vector).is_none_or(|gate| gate & PRESENT == 0)) {
+        Some(vector) => Err(EnableError::NoIdtEntry(vector)),
+        None => Ok(()),
     }
 }
 
@@ -140,6 +167,14 @@ mod tests {
                     prop_assert_eq!(error, EnableError::DisabledByFirmware(value));
                 }
             }
+        }
+
+        /// The first vector of the two without a present gate is named.
+        #[test]
+        fn idt_needs_nmi_and_machine_check(gates: [Option<u64>; 2]) {
+            let missing = gates.iter().position(|gate| gate.is_none_or(|gate| gate >> 47 & 1 == 0));
+            let result = idt(|vector| if vector == 2 { gates[0] } else { gates[1] });
+            prop_assert_eq!(result, missing.map_or(Ok(()), |index| Err(EnableError::NoIdtEntry([2, 18][index]))));
         }
 
         /// Setting what is missing and clearing what is too much satisfies the check.

@@ -7,6 +7,8 @@
 mod decode;
 mod operand;
 
+use core::fmt;
+
 use axaddrspace::{GuestPhysAddr, GuestVirtAddr};
 
 pub(crate) use self::decode::ExitFields;
@@ -298,8 +300,8 @@ pub enum VmExit {
     },
 }
 
-/// An exception that exited, or an NMI.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// An exception that exited, or an NMI. Debug output has the debug conditions in hexadecimal.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct ExceptionExit {
     /// Vector, type and error code.
     pub event: VmxInterruptInfo,
@@ -309,6 +311,27 @@ pub struct ExceptionExit {
     pub debug_conditions: Option<u64>,
     /// Of INT1, INT3 and INTO: bytes of the instruction.
     pub instruction_length: Option<u32>,
+}
+
+impl fmt::Debug for ExceptionExit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { event, page_fault_address, debug_conditions, instruction_length } = self;
+        f.debug_struct("ExceptionExit")
+            .field("event", event)
+            .field("page_fault_address", page_fault_address)
+            .field("debug_conditions", &debug_conditions.map(Hex))
+            .field("instruction_length", instruction_length)
+            .finish()
+    }
+}
+
+/// A number whose debug output is hexadecimal.
+struct Hex(u64);
+
+impl fmt::Debug for Hex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}", self.0)
+    }
 }
 
 /// What started a task switch.

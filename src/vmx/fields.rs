@@ -5,6 +5,8 @@
 //! it. The encoding itself says the width (bits 14:13), the kind (bits 11:10) and that it is the full field (bit 0
 //! clear); a constant expression checks each line of the table against that at build time.
 
+use core::fmt;
+
 use crate::vmx::capability::{
     Capabilities, EntryControls, ExitControls, PinControls, PrimaryControls, SecondaryControls, TertiaryControls,
 };
@@ -71,7 +73,14 @@ pub enum FieldKind {
     Host = 3,
 }
 
-/// One line of the table.
+/// A VMCS field: one line of the table. Debug output has its name and, in hexadecimal, its encoding.
+///
+/// ```
+/// use x86_vcpu::vmx::FIELDS;
+///
+/// let rip = FIELDS.iter().find(|field| field.encoding == 0x681e).unwrap();
+/// assert!(format!("{rip:?}").contains("encoding: 0x681e, kind: Guest"));
+/// ```
 #[derive(Clone, Copy)]
 pub struct FieldInfo {
     /// `Group::NAME`.
@@ -82,6 +91,16 @@ pub struct FieldInfo {
     pub kind: FieldKind,
     /// The control without which the field does not exist.
     needs: Needs,
+}
+
+impl fmt::Debug for FieldInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FieldInfo")
+            .field("name", &self.name)
+            .field("encoding", &format_args!("{:#x}", self.encoding))
+            .field("kind", &self.kind)
+            .finish_non_exhaustive()
+    }
 }
 
 impl FieldInfo {

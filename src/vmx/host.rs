@@ -207,6 +207,16 @@ fn tss_of(gdt: u64, tr: u16) -> (u64, u64) {
     (base, if low & (1 << 55) != 0 { limit << 12 | 0xFFF } else { limit })
 }
 
+/// The first 8 bytes of the IDT's gate with this vector, or `None` beyond the limit of the IDT.
+pub(crate) fn idt_gate(vector: u8) -> Option<u64> {
+    const GATE_SIZE: usize = 16;
+    let idtr = x86_64::instructions::tables::sidt();
+    let offset = usize::from(vector) * GATE_SIZE;
+    let gate = (idtr.base.as_u64() as usize + offset) as *const u64;
+    // SAFETY: the gate is within the limit of the IDT, which the host keeps mapped for its interrupts.
+    (offset + GATE_SIZE <= usize::from(idtr.limit) + 1).then(|| unsafe { gate.read_volatile() })
+}
+
 /// The part of the host's state that may change between two binds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct PerThreadHostState {

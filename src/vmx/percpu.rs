@@ -6,18 +6,24 @@ use x86_64::registers::control::{Cr0, Cr4, Cr4Flags};
 
 use super::capability::{Capabilities, RawCapabilities};
 use super::enable::{self, EnableError};
-use super::host::PerCpuHostState;
+use super::host::{PerCpuHostState, idt_gate};
 use super::instructions::{vmxoff, vmxon};
 use super::processor::Processor;
 use super::structs::{VmxBasic, VmxRegion};
 use super::translations::TlbFlushCounts;
+use crate::error::bad_state;
 use crate::msr::Msr;
 
-/// The VMX state of one processor: in VMX root operation from [`enable`](Self::enable) to
-/// [`hardware_disable`](AxArchPerCpu::hardware_disable).
+/// VMX of one processor. It is on while this value lives: dropping the value turns VMX off.
 ///
-/// Every call must be made on the processor that the state is for. All that the crate wants to know of a processor is
-/// read once, when VMX is enabled; vCPUs that are bound later do not ask again.
+/// A host makes one for each processor, calls [`enable`](Self::enable) there, and keeps it, in a per-CPU variable for
+/// example. [`hardware_disable`](AxArchPerCpu::hardware_disable) turns VMX off; a drop of a value with VMX on does so too, and
+/// logs a warning.
+///
+/// Every call must be made on the processor that the value is for. The crate reads what it has to know of a processor once,
+/// when VMX is enabled. vCPUs that are bound later do not ask again.
+#[doc(alias("vmxon", "vmxoff", "virtualization", "percpu"))]
+#[must_use = "dropping it turns VMX off"]
 #[derive(Debug)]
 pub struct VmxPerCpuState<H: AxVCpuHal> {
     cpu_id: usize,
@@ -40,10 +46,10 @@ impl<H: AxVCpuHal> VmxPerCpuState<H> {
     /// Enters VMX root operation on this processor.
     ///
     /// Sets IA32_FEATURE_CONTROL where the firmware left it unlocked, sets CR4.VMXE, and executes VMXON. The host runs
-    /// at CPL 0 in 64-bit mode with a task register loaded.
+    /// at CPL 0 in 64-bit mode, with a task register loaded and an IDT that has entries for NMI (2) and #MC (18).
     ///
     /// # Errors
-    /// One for each thing that can be wrong, with the value that is; nothing stays changed then.
+    /// One for each thing that can be wrong, with the value that is wrong. The processor is then as it was before.
     pub fn enable(&mut self) -> Result<(), EnableError> {
         if self.on.is_some() {
             return Err(EnableError::AlreadyEnabled);
@@ -58,9 +64,14 @@ impl<H: AxVCpuHal> VmxPerCpuState<H> {
         if Processor::known().is_some_and(Processor::is_enabled) {
             return Err(EnableError::AlreadyEnabled);
         }
+        enable::idt(idt_gate)?;
         let cr4 = Cr4::read_raw();
         if cr4 & Cr4Flags::VIRTUAL_MACHINE_EXTENSIONS.bits() != 0 {
-            return Err(EnableError::VmxeSet(cr4));
+            return Err(if Processor::has_moved() {
+                EnableError::TssDescriptorMoved
+            } else {
+                EnableError::VmxeSet(cr4)
+            });
         }
         let feature_control = enable::feature_control(Msr::IA32_FEATURE_CONTROL.read())?;
 
@@ -162,8 +173,9 @@ impl<H: AxVCpuHal> VmxPerCpuState<H> {
     fn processor(&self) -> AxResult<&'static Processor> {
         match &self.on {
             Some(on) if on.processor.is_here() => Ok(on.processor),
-            Some(_) => ax_err!(BadState, "this is the state of another processor"),
-            None => ax_err!(BadState, "VMX is not enabled on this processor"),
+            Some(on) if on.processor.is_this_apic() => bad_state(enable::TSS_DESCRIPTOR_MOVED),
+            Some(_) => bad_state("this is the state of another processor"),
+            None => bad_state("VMX is not enabled on this processor"),
         }
     }
 }
@@ -186,12 +198,15 @@ impl<H: AxVCpuHal> AxArchPerCpu for VmxPerCpuState<H> {
     }
 
     /// Leaves VMX operation. vCPUs that are still bound here are unbound: their state is written back to memory, and
-    /// they can be bound again wherever VMX is on.
+    /// they can be bound again wherever VMX is on. This works also after the host moved its GDT.
+    ///
+    /// # Errors
+    /// `BadState` if VMX is not enabled by this value, this is another processor, or VMXOFF fails.
     fn hardware_disable(&mut self) -> AxResult {
         let Some(on) = &self.on else {
             return ax_err!(BadState, "VMX is not enabled on this processor");
         };
-        if !on.processor.is_here() {
+        if !on.processor.is_here() && !on.processor.is_this_apic() {
             return ax_err!(BadState, "VMX must be turned off on the processor that it was turned on");
         }
         on.processor.fpu.evict();
@@ -211,7 +226,11 @@ impl<H: AxVCpuHal> AxArchPerCpu for VmxPerCpuState<H> {
 
 impl<H: AxVCpuHal> Drop for VmxPerCpuState<H> {
     fn drop(&mut self) {
-        if self.on.is_some() && self.hardware_disable().is_err() {
+        if self.on.is_none() {
+            return;
+        }
+        log::warn!("VMX is turned off on processor {}: its VmxPerCpuState was dropped", self.cpu_id);
+        if self.hardware_disable().is_err() {
             log::error!("VMX is left on, on processor {}; its VMXON region is leaked", self.cpu_id);
             core::mem::forget(self.on.take());
         }

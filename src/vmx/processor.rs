@@ -16,11 +16,12 @@ use alloc::boxed::Box;
 use core::arch::x86_64::{__cpuid, __cpuid_count};
 use core::ptr;
 use core::sync::atomic::Ordering::{Acquire, Release};
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use axerrno::{AxResult, ax_err};
 
 use super::capability::Capabilities;
+use super::enable::TSS_DESCRIPTOR_MOVED;
 use super::host::PerCpuHostState;
 use super::instructions::{VmFail, vmclear, vmptrld};
 use super::translations::Translations;
@@ -94,6 +95,8 @@ pub(crate) struct Processor {
     /// What it takes in IA32_SPEC_CTRL; 0 where it has none.
     pub(crate) spec_ctrl: u64,
     enabled: AtomicBool,
+    /// The APIC ID of the processor that turned VMX on last.
+    apic_id: AtomicU32,
     /// How often VMX was turned on.
     sessions: AtomicU64,
     /// What it has cached of guests' memory.
@@ -131,8 +134,30 @@ impl Processor {
     pub(crate) fn current() -> AxResult<&'static Self> {
         match Self::known() {
             Some(record) if record.enabled.load(Acquire) => Ok(record),
-            _ => bad_state("VMX is not enabled on this processor"),
+            _ => not_enabled(),
         }
+    }
+
+    /// Whether VMX is on here, and TR selects another TSS descriptor than when it was enabled: then the processor has a
+    /// record that it is not found by.
+    #[cold]
+    pub(crate) fn has_moved() -> bool {
+        REGISTRY.iter().any(|bucket| {
+            let mut next = bucket.load(Acquire).cast_const();
+            // SAFETY: the registry holds null or records that live for ever.
+            while let Some(record) = unsafe { next.as_ref() } {
+                if record.is_enabled() && !record.is_here() && record.is_this_apic() {
+                    return true;
+                }
+                next = record.next;
+            }
+            false
+        })
+    }
+
+    /// Whether VMX was enabled last by a processor with the APIC ID of the one that executes this. Slow: CPUID tells it.
+    pub(crate) fn is_this_apic(&self) -> bool {
+        self.apic_id.load(Relaxed) == apic_id()
     }
 
     /// Makes the record of the processor that executes this, which has none.
@@ -148,6 +173,7 @@ impl Processor {
             has_l1d_flush: has_leaf_7_edx(28),
             spec_ctrl: accepted_spec_ctrl(native_cpuid),
             enabled: AtomicBool::new(false),
+            apic_id: AtomicU32::new(0),
             sessions: AtomicU64::new(0),
             translations: Translations::new(),
             last_guest: AtomicU64::new(0),
@@ -176,6 +202,7 @@ impl Processor {
 
     pub(crate) fn set_enabled(&self, enabled: bool) {
         if enabled {
+            self.apic_id.store(apic_id(), Relaxed);
             self.sessions.store(self.sessions.load(Relaxed) + 1, Relaxed);
             self.translations.vmx_enabled();
         }
@@ -270,7 +297,9 @@ impl Processor {
     /// Clears every VMCS that is active here, as software must before VMXOFF: what the processor still holds of an active
     /// VMCS is lost by it (SDM Vol. 3C, section 25.11.1, "Software Use of Virtual-Machine Control Structures").
     pub(crate) fn clear_all(&self) -> AxResult {
-        self.check_current()?;
+        if !self.is_here() && !self.is_this_apic() {
+            return bad_state("the VMCSs belong to another processor");
+        }
         if !self.is_enabled() {
             return bad_state("VMX is not enabled on this processor");
         }
@@ -287,8 +316,34 @@ impl Processor {
     /// That this processor executes this. One where a VMCS is active has VMX on: all are cleared before VMXOFF.
     #[inline(always)]
     pub(crate) fn check_current(&self) -> AxResult {
-        if self.is_here() { Ok(()) } else { bad_state("the VMCS belongs to another processor") }
+        if self.is_here() { Ok(()) } else { self.not_here() }
     }
+
+    #[cold]
+    fn not_here(&self) -> AxResult {
+        if self.is_this_apic() {
+            bad_state(TSS_DESCRIPTOR_MOVED)
+        } else {
+            bad_state("the VMCS belongs to another processor")
+        }
+    }
+}
+
+#[cold]
+fn not_enabled<T>() -> AxResult<T> {
+    bad_state(if Processor::has_moved() { TSS_DESCRIPTOR_MOVED } else { "VMX is not enabled on this processor" })
+}
+
+/// The APIC ID of the processor that executes this: the x2APIC ID of leaf 0BH, else the initial APIC ID of leaf 01H (SDM
+/// Vol. 3A, section 9.9.1, "Hierarchical Mapping of Shared Resources").
+fn apic_id() -> u32 {
+    if __cpuid(0).eax >= 0xb {
+        let topology = __cpuid_count(0xb, 0);
+        if topology.ebx != 0 {
+            return topology.edx;
+        }
+    }
+    __cpuid(1).ebx >> 24
 }
 
 #[cold]

@@ -1,14 +1,24 @@
 //! VMX of a CPU is turned on, off, and on again.
 
 use super::{
-    check::{CaseResult, equal, is_error, is_true},
+    check::{CaseResult, equal, is_error, is_true, same},
     guest::Guest,
 };
 use crate::vmx;
-use x86_64::registers::{
-    control::{Cr4, Cr4Flags},
-    model_specific::Msr,
+use alloc::vec::Vec;
+use x86_64::{
+    VirtAddr,
+    instructions::{
+        interrupts::without_interrupts,
+        tables::{lgdt, lidt, sgdt, sidt},
+    },
+    registers::{
+        control::{Cr4, Cr4Flags},
+        model_specific::Msr,
+    },
+    structures::DescriptorTablePointer,
 };
+use x86_vcpu::EnableError;
 
 cases! { "enable":
     twice_is_an_error,
@@ -17,6 +27,8 @@ cases! { "enable":
     off_twice,
     run_while_off,
     drop_vcpu_while_off,
+    idt_without_nmi_or_machine_check,
+    gdt_that_moved,
 }
 
 const HLT: &[u8] = &[0xF4];
@@ -99,5 +111,78 @@ fn drop_vcpu_while_off() -> CaseResult {
         drop(guest);
         Ok(())
     })?;
+    Guest::real(HLT)?.halt()
+}
+
+/// A copy of a descriptor table, and the value that LGDT or LIDT takes for it.
+struct TableCopy {
+    descriptors: Vec<u64>,
+    limit: u16,
+}
+
+impl TableCopy {
+    fn of(table: DescriptorTablePointer) -> Self {
+        let length = (usize::from(table.limit) + 1) / size_of::<u64>();
+        // SAFETY: a table of this host, which is as long as its limit says and does not change meanwhile.
+        let descriptors = unsafe { core::slice::from_raw_parts(table.base.as_ptr::<u64>(), length) };
+        Self { descriptors: descriptors.to_vec(), limit: table.limit }
+    }
+
+    fn pointer(&self) -> DescriptorTablePointer {
+        DescriptorTablePointer { limit: self.limit, base: VirtAddr::from_ptr(self.descriptors.as_ptr()) }
+    }
+}
+
+/// Without an IDT entry for NMI or #MC, `enable` is an error that names the vector.
+fn idt_without_nmi_or_machine_check() -> CaseResult {
+    const PRESENT: u64 = 1 << 47;
+    const WORDS_OF_A_GATE: usize = 2;
+    let host = sidt();
+    for vector in [2, 18] {
+        let mut idt = TableCopy::of(host);
+        idt.descriptors[WORDS_OF_A_GATE * usize::from(vector)] &= !PRESENT;
+        without_interrupts(|| {
+            vmx::with_state(|state| {
+                state.disable()?;
+                // SAFETY: it has an entry for each event that comes before the host's own IDT is loaded again.
+                unsafe { lidt(&idt.pointer()) };
+                let refused = state.enable();
+                // SAFETY: the host's own.
+                unsafe { lidt(&host) };
+                if refused.is_err() {
+                    is_true("VMX on again", state.enable().is_ok())?;
+                }
+                same("enable", refused, Err(EnableError::NoIdtEntry(vector)))
+            })
+        })?;
+    }
+    Guest::real(HLT)?.halt()
+}
+
+/// The host moves its GDT while VMX is on. `enable` says so, a run is an error, and VMX can be turned off and on.
+fn gdt_that_moved() -> CaseResult {
+    let host = sgdt();
+    let mut guest = Guest::real(HLT)?;
+    without_interrupts(|| {
+        vmx::with_state(|state| {
+            let gdt = TableCopy::of(host);
+            // SAFETY: the descriptors that the host has, at another address.
+            unsafe { lgdt(&gdt.pointer()) };
+            let second = vmx::State::new(0).enable();
+            let run = axvcpu::AxArchVCpu::run(&mut guest.vcpu);
+            let off = state.disable();
+            let on_with_the_copy = state.enable();
+            let off_with_the_copy = state.disable();
+            // SAFETY: the host's own.
+            unsafe { lgdt(&host) };
+            is_true("VMX on again", state.enable().is_ok())?;
+            same("a second enable", second, Err(EnableError::TssDescriptorMoved))?;
+            is_error("a run", run)?;
+            is_true("disable", off.is_ok())?;
+            is_true("enable with the copy", on_with_the_copy.is_ok())?;
+            is_true("disable with the copy", off_with_the_copy.is_ok())
+        })
+    })?;
+    drop(guest);
     Guest::real(HLT)?.halt()
 }
