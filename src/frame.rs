@@ -22,6 +22,44 @@ use memory_addr::PAGE_SIZE_4K;
 ///
 /// A frame that was allocated here is never at physical address 0 and is aligned to 4 KiB, which is what every
 /// structure that VMX takes by address asks for.
+///
+/// # Example
+///
+/// ```no_run
+/// use axaddrspace::{AxMmHal, HostPhysAddr, HostVirtAddr};
+/// use axvcpu::AxVCpuHal;
+/// use x86_vcpu::{VmxPerCpuState, VmxVcpu};
+///
+/// # fn alloc_page() -> Option<usize> { None }
+/// # fn free_page(_: usize) {}
+/// /// Where the host maps physical memory.
+/// const OFFSET: usize = 0xFFFF_8000_0000_0000;
+///
+/// struct Hal;
+///
+/// impl AxVCpuHal for Hal {
+///     type MmHal = Hal;
+/// }
+///
+/// impl AxMmHal for Hal {
+///     fn alloc_frame() -> Option<HostPhysAddr> {
+///         alloc_page().map(HostPhysAddr::from)
+///     }
+///     fn dealloc_frame(frame: HostPhysAddr) {
+///         free_page(frame.as_usize());
+///     }
+///     fn phys_to_virt(address: HostPhysAddr) -> HostVirtAddr {
+///         HostVirtAddr::from(address.as_usize() + OFFSET)
+///     }
+///     fn virt_to_phys(address: HostVirtAddr) -> HostPhysAddr {
+///         HostPhysAddr::from(address.as_usize() - OFFSET)
+///     }
+/// }
+///
+/// /// No `PhysFrameIf` is needed with these.
+/// type Vcpu = VmxVcpu<Hal>;
+/// type PerCpu = VmxPerCpuState<Hal>;
+/// ```
 pub struct PhysFrame<H: AxVCpuHal> {
     /// `None` only for the placeholder of [`uninit`](Self::uninit).
     start_paddr: Option<HostPhysAddr>,

@@ -104,6 +104,7 @@ impl fmt::Debug for EptStep {
 }
 
 /// A walk through the EPT: each entry on the way, and where it ended.
+#[doc(alias("translate", "gpa"))]
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct EptWalk {
     /// What was looked up.

@@ -19,9 +19,12 @@ use crate::rules::control_registers::EFER_LMA;
 use crate::rules::debug::{DEBUGCTL_BTF, DR6_BS};
 use crate::rules::vector::FAULTS;
 
-/// How the caller completes an instruction.
+/// # Completing an instruction
+///
+/// An exit that the caller gets leaves RIP at the instruction. The next entry completes it, once.
 impl<B: Backend> Vcpu<B> {
     /// Says when a guest that steps through its own code gets the trap of an instruction that was executed for it.
+    #[doc(alias("single-step", "trap flag"))]
     pub fn set_step_policy(&mut self, policy: StepPolicy) {
         self.completion.set_step_policy(policy);
     }
@@ -34,6 +37,7 @@ impl<B: Backend> Vcpu<B> {
     ///
     /// # Errors
     /// `BadState` where the guest's state cannot be read.
+    #[doc(alias = "skip")]
     pub fn advance_rip(&mut self, instr_len: u8) -> AxResult {
         self.cancel_completion();
         self.advance(Anywhere, u32::from(instr_len))
@@ -47,6 +51,34 @@ impl<B: Backend> Vcpu<B> {
     ///
     /// # Errors
     /// `BadState` if no read waits.
+    ///
+    /// # Example
+    ///
+    /// ```no_run
+    /// use axaddrspace::device::Port;
+    /// use axerrno::AxResult;
+    /// use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
+    /// use x86_vcpu::{PhysFrameHal, VmxVcpu};
+    ///
+    /// const COM1: u16 = 0x3F8;
+    /// const LINE_STATUS: u16 = COM1 + 5;
+    ///
+    /// /// A guest with nothing but a serial port. Before the first run all ports were made to exit:
+    /// /// `vcpu.set_io_intercept_of_range(0, 0x1_0000, true)`.
+    /// fn run_once(vcpu: &mut VmxVcpu<PhysFrameHal>, mut send: impl FnMut(u8)) -> AxResult {
+    ///     match vcpu.run()? {
+    ///         // IN waits for a value, for AL, AX or EAX by its width. Bits beyond the width are ignored.
+    ///         Exit::IoRead { port: Port(LINE_STATUS), .. } => vcpu.complete_read(0x60)?, // ready to send
+    ///         Exit::IoRead { .. } => vcpu.complete_read(u64::MAX)?,                      // no device: all ones
+    ///         // OUT waits for nothing. The next entry goes on after it.
+    ///         Exit::IoWrite { port: Port(COM1), data, .. } => send(data as u8),
+    ///         Exit::IoWrite { .. } => {}
+    ///         other => log::debug!("{other:?}"),
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
+    #[doc(alias("in", "rdmsr"))]
     #[inline]
     pub fn complete_read(&mut self, value: u64) -> AxResult {
         match self.completion.pending() {
@@ -87,6 +119,35 @@ impl<B: Backend> Vcpu<B> {
     ///
     /// # Errors
     /// `BadState` if no instruction waits to be completed; `InvalidInput` for a vector that is not a fault's.
+    ///
+    /// # Example
+    ///
+    /// ```no_run
+    /// use axerrno::AxResult;
+    /// use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
+    /// use x86_vcpu::{PhysFrameHal, VmxVcpu};
+    ///
+    /// const GENERAL_PROTECTION: u8 = 13;
+    /// const IA32_PLATFORM_INFO: usize = 0xCE;
+    ///
+    /// fn run_once(vcpu: &mut VmxVcpu<PhysFrameHal>) -> AxResult {
+    ///     match vcpu.run()? {
+    ///         // The value goes to EDX:EAX.
+    ///         Exit::SysRegRead { addr, .. } if addr.0 == IA32_PLATFORM_INFO => vcpu.complete_read(0)?,
+    ///         // Any other MSR does not exist. The guest gets #GP(0) in place of the effect of its RDMSR or WRMSR.
+    ///         Exit::SysRegRead { addr, .. } => {
+    ///             log::debug!("RDMSR of {:#x}", addr.0);
+    ///             vcpu.complete_fault(GENERAL_PROTECTION, Some(0))?;
+    ///         }
+    ///         Exit::SysRegWrite { addr, value } => {
+    ///             log::debug!("WRMSR of {:#x}: {value:#x}", addr.0);
+    ///             vcpu.complete_fault(GENERAL_PROTECTION, Some(0))?;
+    ///         }
+    ///         other => log::debug!("{other:?}"),
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn complete_fault(&mut self, vector: u8, err_code: Option<u32>) -> AxResult {
         self.complete_exception(GuestException { vector, error_code: err_code, cr2: None })
     }

@@ -38,6 +38,7 @@ impl ControlRegisters {
     }
 }
 
+/// # CR8
 impl<B: Backend> Vcpu<B> {
     /// The guest's CR8: the class of its task's priority, 0 to 15. It is 0 after reset and INIT.
     pub fn cr8(&self) -> u8 {

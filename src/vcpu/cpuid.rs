@@ -29,6 +29,7 @@ impl GuestCpuid {
     }
 }
 
+/// # CPUID
 impl<B: Backend> Vcpu<B> {
     /// What CPUID tells this guest: what was set, or the default for this processor, where the APIC id is the vCPU's id.
     ///

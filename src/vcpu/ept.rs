@@ -48,6 +48,31 @@ impl EptRoot {
 /// A vCPU that is in its guest at that time exits by the interrupt, and one that is about to enter exits at once. None of
 /// them enters again before its processor has dropped all that it had cached of the EPT. A vCPU that nobody runs needs no
 /// interrupt, wherever it ran last.
+///
+/// # Example
+///
+/// ```no_run
+/// use x86_vcpu::EptInvalidator;
+///
+/// /// Takes a page from a guest whose vCPUs may be running on other processors, and gives its frame to somebody else.
+/// ///
+/// /// `invalidators` are those of all vCPUs with this EPT ([`VmxVcpu::ept_invalidator`](x86_vcpu::VmxVcpu::ept_invalidator)).
+/// fn take_page(
+///     clear_entry: impl FnOnce(),
+///     invalidators: &[EptInvalidator],
+///     interrupt_others_and_wait: impl FnOnce(),
+///     reuse_frame: impl FnOnce(),
+/// ) {
+///     clear_entry();
+///     // From its next entry on no vCPU uses what its processor has cached.
+///     invalidators.iter().for_each(EptInvalidator::invalidate);
+///     // A vCPU that is in its guest exits by the interrupt.
+///     interrupt_others_and_wait();
+///     // Only now nobody reaches the frame any more.
+///     reuse_frame();
+/// }
+/// ```
+#[doc(alias("invept", "tlb", "shootdown", "unmap"))]
 #[derive(Clone, Debug)]
 pub struct EptInvalidator {
     requests: RemoteRequests,
@@ -60,6 +85,9 @@ impl EptInvalidator {
     }
 }
 
+/// # EPT
+///
+/// Which memory the guest has.
 impl<B: Backend> Vcpu<B> {
     /// Sets the EPT, also of a vCPU that is set up already, which then uses it from its next entry on. `root` is the
     /// host-physical address of its top table.
@@ -72,6 +100,39 @@ impl<B: Backend> Vcpu<B> {
     /// # Errors
     /// What the processor would refuse; nothing is changed then. Before VMX is enabled on this processor anything is
     /// accepted, and checked by [`setup`](Self::setup).
+    ///
+    /// # Example
+    ///
+    /// ```no_run
+    /// use axaddrspace::{AddrSpace, GuestPhysAddr, MappingFlags};
+    /// use axerrno::{AxResult, ax_err};
+    /// use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
+    /// use page_table_multiarch::PagingHandler;
+    /// use x86_vcpu::{PhysFrameHal, VmxVcpu};
+    ///
+    /// /// 1 GiB of RAM that gets each of its pages at the first access. `Frames` gives zeroed frames.
+    /// fn lazy_memory<Frames: PagingHandler>() -> AxResult<AddrSpace<Frames>> {
+    ///     let mut memory = AddrSpace::new_empty(GuestPhysAddr::from(0), 1 << 32)?;
+    ///     let all = MappingFlags::READ | MappingFlags::WRITE | MappingFlags::EXECUTE;
+    ///     memory.map_alloc(GuestPhysAddr::from(0), 1 << 30, all, false)?;
+    ///     Ok(memory)
+    /// }
+    ///
+    /// fn run_once<Frames: PagingHandler>(vcpu: &mut VmxVcpu<PhysFrameHal>, memory: &mut AddrSpace<Frames>) -> AxResult {
+    ///     match vcpu.run()? {
+    ///         // The same instruction runs again, so there is nothing to complete. And nothing to invalidate: the processor does
+    ///         // not remember that a page was missing.
+    ///         Exit::NestedPageFault { addr, access_flags } => {
+    ///             if !memory.handle_page_fault(addr, access_flags) {
+    ///                 return ax_err!(BadAddress, "the guest left its memory");
+    ///             }
+    ///         }
+    ///         other => log::debug!("{other:?}"),
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
+    #[doc(alias("set_ept_root", "eptp"))]
     pub fn change_ept_root(&mut self, root: HostPhysAddr) -> Result<(), InvalidEptRoot> {
         self.change_ept(root, self.ept.format)
     }
@@ -81,6 +142,7 @@ impl<B: Backend> Vcpu<B> {
     ///
     /// # Errors
     /// [`InvalidEptRoot::Levels`] for levels that the processor does not have; nothing is changed then.
+    #[doc(alias("dirty", "accessed"))]
     pub fn set_ept_format(&mut self, format: EptFormat) -> Result<(), InvalidEptRoot> {
         match self.ept.root {
             Some(root) => self.change_ept(root, format),
@@ -99,6 +161,7 @@ impl<B: Backend> Vcpu<B> {
 
     /// Tells the vCPU that the caller has changed its EPT. Where other vCPUs use the EPT, [`EptInvalidator`] says what else is
     /// to be done.
+    #[doc(alias("invept", "tlb", "flush"))]
     pub fn invalidate_ept(&mut self) {
         self.requests().set(Request::FLUSH_EPT);
     }

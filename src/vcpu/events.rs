@@ -16,7 +16,9 @@ use crate::rules::debug::DR6_BS;
 use crate::rules::interruption::{VmxInterruptInfo, VmxInterruptionType};
 use crate::rules::vector::{self, FAULTS};
 
-/// How the caller gives events to the guest.
+/// # Events
+///
+/// Interrupts, NMIs and exceptions. Each waits in the vCPU until the guest can take it.
 impl<B: Backend> Vcpu<B> {
     /// Queues an event for the guest: an exception for vectors 0 to 31 (2 is NMI), an external interrupt for those
     /// above. It is injected before a later entry, as soon as the guest can take it.
@@ -52,6 +54,25 @@ impl<B: Backend> Vcpu<B> {
     /// `InvalidInput` for what no processor delivers, and an entry would refuse: an NMI with another vector than 2, an
     /// exception above 31, an error code of an event that has none or of more than 15 bits, a software exception that is
     /// not INT1, INT3 or INTO, a type without meaning. `ResourceBusy` where eight exceptions wait already.
+    ///
+    /// # Example
+    ///
+    /// ```no_run
+    /// use axerrno::AxResult;
+    /// use x86_vcpu::vmx::{VmxInterruptInfo, VmxInterruptionType};
+    /// use x86_vcpu::{PhysFrameHal, VmxVcpu};
+    ///
+    /// /// Each of these waits in the vCPU until the guest can take it.
+    /// fn inject_all_sorts(vcpu: &mut VmxVcpu<PhysFrameHal>) -> AxResult {
+    ///     vcpu.queue_interrupt(0x30)?;          // an external interrupt, when RFLAGS.IF allows it
+    ///     vcpu.queue_event(2, None);            // an NMI, when none is blocked
+    ///     vcpu.queue_event(13, Some(0));        // #GP(0), at the next entry
+    ///     // INT3, one byte long, as if the guest had executed it.
+    ///     let breakpoint = VmxInterruptInfo { vector: 3, int_type: VmxInterruptionType::SoftException, err_code: None, valid: true };
+    ///     vcpu.inject_event(breakpoint, 1)
+    /// }
+    /// ```
+    #[doc(alias("interrupt", "exception", "nmi", "int3"))]
     pub fn inject_event(&mut self, event: VmxInterruptInfo, instruction_length: u8) -> AxResult {
         self.queue(Event::checked(event, instruction_length)?)
     }
@@ -96,6 +117,34 @@ impl<B: Backend> Vcpu<B> {
     ///
     /// # Errors
     /// None today.
+    ///
+    /// # Example
+    ///
+    /// ```no_run
+    /// use axerrno::AxResult;
+    /// use axvcpu::{AxArchVCpu, AxVCpuExitReason};
+    /// use x86_vcpu::{PhysFrameHal, VmxVcpu};
+    ///
+    /// /// An interrupt controller of the caller's, such as a pair of 8259.
+    /// trait Controller {
+    ///     /// Whether a line is asserted that the guest has not masked.
+    ///     fn is_pending(&self) -> bool;
+    ///     /// What the processor's acknowledge cycle does: the interrupt is in service now, and this is its vector.
+    ///     fn acknowledge(&mut self) -> u8;
+    /// }
+    ///
+    /// /// The controller is asked for its vector only when the guest takes the interrupt at once.
+    /// fn run_once(vcpu: &mut VmxVcpu<PhysFrameHal>, controller: &mut impl Controller) -> AxResult<AxVCpuExitReason> {
+    ///     if controller.is_pending() && vcpu.ready_for_interrupt()? {
+    ///         let vector = controller.acknowledge();
+    ///         vcpu.queue_interrupt(vector.into())?;
+    ///     }
+    ///     // One that still waits: exit, as `Nothing`, when the guest can take it.
+    ///     vcpu.set_interrupt_window(controller.is_pending())?;
+    ///     vcpu.run()
+    /// }
+    /// ```
+    #[doc(alias("pic", "8259"))]
     pub fn set_interrupt_window(&mut self, enable: bool) -> AxResult {
         self.backend.set_interrupt_window(enable);
         self.update_window_request();

@@ -27,11 +27,13 @@ const WRITE_BACK: u8 = 6;
 const FIELDS_OF_VIEW: [GuestField; 5] =
     [GuestField::CR3, GuestField::RFLAGS, GuestField::EFER, GuestField::CS_RIGHTS, GuestField::SS_RIGHTS];
 
+/// # Guest memory
 impl<B: Backend> Vcpu<B> {
     /// How the guest's code sees memory now. A snapshot: what the guest or the caller changes later is not in it.
     ///
     /// # Errors
     /// `BadState` where VMX is not enabled.
+    #[doc(alias = "snapshot")]
     pub fn guest_view(&self) -> AxResult<GuestView> {
         let info = self.ptw_info()?;
         let rflags = self.backend.read(Anywhere, GuestField::RFLAGS)?;
@@ -132,6 +134,28 @@ impl<B: Backend> Vcpu<B> {
     /// # Errors
     /// `BadState` for a vCPU that has no EPT or is not bound; in the inner result why the guest itself could not have
     /// read there.
+    ///
+    /// # Example
+    ///
+    /// ```no_run
+    /// use axerrno::AxResult;
+    /// use x86_vcpu::{AccessError, PhysFrameHal, VmxVcpu};
+    ///
+    /// /// A hypercall gave the linear address and the length of a text. Reads it with the rights that the guest's code has.
+    /// fn print_text(vcpu: &mut VmxVcpu<PhysFrameHal>, address: u64, length: usize) -> AxResult {
+    ///     let mut buffer = [0; 256];
+    ///     let text = &mut buffer[..length.min(256)];
+    ///     match vcpu.read_guest(address, text)? {
+    ///         Ok(()) => log::info!("{}", core::str::from_utf8(text).unwrap_or("not UTF-8")),
+    ///         // The guest's page tables do not allow it. Its code would get this exception.
+    ///         Err(AccessError::Guest(exception)) => log::warn!("no such text: {exception:?}"),
+    ///         // The EPT does not map it: bring the memory, and try again.
+    ///         Err(AccessError::Memory(missing)) => log::warn!("{missing:?}"),
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
+    #[doc(alias("gva", "copy_from_guest"))]
     pub fn read_guest(&self, linear: u64, bytes: &mut [u8]) -> AxResult<Result<(), AccessError>> {
         let view = self.guest_view()?;
         Ok(view.read(&self.guest_memory()?, linear, bytes, view.access(AccessKind::Read)))
@@ -141,6 +165,7 @@ impl<B: Backend> Vcpu<B> {
     ///
     /// # Errors
     /// As [`read_guest`](Self::read_guest).
+    #[doc(alias("gva", "copy_to_guest"))]
     pub fn write_guest(&mut self, linear: u64, bytes: &[u8]) -> AxResult<Result<(), AccessError>> {
         let view = self.guest_view()?;
         Ok(view.write(&self.guest_memory()?, linear, bytes, view.access(AccessKind::Write)))

@@ -18,6 +18,9 @@ const KEPT: [GuestField; 4] =
 /// Bits of CR0 that an INIT leaves: CD and NW.
 const CR0_KEPT: u64 = 0b11 << 29;
 
+/// # INIT and start-up IPI
+///
+/// What a local APIC does to the processor of another one.
 impl<B: Backend> Vcpu<B> {
     /// INIT: puts the processor into the state that the SDM gives for it, which leaves extended state, XCR0, MSRs but EFER
     /// and DEBUGCTL, and the cache bits of CR0 as they were; events that waited are gone. Where `bootstrap` is false it
@@ -25,6 +28,7 @@ impl<B: Backend> Vcpu<B> {
     ///
     /// # Errors
     /// `BadState` for a vCPU that is not set up, or whose VMCS cannot be read here.
+    #[doc(alias = "reset")]
     pub fn receive_init(&mut self, bootstrap: bool) -> AxResult {
         if !self.start.is_set_up() {
             return ax_err!(BadState, "the vCPU is not set up");
@@ -46,6 +50,38 @@ impl<B: Backend> Vcpu<B> {
 
     /// A start-up IPI: the vCPU starts in real mode at `vector` times 4096, if it waits for one. `false` if it does not, and
     /// the IPI is ignored.
+    ///
+    /// # Example
+    ///
+    /// ```no_run
+    /// use axaddrspace::{GuestPhysAddr, HostPhysAddr};
+    /// use axerrno::AxResult;
+    /// use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
+    /// use x86_vcpu::{PhysFrameHal, StartState, VmxVcpu};
+    ///
+    /// /// The second vCPU of a machine: it does not run until the first one starts it.
+    /// fn second_vcpu(ept_root: HostPhysAddr) -> AxResult<VmxVcpu<PhysFrameHal>> {
+    ///     let mut vcpu = VmxVcpu::new(0, 1)?;
+    ///     vcpu.set_start_state(StartState::WaitForStartup)?;
+    ///     vcpu.setup(ept_root, GuestPhysAddr::from(0))?;
+    ///     Ok(vcpu)
+    /// }
+    ///
+    /// /// `startup` is the vector of a start-up IPI that came for this vCPU, if one did.
+    /// fn run_once(vcpu: &mut VmxVcpu<PhysFrameHal>, startup: Option<u8>) -> AxResult {
+    ///     if let Some(vector) = startup {
+    ///         // Real mode, at `vector` times 4096. Ignored by a vCPU that does not wait.
+    ///         let started = vcpu.receive_startup(vector);
+    ///         log::info!("vCPU {}: {}", vcpu.id(), if started { "starts" } else { "runs already" });
+    ///     }
+    ///     match vcpu.run()? {
+    ///         Exit::CpuDown { .. } => {} // still waits: the caller sleeps until an IPI comes
+    ///         other => log::debug!("{other:?}"),
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
+    #[doc(alias("sipi", "ap", "smp"))]
     pub fn receive_startup(&mut self, vector: u8) -> bool {
         let waited = self.start.waits_for_startup();
         if waited {

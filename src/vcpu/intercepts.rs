@@ -13,6 +13,9 @@ use crate::rules::double_fault::Combined;
 use crate::rules::interruption::VmxInterruptionType;
 use crate::rules::vector;
 
+/// # Selected exits
+///
+/// What exits beyond what the crate needs itself.
 impl<B: Backend> Vcpu<B> {
     /// Makes instructions exit to the caller, or not.
     ///
@@ -56,6 +59,7 @@ impl<B: Backend> Vcpu<B> {
     ///
     /// # Errors
     /// `InvalidInput` for a vector above 31, NMI, and machine checks, which are the host's.
+    #[doc(alias("breakpoint", "single-step", "int3", "bitmap"))]
     pub fn set_exception_intercept(&mut self, vector: u8, intercept: bool) -> AxResult {
         if vector > 31 || matches!(vector, vector::NMI | vector::MC) {
             return ax_err!(InvalidInput, "not the vector of an exception of the guest");
@@ -76,6 +80,36 @@ impl<B: Backend> Vcpu<B> {
     /// # Errors
     /// `BadState` if the last exit was not for an exception, or its exception was reflected already, or the vCPU is not
     /// bound here.
+    ///
+    /// # Example
+    ///
+    /// ```no_run
+    /// use axerrno::AxResult;
+    /// use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
+    /// use x86_vcpu::{PhysFrameHal, Reflected, VmExit, VmxVcpu};
+    ///
+    /// const BREAKPOINT: u8 = 3;
+    ///
+    /// /// Before: `vcpu.set_exception_intercept(BREAKPOINT, true)`. `is_ours` knows the breakpoints that a debugger put there.
+    /// fn run_once(vcpu: &mut VmxVcpu<PhysFrameHal>, is_ours: impl Fn(usize) -> bool) -> AxResult {
+    ///     match vcpu.run()? {
+    ///         // No variant of axvcpu fits an exception: it comes by the number of its exit, 0.
+    ///         Exit::FailEntry { hardware_entry_failure_reason: 0 } => match vcpu.exit()? {
+    ///             VmExit::ExceptionOrNmi(exception) if exception.event.vector == BREAKPOINT && is_ours(vcpu.rip()) => {
+    ///                 // RIP is at the INT3. The debugger puts the byte back that was there before, and runs again.
+    ///                 log::info!("at the breakpoint {:#x}", vcpu.rip());
+    ///             }
+    ///             // The guest's own: it gets the exception as if there had been no exit.
+    ///             _ => match vcpu.reflect_exception()? {
+    ///                 Reflected::TripleFault => log::error!("the guest shuts down"),
+    ///                 reflected => log::debug!("{reflected:?}"),
+    ///             },
+    ///         },
+    ///         other => log::debug!("{other:?}"),
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn reflect_exception(&mut self) -> AxResult<Reflected> {
         without_interrupts(|| {
             let current = self.backend.current()?;

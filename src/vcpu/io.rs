@@ -17,6 +17,7 @@ pub(crate) fn intercept_defaults(backend: &mut impl Backend) -> AxResult {
     backend.set_port_intercepts(POWER_OFF_PORT.into(), 1, true)
 }
 
+/// # Ports
 impl<B: Backend> Vcpu<B> {
     /// Makes accesses to `count` ports from `port_base` exit, or not. At first no port exits but 604H, the power-off
     /// port: guests have the ports of the machine.
@@ -33,6 +34,7 @@ impl<B: Backend> Vcpu<B> {
     ///
     /// # Errors
     /// `InvalidInput` for a range that goes beyond FFFFH; nothing is changed then.
+    #[doc(alias("port", "bitmap"))]
     pub fn try_set_io_intercept(&mut self, port_base: u32, count: u32, intercept: bool) -> AxResult {
         self.backend.set_port_intercepts(port_base, count, intercept)
     }

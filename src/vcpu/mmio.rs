@@ -153,6 +153,7 @@ impl Mmio {
     }
 }
 
+/// # Devices in memory
 impl<B: Backend> Vcpu<B> {
     /// Declares a range of guest-physical addresses to be a device's, or not to be any more. At first none is.
     ///
@@ -162,6 +163,42 @@ impl<B: Backend> Vcpu<B> {
     ///
     /// # Errors
     /// `InvalidInput` for a range that is empty or goes beyond the addresses that there are.
+    ///
+    /// # Example
+    ///
+    /// ```no_run
+    /// use axaddrspace::GuestPhysAddr;
+    /// use axaddrspace::device::AccessWidth;
+    /// use axerrno::AxResult;
+    /// use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
+    /// use x86_vcpu::{PhysFrameHal, VmxVcpu};
+    ///
+    /// trait Device {
+    ///     fn read(&mut self, offset: usize, width: AccessWidth) -> u64;
+    ///     fn write(&mut self, offset: usize, width: AccessWidth, value: u64);
+    /// }
+    ///
+    /// const BASE: usize = 0xFED0_0000;
+    ///
+    /// /// Once. The EPT must not map the range.
+    /// fn add_device(vcpu: &mut VmxVcpu<PhysFrameHal>) -> AxResult {
+    ///     vcpu.set_mmio_range(GuestPhysAddr::from(BASE), 0x1000, true)
+    /// }
+    ///
+    /// /// Whatever the instruction was: an OR on the device is a read and then a write.
+    /// fn run_once(vcpu: &mut VmxVcpu<PhysFrameHal>, device: &mut impl Device) -> AxResult {
+    ///     match vcpu.run()? {
+    ///         Exit::MmioRead { addr, width, .. } => {
+    ///             let value = device.read(addr.as_usize() - BASE, width);
+    ///             vcpu.complete_read(value)?; // extended to the register, and flags set, by the vCPU
+    ///         }
+    ///         Exit::MmioWrite { addr, width, data } => device.write(addr.as_usize() - BASE, width, data),
+    ///         other => log::debug!("{other:?}"),
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
+    #[doc(alias("device", "mmio"))]
     pub fn set_mmio_range(&mut self, base: GuestPhysAddr, size: usize, device: bool) -> AxResult {
         let end = base.as_usize().checked_add(size);
         match end {
@@ -183,6 +220,35 @@ impl<B: Backend> Vcpu<B> {
 
     /// The instruction of the last exit, if it accesses a declared range, or was to be decoded by
     /// [`decode_mmio`](Self::decode_mmio), and is not emulated, or cannot go on. The exit is a `NestedPageFault` then.
+    ///
+    /// # Example
+    ///
+    /// ```no_run
+    /// use axerrno::{AxResult, ax_err};
+    /// use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
+    /// use x86_vcpu::{PhysFrameHal, VmxVcpu};
+    ///
+    /// /// In a guest whose devices are all declared by `set_mmio_range`.
+    /// fn run_once(vcpu: &mut VmxVcpu<PhysFrameHal>) -> AxResult {
+    ///     match vcpu.run()? {
+    ///         Exit::MmioWrite { addr, .. } if vcpu.mmio_access().is_some_and(|access| access.locked) => {
+    ///             log::warn!("an atomic access to the device at {addr:?}, as two accesses");
+    ///         }
+    ///         Exit::NestedPageFault { addr, .. } => match vcpu.mmio_undecoded() {
+    ///             // A device, and an instruction that the crate does not emulate.
+    ///             Some(instruction) if instruction.unreachable.is_none() => {
+    ///                 log::error!("{addr:?} is accessed by {:02x?}", instruction.bytes());
+    ///                 return ax_err!(Unsupported, "an instruction on a device");
+    ///             }
+    ///             // A device, and other memory of the instruction that the EPT does not map: map it, and run again.
+    ///             Some(instruction) => log::debug!("missing: {:?}", instruction.unreachable),
+    ///             None => return ax_err!(BadAddress, "there is neither memory nor a device"),
+    ///         },
+    ///         other => log::debug!("{other:?}"),
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn mmio_undecoded(&self) -> Option<&MmioUndecoded> {
         self.mmio.undecoded.as_ref()
     }

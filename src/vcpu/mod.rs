@@ -5,32 +5,51 @@
 //! hold, [`completion`] is the one mover of RIP. What an exit may be about has a file of its name. [`backend`] is the seam to
 //! the processor's virtualization; no other file here knows which one it is.
 
-pub(crate) mod backend;
-pub(crate) mod completion;
-pub(crate) mod control_registers;
-pub(crate) mod cpuid;
-pub(crate) mod debug;
-pub(crate) mod ept;
-pub(crate) mod events;
-pub(crate) mod exits;
-pub(crate) mod guest_memory;
+// rustdoc shows the methods of a vCPU in the order of these declarations: the order of use.
+pub(crate) mod start;
+
 pub(crate) mod init;
-pub(crate) mod intercepts;
-pub(crate) mod io;
-pub(crate) mod mmio;
-pub(crate) mod mode;
+
+pub(crate) mod ept;
+
+pub(crate) mod cpuid;
+
 pub(crate) mod msr_policy;
+
 pub(crate) mod msrs;
+
+pub(crate) mod io;
+
+pub(crate) mod mmio;
+
+pub(crate) mod intercepts;
+
+pub(crate) mod time;
+
+pub(crate) mod speculation;
+
+pub(crate) mod xstate;
+
+pub(crate) mod completion;
+
+pub(crate) mod string_io;
+
+pub(crate) mod events;
+
+pub(crate) mod guest_memory;
+
+pub(crate) mod mode;
+
+pub(crate) mod control_registers;
+pub(crate) mod segments;
+
+pub(crate) mod backend;
+pub(crate) mod debug;
+pub(crate) mod exits;
 pub(crate) mod parts;
 pub(crate) mod report;
 pub(crate) mod run;
-pub(crate) mod segments;
-pub(crate) mod speculation;
-pub(crate) mod start;
-pub(crate) mod string_io;
-pub(crate) mod time;
 pub(crate) mod written;
-pub(crate) mod xstate;
 
 use axerrno::AxResult;
 
@@ -55,13 +74,65 @@ use crate::regs::GeneralRegisters;
 
 /// A virtual CPU. On Intel's processors it is [`VmxVcpu`](crate::VmxVcpu).
 ///
-/// Its life: `new`, [`setup`](Self::setup), then any number of times `bind_to_current_processor`, runs, and
-/// `unbind_from_current_processor`. Between unbind and bind it may move to another processor, unless it is
-/// [kept loaded](crate::UnbindPolicy::KeepLoaded); it may move in memory at any time that it does not run.
+/// # Life
 ///
-/// While it is bound, everything that touches the guest's state is done on the processor that it is bound to; a call on
-/// another one is an error. The host does not preempt the code that runs a vCPU in favour of code that binds another
-/// one on the same processor, unless it unbinds this one first; interrupts may come at any time.
+/// 1. [`new`](crate::VmxVcpu::new) makes it.
+/// 2. The caller decides what the guest has: [start](#setting-up), [CPUID](#cpuid), [MSRs](#msrs), [ports](#ports),
+///    [devices in memory](#devices-in-memory), [other exits](#selected-exits), [time](#time).
+/// 3. [`setup`](Self::setup) gives it the [EPT](#ept) and writes the first state of the guest. VMX is on by then.
+/// 4. [`bind_to_current_processor`](crate::VmxVcpu::bind_to_current_processor) [binds](#binding) it to a processor.
+/// 5. [`run`](axvcpu::AxArchVCpu::run) enters the guest and comes back at an exit, any number of times. The caller
+///    [completes](#completing-an-instruction) what an exit asks for, queues [events](#events), and reads
+///    [what the exit says](#running-and-what-an-exit-says).
+/// 6. [`unbind_from_current_processor`](crate::VmxVcpu::unbind_from_current_processor) ends that. Now it may move to another
+///    processor, unless it is [kept loaded](crate::UnbindPolicy::KeepLoaded).
+///
+/// It may move in memory at any time that it does not run.
+///
+/// # Rules
+///
+/// - While it is bound, everything that touches the guest's state is done on the processor that it is bound to. A call on
+///   another one is an error.
+/// - The host does not preempt the code that runs a vCPU in favour of code that binds another one on the same processor,
+///   unless it unbinds this one first. Interrupts may come at any time.
+/// - An exit that the caller does not complete is completed by the next entry. IN and RDMSR then leave their registers as
+///   they were. INS and a read of a device are reported again, until they get a value.
+/// - Where the guest cannot go on, each run says so: `SystemDown` after a shutdown, `CpuDown` while it waits for a start-up
+///   IPI. An entry that failed is tried again by the next run, and fails again until the caller corrects the guest's state.
+///
+/// # The manual
+///
+/// "SDM" is the Intel 64 and IA-32 Architectures Software Developer's Manual, order number 325462-080US (June 2023). Later
+/// editions count chapters otherwise; the titles of sections stay.
+///
+/// # Example
+///
+/// ```no_run
+/// use axaddrspace::{GuestPhysAddr, HostPhysAddr};
+/// use axerrno::AxResult;
+/// use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
+/// use x86_vcpu::{PhysFrameHal, StartState, VmxVcpu};
+///
+/// /// VMX is enabled on this processor. `ept_root` is the EPT that maps the guest's memory.
+/// fn run_to_the_end(ept_root: HostPhysAddr) -> AxResult {
+///     let mut vcpu = VmxVcpu::<PhysFrameHal>::new(0, 0)?;
+///     vcpu.set_start_state(StartState::Protected32 { entry: 0x10_0000 })?;
+///     vcpu.setup(ept_root, GuestPhysAddr::from(0))?;
+///     vcpu.bind()?; // from here to `unbind` it is this processor's
+///     loop {
+///         match vcpu.run()? {
+///             Exit::Nothing => {}                // handled in the crate, or the end of a time slice
+///             Exit::Halt | Exit::SystemDown => break, // HLT; shutdown
+///             other => {
+///                 log::error!("{other:?}: {:?} in {vcpu:?}", vcpu.exit());
+///                 break;
+///             }
+///         }
+///     }
+///     vcpu.unbind()
+/// }
+/// ```
+#[doc(alias("shutdown", "guest", "vcpu"))]
 pub struct Vcpu<B: Backend> {
     pub(crate) backend: B,
     identity: Identity,
@@ -92,6 +163,7 @@ struct Identity {
 // SAFETY: the backend checks that every access to the guest's state is made on the right processor.
 unsafe impl<B: Backend> Send for Vcpu<B> {}
 
+/// # General registers and identity
 impl<B: Backend> Vcpu<B> {
     /// Puts a vCPU together.
     pub(crate) fn with_backend(mut backend: B, vm_id: usize, vcpu_id: usize) -> AxResult<Self> {

@@ -24,6 +24,9 @@ pub enum VmCpuMode {
     Mode64,
 }
 
+/// # Mode and registers
+///
+/// Reads of a vCPU that is bound on this processor, or that is not bound while VMX is on here.
 impl<B: Backend> Vcpu<B> {
     /// The guest's present mode, or [`VmCpuMode::Real`] if it cannot be read: on a vCPU that is not bound, where VMX is
     /// off.

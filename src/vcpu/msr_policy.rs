@@ -9,6 +9,7 @@ use super::backend::Backend;
 use super::msrs::virtualized_msrs;
 use super::parts::msrs::MsrPolicy;
 
+/// # MSRs
 impl<B: Backend> Vcpu<B> {
     /// Decides what becomes of the guest's accesses to a range of MSRs. The MSRs that the table of [`MsrPolicy`] calls
     /// the guest's own stay so: asking for another policy for one of them is an error, but for

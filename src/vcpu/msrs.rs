@@ -32,6 +32,9 @@ pub(crate) fn virtualized_msrs<B: Backend>() -> impl Iterator<Item = u32> {
     fields.chain([Msr::IA32_PRED_CMD]).map(Msr::number).chain(B::switched_msrs())
 }
 
+/// # MSR exits, one by one
+///
+/// The bits of the MSR bitmap. [`set_msr_policy`](Self::set_msr_policy) is for ranges, and says what else an access becomes.
 impl<B: Backend> Vcpu<B> {
     /// Makes RDMSR and WRMSR of one MSR exit, or not. MSRs outside 0 to 1FFFH and C0000000H to C0001FFFH always exit.
     ///
@@ -49,6 +52,7 @@ impl<B: Backend> Vcpu<B> {
     /// Those that the crate passes through of itself (the first line of the table there, SPEC_CTRL and PRED_CMD) exit
     /// once the caller has said so, until the caller says otherwise. What the table calls the guest's own is answered by the
     /// crate all the same.
+    #[doc(alias = "bitmap")]
     pub fn try_set_msr_intercept(&mut self, msr: u32, intercept: bool) -> AxResult {
         let speculation = [Msr::IA32_SPEC_CTRL, Msr::IA32_PRED_CMD].iter().any(|own| own.number() == msr);
         let of_itself = speculation || PASSED_THROUGH.iter().any(|own| own.number() == msr);

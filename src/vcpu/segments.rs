@@ -47,6 +47,7 @@ const fn fields(register: SegmentRegister) -> Fields {
     Fields { selector, base, limit, rights }
 }
 
+/// # Segments
 impl<B: Backend> Vcpu<B> {
     /// What a segment register of the guest holds: base, limit in bytes, and access rights as the SDM's table 25-2 of Vol. 3C
     /// has them.

@@ -37,6 +37,7 @@ use super::parts::requests::Request;
 use super::parts::speculation::{IBPB, SpeculationPolicy};
 use crate::msr::Msr;
 
+/// # Speculation
 impl<B: Backend> Vcpu<B> {
     /// Says which barriers are raised around this guest, in place of what the processor says that it needs.
     pub fn set_speculation_policy(&mut self, policy: SpeculationPolicy) {

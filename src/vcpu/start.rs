@@ -19,6 +19,48 @@ use crate::rules::debug::{DR6_RESET, DR7_RESET};
 /// "Processor State After Reset": the table of processor states following power-up, reset, or INIT), but for EDX,
 /// which holds the processor's signature as there. General registers may be set by
 /// [`regs_mut`](Vcpu::regs_mut) after [`setup`](Vcpu::setup).
+///
+/// # Example
+///
+/// ```no_run
+/// use axaddrspace::{GuestPhysAddr, HostPhysAddr};
+/// use axerrno::AxResult;
+/// use axvcpu::AxArchVCpu;
+/// use x86_vcpu::{PhysFrameHal, StartState, VmxVcpu};
+///
+/// /// A boot sector, as a BIOS starts it.
+/// fn boot_sector(vcpu: &mut VmxVcpu<PhysFrameHal>, ept_root: HostPhysAddr) -> AxResult {
+///     vcpu.set_start_state(StartState::RealMode { entry: GuestPhysAddr::from(0x7C00) })?;
+///     vcpu.setup(ept_root, GuestPhysAddr::from(0))?;
+///     vcpu.regs_mut().rdx = 0x80; // DL: the drive. After `setup`, which resets the registers.
+///     Ok(())
+/// }
+///
+/// /// A multiboot kernel: 32-bit protected mode without paging.
+/// fn multiboot(vcpu: &mut VmxVcpu<PhysFrameHal>, ept_root: HostPhysAddr, entry: u32, information: u32) -> AxResult {
+///     vcpu.set_start_state(StartState::Protected32 { entry })?;
+///     vcpu.setup(ept_root, GuestPhysAddr::from(0))?;
+///     vcpu.regs_mut().rax = 0x2BAD_B002;
+///     vcpu.regs_mut().rbx = information.into();
+///     Ok(())
+/// }
+///
+/// /// A 64-bit kernel, as Linux's 64-bit entry. The caller has put page tables at `cr3`, in the guest's memory, that map the
+/// /// kernel.
+/// fn linux64(vcpu: &mut VmxVcpu<PhysFrameHal>, ept_root: HostPhysAddr, entry: u64, cr3: u64, zero_page: u64) -> AxResult {
+///     vcpu.set_start_state(StartState::Long64 { entry, cr3 })?;
+///     vcpu.setup(ept_root, GuestPhysAddr::from(0))?;
+///     vcpu.regs_mut().rsi = zero_page;
+///     Ok(())
+/// }
+///
+/// /// Firmware, at the reset vector FFFFFFF0H. The EPT maps its image below 4 GiB.
+/// fn firmware(vcpu: &mut VmxVcpu<PhysFrameHal>, ept_root: HostPhysAddr) -> AxResult {
+///     vcpu.set_start_state(StartState::Reset)?;
+///     vcpu.setup(ept_root, GuestPhysAddr::from(0))
+/// }
+/// ```
+#[doc(alias("reset", "boot", "multiboot", "pvh"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StartState {
     /// At the reset vector: real mode, CS selector F000H with base FFFF0000H, IP FFF0H.
@@ -132,6 +174,9 @@ impl Start {
     }
 }
 
+/// # Setting up
+///
+/// What the guest starts with. Decide CPUID, MSRs and exits before [`setup`](Self::setup).
 impl<B: Backend> Vcpu<B> {
     /// Makes the vCPU ready for its guest: control fields by the capabilities of this processor, and guest state as the
     /// start state says. May be called again at any time, and then starts the guest anew: registers that were written and

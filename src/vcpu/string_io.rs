@@ -29,6 +29,9 @@ use crate::rules::vector;
 
 const RCX: u8 = 1;
 
+/// # String I/O
+///
+/// INS and OUTS, by more than an element at a time.
 impl<B: Backend> Vcpu<B> {
     /// The INS or OUTS whose element the last exit reported as `IoRead` or `IoWrite`; `None` if it was no such
     /// instruction, or is completed.
@@ -44,6 +47,30 @@ impl<B: Backend> Vcpu<B> {
     ///
     /// # Errors
     /// `BadState` if no OUTS waits, or all its elements are taken; `InvalidInput` for a buffer smaller than an element.
+    ///
+    /// # Example
+    ///
+    /// ```no_run
+    /// use axerrno::AxResult;
+    /// use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
+    /// use x86_vcpu::{PhysFrameHal, VmxVcpu};
+    ///
+    /// fn run_once(vcpu: &mut VmxVcpu<PhysFrameHal>, mut send: impl FnMut(&[u8])) -> AxResult {
+    ///     match vcpu.run()? {
+    ///         // REP OUTSB: many elements by one exit. A caller that does not ask gets one exit for each element.
+    ///         Exit::IoWrite { .. } if vcpu.string_io().is_some() => {
+    ///             let mut buffer = [0; 512];
+    ///             let length = vcpu.take_string_output(&mut buffer)?;
+    ///             send(&buffer[..length]);
+    ///         }
+    ///         // OUT.
+    ///         Exit::IoWrite { width, data, .. } => send(&data.to_le_bytes()[..width.size()]),
+    ///         other => log::debug!("{other:?}"),
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
+    #[doc(alias("outs", "outsb"))]
     pub fn take_string_output(&mut self, buffer: &mut [u8]) -> AxResult<usize> {
         self.move_elements(false, buffer.len(), |vcpu, view, linear, range| {
             let memory = vcpu.guest_memory().ok()?;
@@ -57,6 +84,32 @@ impl<B: Backend> Vcpu<B> {
     ///
     /// # Errors
     /// `BadState` if no INS waits, or all its elements are given; `InvalidInput` for less than an element.
+    ///
+    /// # Example
+    ///
+    /// ```no_run
+    /// use axerrno::AxResult;
+    /// use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
+    /// use x86_vcpu::{PhysFrameHal, VmxVcpu};
+    ///
+    /// /// The data port of an ATA disk, from which a driver reads a sector by REP INSW. `sector` is what is left of it.
+    /// fn run_once(vcpu: &mut VmxVcpu<PhysFrameHal>, sector: &mut &[u8]) -> AxResult {
+    ///     match vcpu.run()? {
+    ///         Exit::IoRead { width, .. } => match vcpu.string_io() {
+    ///             // As many as there are, and the guest takes. What it did not take stays.
+    ///             Some(_) if sector.len() >= width.size() => {
+    ///                 let taken = vcpu.give_string_input(sector)?;
+    ///                 *sector = &sector[taken..];
+    ///             }
+    ///             // IN, or no data: one element of all ones.
+    ///             _ => vcpu.complete_read(u64::MAX)?,
+    ///         },
+    ///         other => log::debug!("{other:?}"),
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
+    #[doc(alias("ins", "insb"))]
     pub fn give_string_input(&mut self, data: &[u8]) -> AxResult<usize> {
         self.move_elements(true, data.len(), |vcpu, view, linear, range| {
             let memory = vcpu.guest_memory().ok()?;

@@ -6,6 +6,7 @@ use axerrno::{AxResult, ax_err};
 use super::Vcpu;
 use super::backend::Backend;
 
+/// # Time
 impl<B: Backend> Vcpu<B> {
     /// Limits how long the guest runs before it exits: `ticks` of the TSC from an entry on, or without limit.
     ///
@@ -15,6 +16,29 @@ impl<B: Backend> Vcpu<B> {
     ///
     /// # Errors
     /// `Unsupported` if the processor has no VMX-preemption timer.
+    ///
+    /// # Example
+    ///
+    /// ```no_run
+    /// use axerrno::AxResult;
+    /// use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
+    /// use x86_vcpu::vmx::VmxExitReason;
+    /// use x86_vcpu::{PhysFrameHal, VmxVcpu};
+    ///
+    /// /// Whether the guest used up its slice of `ticks` of the time-stamp counter.
+    /// fn run_slice(vcpu: &mut VmxVcpu<PhysFrameHal>, ticks: u64) -> AxResult<bool> {
+    ///     vcpu.set_time_slice(Some(ticks))?;
+    ///     match vcpu.run()? {
+    ///         // Each entry begins a new slice, so a caller that counts time itself gives what is left.
+    ///         Exit::Nothing => Ok(vcpu.exit_info()?.exit_reason == VmxExitReason::PREEMPTION_TIMER),
+    ///         other => {
+    ///             log::debug!("{other:?}");
+    ///             Ok(false)
+    ///         }
+    ///     }
+    /// }
+    /// ```
+    #[doc(alias("preemption", "timer", "quantum"))]
     pub fn set_time_slice(&mut self, ticks: Option<u64>) -> AxResult {
         if self.start.is_set_up() && ticks.is_some() {
             self.backend.check_time_slice()?;
@@ -32,6 +56,41 @@ impl<B: Backend> Vcpu<B> {
 
     /// Sets what is added to the TSC, in ticks and modulo 2^64, whenever the guest reads it by RDTSC, RDTSCP or RDMSR. 0
     /// at first. A setup does not change it.
+    ///
+    /// # Example
+    ///
+    /// ```no_run
+    /// use x86_vcpu::{PhysFrameHal, VmxVcpu};
+    ///
+    /// /// A guest whose time-stamp counter starts at 0, and stands still while the guest is paused. All vCPUs of a machine get the
+    /// /// same offset.
+    /// struct Clock {
+    ///     offset: u64,
+    ///     paused_at: Option<u64>,
+    /// }
+    ///
+    /// impl Clock {
+    ///     fn start(host_tsc: u64) -> Self {
+    ///         Self { offset: host_tsc.wrapping_neg(), paused_at: None }
+    ///     }
+    ///
+    ///     fn pause(&mut self, host_tsc: u64) {
+    ///         self.paused_at = Some(host_tsc);
+    ///     }
+    ///
+    ///     fn resume(&mut self, host_tsc: u64) {
+    ///         if let Some(since) = self.paused_at.take() {
+    ///             self.offset = self.offset.wrapping_sub(host_tsc - since);
+    ///         }
+    ///     }
+    ///
+    ///     /// Before the next entry of each vCPU.
+    ///     fn apply(&self, vcpu: &mut VmxVcpu<PhysFrameHal>) {
+    ///         vcpu.set_tsc_offset(self.offset);
+    ///     }
+    /// }
+    /// ```
+    #[doc(alias("rdtsc", "clock"))]
     pub fn set_tsc_offset(&mut self, offset: u64) {
         self.time.set_offset(offset);
         self.backend.apply_tsc(&self.time);

@@ -8,12 +8,16 @@ use super::parts::xstate::FpuPolicy;
 use crate::error::bad_state;
 use crate::rules::control_registers::check_xsetbv;
 
+/// # Extended state
+///
+/// x87, SSE, AVX, AVX-512 and PKRU.
 impl<B: Backend> Vcpu<B> {
     /// Says when the extended state is switched. The default fits how this crate was compiled.
     ///
     /// # Errors
     /// `BadState` for a vCPU that is bound; `InvalidInput` for [`FpuPolicy::WhileBound`] where this crate was compiled
     /// to code that uses SSE itself and so would overwrite the guest's registers.
+    #[doc(alias("xsave", "xcr0"))]
     pub fn set_fpu_policy(&mut self, policy: FpuPolicy) -> AxResult {
         if self.backend.is_bound() {
             return bad_state("the extended state's policy cannot be changed while the vCPU is bound");

@@ -19,6 +19,7 @@ use crate::ept::EptViolation;
 use crate::rules::interruption::VmxInterruptInfo;
 
 /// Why the guest exited.
+#[doc(alias("vmexit", "exit reason"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum VmExit {

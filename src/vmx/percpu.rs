@@ -23,6 +23,36 @@ use crate::msr::Msr;
 /// Every call must be made on the processor that the value is for. The crate reads what it has to know of a processor once,
 /// when VMX is enabled. vCPUs that are bound later do not ask again.
 #[doc(alias("vmxon", "vmxoff", "virtualization", "percpu"))]
+///
+/// # Example
+///
+/// ```no_run
+/// use axerrno::AxResult;
+/// use axvcpu::AxArchPerCpu;
+/// use x86_vcpu::{EnableError, PhysFrameHal, VmxPerCpuState};
+///
+/// /// On each processor, once its GDT, TSS and IDT are loaded. VMX is on for as long as what this gives lives, so keep it: in a
+/// /// per-CPU variable, say.
+/// fn enable(cpu: usize) -> AxResult<Option<VmxPerCpuState<PhysFrameHal>>> {
+///     let mut state = VmxPerCpuState::new(cpu)?;
+///     match state.enable() {
+///         Ok(()) => Ok(Some(state)),
+///         Err(EnableError::DisabledByFirmware(_)) => {
+///             log::warn!("processor {cpu}: turn on VT-x in the firmware's setup");
+///             Ok(None)
+///         }
+///         Err(error) => {
+///             log::warn!("processor {cpu}: {error}");
+///             Ok(None)
+///         }
+///     }
+/// }
+///
+/// /// After the host changed registers that the crate took when VMX was enabled: a new IDT, another IA32_PAT, another LSTAR.
+/// fn host_has_changed(state: &mut VmxPerCpuState<PhysFrameHal>) -> AxResult {
+///     state.refresh_host_state()
+/// }
+/// ```
 #[must_use = "dropping it turns VMX off"]
 #[derive(Debug)]
 pub struct VmxPerCpuState<H: AxVCpuHal> {
@@ -119,6 +149,7 @@ impl<H: AxVCpuHal> VmxPerCpuState<H> {
     /// # Errors
     /// `BadState` if VMX is not enabled, or this is another processor. A host that moves its GDT or its TSS descriptor
     /// becomes another processor in the crate's eyes: it must turn VMX off before and on after that.
+    #[doc(alias("lstar", "idt", "gdt"))]
     pub fn refresh_host_state(&mut self) -> AxResult {
         let processor = self.processor()?;
         processor.host.refresh();
@@ -145,6 +176,7 @@ impl<H: AxVCpuHal> VmxPerCpuState<H> {
     ///
     /// # Errors
     /// `BadState` if VMX is not enabled, or this is another processor.
+    #[doc(alias("vpid", "tlb"))]
     pub fn set_vpid_limit(&mut self, limit: u16) -> AxResult {
         let processor = self.processor()?;
         processor.translations.set_vpid_limit(limit);
@@ -157,6 +189,7 @@ impl<H: AxVCpuHal> VmxPerCpuState<H> {
     ///
     /// # Errors
     /// `BadState` if VMX is not enabled, or this is another processor.
+    #[doc(alias("invept", "invvpid"))]
     pub fn tlb_flush_counts(&self) -> AxResult<TlbFlushCounts> {
         Ok(self.processor()?.translations.flush_counts())
     }

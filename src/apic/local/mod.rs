@@ -46,6 +46,53 @@ impl LocalApicConfig {
 ///
 /// A state machine that belongs to whoever runs its vCPU. `now` is the guest's time-stamp counter, as its RDTSC would read
 /// it; it must not go back. One that goes back stops the timer until the time is reached again, and does nothing worse.
+///
+/// # Example
+///
+/// ```no_run
+/// use axerrno::AxResult;
+/// use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
+/// use x86_vcpu::apic::{Effect, GeneralProtection, LocalApic};
+/// use x86_vcpu::{PhysFrameHal, VmxVcpu};
+///
+/// /// The exits that are the local APIC's. `now` is the guest's time-stamp counter ([`VmxVcpu::guest_tsc`]).
+/// fn handle(vcpu: &mut VmxVcpu<PhysFrameHal>, apic: &mut LocalApic, exit: Exit, now: u64) -> AxResult<Option<Effect>> {
+///     apic.set_cr8(vcpu.cr8()); // the guest may have written CR8, which is the task priority, without an exit
+///     let page = apic.page().unwrap_or_default() as usize;
+///     let effect = match exit {
+///         // Its page, which `set_mmio_range` declares.
+///         Exit::MmioRead { addr, width, .. } => {
+///             vcpu.complete_read(apic.read((addr.as_usize() - page) as u64, width, now))?;
+///             None
+///         }
+///         Exit::MmioWrite { addr, width, data } => apic.write((addr.as_usize() - page) as u64, width, data, now),
+///         // Its MSRs: IA32_APIC_BASE, the x2APIC's, IA32_TSC_DEADLINE.
+///         Exit::SysRegRead { addr, .. } if LocalApic::has_msr(addr.0 as u32) => {
+///             match apic.read_msr(addr.0 as u32, now) {
+///                 Ok(value) => vcpu.complete_read(value)?,
+///                 Err(GeneralProtection) => vcpu.complete_fault(13, Some(0))?,
+///             }
+///             None
+///         }
+///         Exit::SysRegWrite { addr, value } if LocalApic::has_msr(addr.0 as u32) => {
+///             match apic.write_msr(addr.0 as u32, value, now) {
+///                 Ok(effect) => effect,
+///                 Err(GeneralProtection) => {
+///                     vcpu.complete_fault(13, Some(0))?;
+///                     None
+///                 }
+///             }
+///         }
+///         other => {
+///             log::debug!("not the APIC's: {other:?}");
+///             None
+///         }
+///     };
+///     vcpu.set_cr8(apic.cr8()); // and the task priority without CR8
+///     Ok(effect)
+/// }
+/// ```
+#[doc(alias("xapic", "x2apic", "lapic"))]
 #[derive(Clone, Debug)]
 pub struct LocalApic {
     config: LocalApicConfig,

@@ -27,6 +27,28 @@ const MAX_SUBLEAVES: u32 = 64;
 /// Where leaf 80000008H tells fewer physical-address bits than the processor has, CR3 and the PDPTEs are checked by these.
 /// Which bits are reserved in page-table entries stays the processor's: an entry that would give #PF on a processor of that
 /// size is used, and what it addresses is looked up in the EPT.
+///
+/// # Example
+///
+/// ```no_run
+/// use axerrno::AxResult;
+/// use x86_vcpu::{CpuidFeature, PhysFrameHal, VmxVcpu};
+///
+/// /// On a processor where VMX is enabled, and before `setup`.
+/// fn decide_cpuid(vcpu: &mut VmxVcpu<PhysFrameHal>) -> AxResult {
+///     let mut cpuid = vcpu.cpuid_policy()?; // what works for a guest here
+///     cpuid.set_hypervisor(*b"MyHypervisor", 0x4000_0001)?;
+///     cpuid.set(0x4000_0001, 0, [1, 0, 0, 0])?; // a leaf of one's own
+///     cpuid.hide(CpuidFeature::AVX); // AVX2, FMA, AVX-512 and their state go with it
+///     if cpuid.show(CpuidFeature::X2APIC).is_err() {
+///         log::info!("no x2APIC for guests here");
+///     }
+///     if let Some(feature) = CpuidFeature::by_name("RDRAND") {
+///         cpuid.hide(feature); // and RDRAND is #UD
+///     }
+///     vcpu.set_cpuid_policy(cpuid)
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CpuidPolicy {
     leaves: Leaves,

@@ -8,6 +8,21 @@ use super::{EAX, EBX, Registers};
 ///
 /// An APIC id is made of the package, the core in it and the thread in that, each with as many bits as its highest number
 /// needs.
+///
+/// # Example
+///
+/// ```no_run
+/// use axerrno::AxResult;
+/// use x86_vcpu::{CpuidTopology, PhysFrameHal, VmxVcpu};
+///
+/// /// vCPU `number` of a machine with four: one package of two cores with two threads each.
+/// fn tell_topology(vcpu: &mut VmxVcpu<PhysFrameHal>, number: u32) -> AxResult {
+///     let mut cpuid = vcpu.cpuid_policy()?;
+///     cpuid.set_topology(CpuidTopology { apic_id: number, threads_per_core: 2, cores_per_package: 2 })?;
+///     vcpu.set_cpuid_policy(cpuid)
+/// }
+/// ```
+#[doc(alias("smp", "cores", "threads"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CpuidTopology {
     /// The x2APIC id of this vCPU; its low 8 bits are the initial APIC id.

@@ -11,6 +11,33 @@ bitflags! {
     /// Such an exit comes back from `run` as its number in `FailEntry` (HLT as `Halt`), with [`VmExit`](crate::VmExit) by
     /// [`VmxVcpu::exit`]; the next entry continues after the instruction. For RDTSC, RDTSCP, RDRAND and RDSEED
     /// [`VmxVcpu::complete_read`] gives the value.
+    ///
+    /// # Example
+    ///
+    /// ```no_run
+    /// use axerrno::AxResult;
+    /// use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
+    /// use x86_vcpu::{ExitOn, PhysFrameHal, VmExit, VmxVcpu};
+    ///
+    /// /// A guest that cannot tell the time: every RDTSC is one more than the last.
+    /// fn select(vcpu: &mut VmxVcpu<PhysFrameHal>) -> AxResult {
+    ///     vcpu.set_exit_on(ExitOn::RDTSC, true)?; // RDTSCP too
+    ///     vcpu.set_exit_on(ExitOn::HLT, false) // the processor itself waits in the guest
+    /// }
+    ///
+    /// fn run_once(vcpu: &mut VmxVcpu<PhysFrameHal>, counter: &mut u64) -> AxResult {
+    ///     match vcpu.run()? {
+    ///         // No variant of axvcpu fits: the exit comes by its number, and `exit` says the rest.
+    ///         Exit::FailEntry { .. } if matches!(vcpu.exit()?, VmExit::Rdtsc | VmExit::Rdtscp) => {
+    ///             *counter += 1;
+    ///             vcpu.complete_read(*counter)?;
+    ///         }
+    ///         other => log::debug!("{other:?}"),
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
+    #[doc(alias("rdtsc", "hlt", "pause"))]
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct ExitOn: u32 {
         /// HLT. On at first. Without it the processor itself waits in the guest until an interrupt of the host or the end
@@ -44,6 +71,33 @@ pub enum MwaitPolicy {
 }
 
 /// What becomes of a VMCALL at CPL 1 to 3.
+///
+/// # Example
+///
+/// ```no_run
+/// use axerrno::AxResult;
+/// use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
+/// use x86_vcpu::{HypercallPolicy, PhysFrameHal, VmxVcpu};
+///
+/// const PING: u64 = 1;
+/// const NO_SUCH_CALL: usize = usize::MAX;
+///
+/// /// VMCALL of user code (CPL 1 to 3) gets -1 in RAX, and does not come to the caller.
+/// fn only_for_kernels(vcpu: &mut VmxVcpu<PhysFrameHal>) {
+///     vcpu.set_hypercall_policy(HypercallPolicy::Return(u64::MAX));
+/// }
+///
+/// /// VMCALL: the number is in RAX, the arguments in RDI, RSI, RDX, RCX, R8 and R9, the result goes to RAX.
+/// fn run_once(vcpu: &mut VmxVcpu<PhysFrameHal>) -> AxResult {
+///     match vcpu.run()? {
+///         Exit::Hypercall { nr: PING, args: [value, ..] } => vcpu.set_return_value(value as usize + 1),
+///         Exit::Hypercall { .. } => vcpu.set_return_value(NO_SUCH_CALL),
+///         other => log::debug!("{other:?}"),
+///     }
+///     Ok(())
+/// }
+/// ```
+#[doc(alias("vmcall", "hypercall"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum HypercallPolicy {
     /// #GP: hypercalls are the kernel's.
@@ -57,6 +111,7 @@ pub enum HypercallPolicy {
 }
 
 /// What became of an exception that was given to the guest.
+#[doc(alias("shutdown", "triple fault"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reflected {
     /// The guest gets it.

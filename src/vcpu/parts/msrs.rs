@@ -41,6 +41,30 @@ use crate::msr::Msr;
 /// The time-stamp counter is the host's, with what the caller adds ([`set_tsc_offset`](crate::VmxVcpu::set_tsc_offset)), and
 /// not 0 at the guest's reset: guests take for granted that the counters of all their processors agree, and those of the
 /// host do.
+///
+/// # Example
+///
+/// ```no_run
+/// use axerrno::AxResult;
+/// use x86_vcpu::{MsrPolicy, PhysFrameHal, VmxVcpu};
+///
+/// const IA32_MTRRCAP: u32 = 0xFE;
+/// const IA32_PLATFORM_INFO: u32 = 0xCE;
+/// const MTRRS: core::ops::RangeInclusive<u32> = 0x200..=0x21F;
+/// const IA32_APERF: u32 = 0xE8;
+///
+/// fn decide_msrs(vcpu: &mut VmxVcpu<PhysFrameHal>) -> AxResult {
+///     // The vCPU has the value by itself, without an exit to the caller. No bit can be written: WRMSR is #GP.
+///     vcpu.set_msr_policy(IA32_MTRRCAP..=IA32_MTRRCAP, MsrPolicy::Keep { value: 0x508, writable: 0 })?;
+///     // A range whose registers the guest may write as it likes, and reads back.
+///     vcpu.set_msr_policy(MTRRS, MsrPolicy::Keep { value: 0, writable: u64::MAX })?;
+///     // The host's own register. The guest shares it with the host.
+///     vcpu.set_msr_policy(IA32_APERF..=IA32_APERF, MsrPolicy::PassThrough)?;
+///     // To the caller, as SysRegRead and SysRegWrite. This is the default.
+///     vcpu.set_msr_policy(IA32_PLATFORM_INFO..=IA32_PLATFORM_INFO, MsrPolicy::Exit)
+/// }
+/// ```
+#[doc(alias("rdmsr", "wrmsr", "lstar", "efer"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MsrPolicy {
     /// The guest uses the processor's own register, without an exit. It shares it with the host, unless the crate

@@ -8,6 +8,7 @@ use crate::msr::Msr;
 pub(crate) const IBPB: u64 = 1;
 
 /// Which barriers are raised around a guest. The default is what this processor says that it needs.
+#[doc(alias("spectre", "mitigations", "ibrs", "ibpb"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SpeculationPolicy {
     /// An indirect-branch prediction barrier (IBPB) before the first entry of a vCPU on a processor that ran another one

@@ -28,6 +28,7 @@ use crate::error::bad_state;
 use crate::rules::control_registers::xcr0;
 
 /// When the extended state is switched between host and guest.
+#[doc(alias("xsave", "fxsave", "sse", "avx"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FpuPolicy {
     /// Around each entry, in assembly, so that host code may use SSE at any time. What a host that is compiled with SSE

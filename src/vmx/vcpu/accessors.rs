@@ -43,7 +43,9 @@ impl<H: AxVCpuHal> Vmx<H> {
     }
 }
 
-/// What the last exit says.
+/// # Running, and what an exit says
+///
+/// [`run`](axvcpu::AxArchVCpu::run) of `AxArchVCpu` is the usual way to run. The other methods read what the last exit recorded.
 impl<H: AxVCpuHal> VmxVcpu<H> {
     /// Enters the guest once and comes back at its next exit. `None` if the crate has handled the exit: the caller may
     /// look after other things and run again. `Some` for an exit that the caller has to handle, and for an entry that
@@ -63,6 +65,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// # Errors
     /// `BadState` for a vCPU that is not set up or not bound here, and if VMLAUNCH or VMRESUME fails; in the second case
     /// [`entry_failure`](Self::entry_failure) has the number and text. The vCPU may be corrected and run again.
+    #[doc(alias("vmlaunch", "vmresume"))]
     pub fn run_once(&mut self) -> AxResult<Option<VmxExitReason>> {
         self.step()
     }
@@ -84,6 +87,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// # Errors
     /// `BadState` for a vCPU that has had no exit since it was set up, or whose VMCS cannot be read here; `Unsupported` for a
     /// field that the processor does not have.
+    #[doc(alias("vmexit", "qualification"))]
     pub fn exit(&self) -> AxResult<VmExit> {
         let reason = self.backend.last_exit_reason()?;
         VmExit::decode(VmxExitReason::from_exit_reason_field(reason), &self.backend)
@@ -196,6 +200,35 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     }
 
     /// Why the last entry did not reach the guest; `None` if it did.
+    ///
+    /// # Example
+    ///
+    /// ```no_run
+    /// use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
+    /// use x86_vcpu::{PhysFrameHal, VmxVcpu};
+    ///
+    /// /// What to look at when a guest does not run.
+    /// fn explain(vcpu: &mut VmxVcpu<PhysFrameHal>) {
+    ///     match vcpu.run() {
+    ///         // Bit 31: the entry itself failed, because of the guest's state or of an MSR to load.
+    ///         Ok(Exit::FailEntry { hardware_entry_failure_reason: reason }) if reason >> 31 != 0 => {
+    ///             log::error!("entry failed: {:?}", vcpu.exit());
+    ///             // Every field that the processor checked.
+    ///             let dumped = vcpu.dump_vmcs(|field, value| {
+    ///                 if let Some(value) = value {
+    ///                     log::error!("{:<40} {value:#x}", field.name);
+    ///                 }
+    ///             });
+    ///             log::error!("{dumped:?}");
+    ///         }
+    ///         // Bit 31 clear: an exit that axvcpu has no variant for.
+    ///         Ok(Exit::FailEntry { .. }) => log::error!("{:?}; {vcpu:?}", vcpu.exit()),
+    ///         // VMLAUNCH or VMRESUME refused the control fields or the host's state.
+    ///         Err(error) => log::error!("{error:?}: {:?}", vcpu.entry_failure()),
+    ///         Ok(other) => log::debug!("{other:?}"),
+    ///     }
+    /// }
+    /// ```
     pub fn entry_failure(&self) -> Option<EntryFailure> {
         self.backend.entry.failure()
     }

@@ -133,7 +133,9 @@ impl Binding {
     }
 }
 
-/// Binding.
+/// # Binding
+///
+/// A vCPU runs on the processor that it is bound to.
 impl<H: AxVCpuHal> VmxVcpu<H> {
     /// Says what an unbind gives back, from the next one on.
     pub fn set_unbind_policy(&mut self, policy: UnbindPolicy) {
@@ -147,6 +149,37 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// # Errors
     /// `BadState` where VMX is not enabled, or for a vCPU that is bound to another processor; not always so for one that
     /// is [kept loaded](UnbindPolicy::KeepLoaded) there, whose run is an error then.
+    ///
+    /// # Example
+    ///
+    /// ```no_run
+    /// use axerrno::AxResult;
+    /// use axvcpu::{AxArchVCpu, AxVCpuExitReason as Exit};
+    /// use x86_vcpu::{PhysFrameHal, VmxVcpu};
+    ///
+    /// /// A millisecond of a time-stamp counter of 2 GHz.
+    /// const SLICE: u64 = 2_000_000;
+    ///
+    /// /// Lets two guests take turns on this processor, a slice each.
+    /// fn take_turns(guests: &mut [VmxVcpu<PhysFrameHal>; 2]) -> AxResult {
+    ///     for vcpu in guests.iter_mut() {
+    ///         vcpu.set_time_slice(Some(SLICE))?;
+    ///     }
+    ///     loop {
+    ///         for vcpu in guests.iter_mut() {
+    ///             // Only one of them is bound at a time.
+    ///             vcpu.bind()?;
+    ///             match vcpu.run()? {
+    ///                 Exit::Nothing => {} // the end of the slice, or something that the crate handled
+    ///                 Exit::SystemDown => return vcpu.unbind(),
+    ///                 other => log::debug!("vCPU {}: {other:?}", vcpu.id()),
+    ///             }
+    ///             vcpu.unbind()?;
+    ///         }
+    ///     }
+    /// }
+    /// ```
+    #[doc(alias("vmptrld", "load"))]
     #[inline(always)]
     pub fn bind_to_current_processor(&self) -> AxResult {
         let Vmx { binding, msrs, .. } = &self.backend;
@@ -166,6 +199,35 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// # Errors
     /// `BadState` for a vCPU that is not bound, or is bound to another processor; not always so for one that is
     /// [kept loaded](UnbindPolicy::KeepLoaded), for which nothing is done.
+    ///
+    /// # Example
+    ///
+    /// ```no_run
+    /// use axerrno::AxResult;
+    /// use axvcpu::AxArchVCpu;
+    /// use x86_vcpu::{PhysFrameHal, UnbindPolicy, VmxVcpu};
+    ///
+    /// /// Runs some slices here, and leaves the vCPU so that any processor may go on with it. A vCPU is `Send`.
+    /// fn run_here(vcpu: &mut VmxVcpu<PhysFrameHal>, slices: u32) -> AxResult {
+    ///     vcpu.bind()?;
+    ///     for _ in 0..slices {
+    ///         let exit = vcpu.run()?;
+    ///         log::trace!("{exit:?}");
+    ///     }
+    ///     vcpu.unbind() // gives everything back: the next `bind` may be anywhere
+    /// }
+    ///
+    /// /// A vCPU that seldom moves: bind and unbind cost next to nothing, until this.
+    /// fn stay(vcpu: &mut VmxVcpu<PhysFrameHal>) {
+    ///     vcpu.set_unbind_policy(UnbindPolicy::KeepLoaded);
+    /// }
+    ///
+    /// /// On the processor that it leaves, before another one binds it.
+    /// fn leave(vcpu: &VmxVcpu<PhysFrameHal>) -> AxResult {
+    ///     vcpu.release_processor()
+    /// }
+    /// ```
+    #[doc(alias("vmclear", "migration", "put"))]
     #[inline(always)]
     pub fn unbind_from_current_processor(&self) -> AxResult {
         if self.backend.binding.rebind_check.yes() {

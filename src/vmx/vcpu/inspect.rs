@@ -55,12 +55,16 @@ impl<H: AxVCpuHal> fmt::Debug for Vcpu<Vmx<H>> {
     }
 }
 
+/// # Inspecting
+///
+/// VMCS fields by name.
 impl<H: AxVCpuHal> VmxVcpu<H> {
     /// Reads a field of the VMCS, bound or not.
     ///
     /// # Errors
     /// `Unsupported` for a field that the processor does not have; `BadState` where VMX is not enabled, for a field that
     /// has to be read from the processor.
+    #[doc(alias("vmread", "snapshot"))]
     pub fn read_vmcs<F: VmcsField>(&self, field: F) -> AxResult<F::Value> {
         self.backend.vmcs.read(Anywhere, field)
     }
@@ -70,6 +74,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// fail, after which another one may be written. What hangs on a field is done with it: EFER.LMA also sets the entry
     /// control for IA-32e mode, breakpoints in DR7 are loaded at entries, of IA32_DEBUGCTL only BTF is taken, and with RIP an instruction that waited to
     /// be completed is not completed any more.
+    #[doc(alias("vmwrite", "restore"))]
     pub fn write_guest_field<F: GuestStateField>(&mut self, field: F, value: F::Value) {
         if let Some(part) = guest_field_at(field.index()) {
             return self.write_for_caller(part, value.into_bits());
@@ -85,6 +90,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     ///
     /// # Errors
     /// `BadState` for a vCPU that is not bound here.
+    #[doc(alias("snapshot", "vmcs", "debug"))]
     pub fn dump_vmcs(&self, line: impl FnMut(&'static FieldInfo, Option<u64>)) -> AxResult {
         without_interrupts(|| {
             let current = self.backend.vmcs.current()?;

@@ -34,7 +34,10 @@ use super::structs::{IOBitmap, MsrBitmap};
 use super::vmcs::Vmcs;
 use crate::vcpu::Vcpu;
 
-/// A virtual CPU on VMX: a [`Vcpu`], whose page has its methods.
+/// A virtual CPU on VMX.
+///
+/// **Its methods, an example and its life from `new` to the end of the guest are on the page of [`Vcpu`].**
+#[doc(alias("vmcs", "vmx", "vcpu"))]
 pub type VmxVcpu<H> = Vcpu<Vmx<H>>;
 
 /// What VMX keeps for one vCPU.
@@ -66,6 +69,7 @@ impl<H: AxVCpuHal> Vmx<H> {
     }
 }
 
+/// # Making a vCPU
 impl<H: AxVCpuHal> VmxVcpu<H> {
     /// Makes a vCPU: allocates its VMCS, bitmaps, and areas for MSRs and extended state. Touches no VMX state of the
     /// processor, so it works before VMX is enabled.
