@@ -1,8 +1,8 @@
 //! Extended page tables: the pointer to them, what a violation of them says, and a walk through them in software.
 //!
-//! The crate does not build the tables; the caller does, and gives their root. What is here is what the vCPU
-//! needs besides: a valid EPTP, the decoding of EPT-violation exits, and a way from a guest-physical address to
-//! host memory for when the crate has to read the guest's page tables or instructions itself.
+//! The crate does not build the tables; the caller does, and gives their root. The vCPU needs three things more, which are
+//! here: a valid EPTP, the decoding of EPT-violation exits, and a walk from a guest-physical address to host memory, for when the
+//! crate reads the guest's page tables or instructions itself.
 
 mod capability;
 mod pointer;

@@ -18,7 +18,7 @@ use axerrno::{AxResult, ax_err_type};
 use axvcpu::AxVCpuHal;
 use memory_addr::PAGE_SIZE_4K;
 
-/// A physical frame of 4 KiB that is given back to the host when this value is dropped.
+/// A physical frame of 4 KiB. Dropping this value returns it to the host.
 ///
 /// A frame that was allocated here is never at physical address 0 and is aligned to 4 KiB, which is what every
 /// structure that VMX takes by address asks for.

@@ -132,7 +132,7 @@ pub enum Msr {
     IA32_STAR = 0xc000_0081,
     /// RIP for SYSCALL in 64-bit mode.
     IA32_LSTAR = 0xc000_0082,
-    /// RIP for SYSCALL in compatibility mode; kept by Intel's processors, used by AMD's.
+    /// RIP for SYSCALL in compatibility mode. Intel's processors hold a value and do not use it; AMD's use it.
     IA32_CSTAR = 0xc000_0083,
     /// RFLAGS bits that SYSCALL clears.
     IA32_FMASK = 0xc000_0084,

@@ -9,9 +9,9 @@ use super::message::{Delivery, Message};
 /// that sends, for messages that come from one. `kick` is called with the place of each vCPU that has to be told, but not
 /// with the sender's: that handles an exit, and looks into its inbox ([`Inbox::collect`]) before it enters the guest again.
 ///
-/// What a processor sends between that look and the entry, be it for its own vCPU or from a device, nobody tells it: an IPI
-/// to itself would, and so does another look. A host whose devices may send there asks
-/// [`Inbox::wants_attention`] last.
+/// Nothing announces what the processor itself posts between that look and the entry, for its own vCPU or from a device. An IPI to
+/// itself would, and so does another look. So a host whose devices may send there asks
+/// [`Inbox::wants_attention`] right before the entry.
 ///
 /// `false` if nobody takes it: an I/O APIC then tries again ([`IoApic::service`](super::IoApic::service)).
 ///

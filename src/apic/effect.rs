@@ -9,7 +9,7 @@ use super::message::Message;
 pub enum Effect {
     /// A message for other local APICs, and maybe for this one: [`deliver`](super::deliver) it.
     Send(Message),
-    /// The guest has ended an interrupt that was triggered by level: tell the I/O APICs
+    /// The guest has ended a level-triggered interrupt. The I/O APICs are to learn of it
     /// ([`IoApic::end_of_interrupt`](super::IoApic::end_of_interrupt)).
     EndOfInterrupt {
         /// The interrupt's vector.

@@ -1,9 +1,9 @@
 //! The part of a local APIC that other processors reach.
 //!
 //! Whoever runs a vCPU owns its [`LocalApic`]; all others post to its `Inbox`, without a lock, as to a posted-interrupt
-//! descriptor (SDM Vol. 3C, 30.6 "Posted-Interrupt Processing"). What keeps an interrupt from being lost is an order: a
-//! poster first notes the interrupt and then asks for attention; the owner first takes the wish for attention back and then
-//! collects what is noted. Whatever the owner does not find is noted later than its look, and so is the wish.
+//! descriptor (SDM Vol. 3C, 30.6 "Posted-Interrupt Processing"). An order makes sure that no interrupt is lost. A poster first notes
+//! the interrupt, and then asks for attention. The owner first clears the request for attention, and then collects what is noted.
+//! What the owner does not find is noted after its look, and so is the request.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -42,7 +42,7 @@ mod signal {
     pub(super) const VECTOR: u64 = 0xFF << VECTOR_SHIFT;
 }
 
-/// What came for a processor besides the interrupts that its local APIC keeps.
+/// What came for a processor besides the interrupts that its local APIC holds.
 ///
 /// In the order of the fields: whoever gets an INIT and a start-up IPI together handles the INIT first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -17,7 +17,7 @@ pub enum Destination {
     /// The local APICs whose logical id matches, in the model of the receiver; all if it is
     /// [`BROADCAST`](Self::BROADCAST).
     Logical(u32),
-    /// The sender. A [`LocalApic`](super::LocalApic) keeps such a message to itself.
+    /// The sender. A [`LocalApic`](super::LocalApic) handles such a message itself.
     Myself,
     /// All, the sender among them.
     All,

@@ -1,7 +1,7 @@
-//! Local APICs and an I/O APIC for a guest: emulation that a user of the crate can take along.
+//! Local APICs and an I/O APIC for a guest: optional emulation for users of the crate.
 //!
 //! A [`VmxVcpu`](crate::VmxVcpu) has no interrupt controller; this module has those of a PC with several processors, as pure
-//! state machines. They touch no VMCS and no hardware, take no lock, and know the time only as it is told to them.
+//! state machines. They touch no VMCS and no hardware, take no lock, and get the time from the caller.
 //!
 //! - [`LocalApic`]: of one vCPU, owned by whoever runs that. Registers by page (xAPIC) and by MSR (x2APIC), priorities, the
 //!   timer, IPIs.
@@ -47,8 +47,8 @@
 //! }
 //! ```
 //!
-//! A vCPU that halted with interrupts enabled goes on when [`pending`](LocalApic::pending) says something, and any when a
-//! signal came; until then its owner waits for a kick or for the timer's deadline.
+//! A vCPU that halted with interrupts enabled runs again when [`pending`](LocalApic::pending) gives a vector. Any halted vCPU runs
+//! again when a signal came. Until then its owner waits for a kick or for the timer's deadline.
 //!
 //! After an exit, accesses to the page go to [`LocalApic::read`] and [`write`](LocalApic::write), those to
 //! [its MSRs](LocalApic::has_msr) to [`read_msr`](LocalApic::read_msr) and [`write_msr`](LocalApic::write_msr), and each

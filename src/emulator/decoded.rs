@@ -1,7 +1,7 @@
 //! Instructions that were decoded before.
 //!
-//! Few places of an operating system access devices, and each again and again. The bytes at RIP are fetched for every access
-//! all the same; if they are those of last time, so is the instruction, and that it is one of those known here has been seen.
+//! Few places of an operating system access devices, and each does so again and again. The bytes at RIP are fetched for every
+//! access all the same. If they are those of last time, the instruction is too, and it is known to be one that is emulated.
 
 use iced_x86::Instruction;
 
@@ -33,7 +33,7 @@ impl Decoded {
         same.then_some(Fetched { instruction: line.instruction, code: Code { length, ..*code }, known: true })
     }
 
-    /// Keeps an instruction whose emulation has begun.
+    /// Remembers an instruction whose emulation has begun.
     pub(crate) fn remember(&mut self, rip: u64, fetched: &Fetched, emulation: &Emulation) {
         if !fetched.known && emulation.is_known() {
             let &Fetched { instruction, code, .. } = fetched;

@@ -13,7 +13,7 @@ use super::vector::{self, VectorRegisters, VectorWrite};
 pub(super) struct Effect {
     pub(super) changes: Changes,
     pub(super) vector: Option<VectorWrite>,
-    /// A string instruction with REP has elements left: RIP stays.
+    /// A string instruction with REP has elements left: RIP does not move.
     pub(super) repeats: bool,
 }
 
@@ -31,8 +31,8 @@ pub(super) fn execute(
     }
     let repeats = match string(instruction) {
         Some(address_size) => {
-            let goes_on = machine.string()?;
-            machine.step_string(address_size, goes_on)?
+            let continues = machine.string()?;
+            machine.step_string(address_size, continues)?
         }
         None => {
             machine.integer(code)?;
@@ -152,7 +152,7 @@ impl Machine<'_> {
         }
     }
 
-    /// One element. Whether REPE or REPNE, by the flags that it left, goes on.
+    /// One element. Whether REPE or REPNE continues, by the flags that it left.
     fn string(&mut self) -> Option<bool> {
         use Mnemonic as M;
         let compare = match self.instruction.mnemonic() {
@@ -172,8 +172,8 @@ impl Machine<'_> {
         Some((flags & flag::ZF != 0) == self.instruction.has_repe_prefix())
     }
 
-    /// Moves the pointers that the instruction uses, and counts. Whether elements are left.
-    fn step_string(&mut self, address_size: crate::guest_memory::AddressSize, goes_on: bool) -> Option<bool> {
+    /// Moves the pointers that the instruction uses, and its counter. Whether elements are left.
+    fn step_string(&mut self, address_size: crate::guest_memory::AddressSize, continues: bool) -> Option<bool> {
         let bytes = address_bytes(address_size);
         let size = self.slots.iter().flatten().map(|slot| slot.place.size).next().unwrap_or(0) as u64;
         let step = if self.before.rflags & flag::DF != 0 { size.wrapping_neg() } else { size };
@@ -190,7 +190,7 @@ impl Machine<'_> {
         }
         let left = counter(self.before, 1, address_size).wrapping_sub(1) & address_size.mask();
         self.changes.write_part(1, bytes, left)?;
-        Some(left != 0 && goes_on)
+        Some(left != 0 && continues)
     }
 
     fn move_vector(&mut self, vectors: &impl VectorRegisters) -> Option<Effect> {

@@ -1,11 +1,16 @@
 //! Emulation of the instructions by which guests access devices in memory.
 //!
-//! An [`Emulation`] is one instruction on its way. It is decoded, and all its memory operands are translated before any
-//! is accessed, so that a fault of the second leaves the first alone. Then everything that it reads is read, the
-//! instruction is executed by pure functions, and everything that it writes is written. Guest memory is accessed at
-//! once; an access to a device stops the emulation, which says what it wants ([`Progress`]) and goes on when it is called
-//! again. Registers change at the very end, and only those that the instruction writes: what the caller changed in between
-//! stays.
+//! An [`Emulation`] is one instruction, in steps:
+//!
+//! 1. It is decoded, and all its memory operands are translated before any is accessed, so that a fault of the second leaves
+//!    the first alone.
+//! 2. It reads its operands.
+//! 3. Pure functions execute it.
+//! 4. It writes its operands.
+//!
+//! Guest memory is accessed at once. An access to a device stops the emulation, which says what it wants ([`Progress`]) and
+//! continues when it is resumed. Registers change at the very end, and only those that the instruction writes, so that it does
+//! not undo what the caller changed in between.
 //!
 //! Operands of 16 and 32 bytes reach a device as accesses of 8 bytes, and one that crosses pages as accesses to each. A
 //! string instruction is emulated one element at a time.
@@ -37,8 +42,8 @@ pub(crate) use shape::CodeSize;
 use shape::{Place, Role};
 pub(crate) use vector::{VectorRegisters, VectorWrite};
 
-/// Builds the decoder's tables, which are the same for everybody and made by its first use: some four thousand allocations, of
-/// which none is to come between an exit and the next entry.
+/// Builds the decoder's tables, which all vCPUs share. The decoder would build them at its first use, by some four thousand
+/// allocations, which are not to come between an exit and the next entry.
 pub(crate) fn prepare() {
     const NOP: [u8; 1] = [0x90];
     let _ = Decoder::new(64, &NOP, DecoderOptions::NONE).decode();
@@ -92,7 +97,7 @@ struct Transfer {
 pub(crate) enum Progress {
     /// The device is to be read, and [`Emulation::answer`] called.
     Read { address: GuestPhysAddr, width: AccessWidth },
-    /// The device is to be written; going on means that it was.
+    /// The device is to be written. [`Emulation::resume`] means that it was.
     Write { address: GuestPhysAddr, width: AccessWidth, value: u64 },
     /// All is done. RIP moves by so many bytes; none while a string instruction has elements left.
     Done { length: u8 },
@@ -110,7 +115,7 @@ pub(crate) struct Target {
 /// Why an instruction is not emulated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// It is none of those that are known here.
+    /// It is none that the crate emulates.
     Unknown,
     /// The guest gets an exception.
     Exception(GuestException),
@@ -174,7 +179,7 @@ impl Translated {
     }
 }
 
-/// What an emulation needs of the world.
+/// What an emulation needs of the vCPU.
 pub(crate) struct EmulatorContext<'a, M> {
     pub(crate) view: &'a GuestView,
     pub(crate) code: CodeSize,
@@ -276,7 +281,7 @@ impl<M: GuestMemory> EmulatorContext<'_, M> {
 }
 
 impl<M: GuestMemory> EmulatorContext<'_, M> {
-    /// Whether memory can be read or written at all. A compare-exchange that changes nothing tells of writing.
+    /// Whether memory can be read or written at all. A compare-exchange that changes nothing tests writing.
     fn probe(&self, address: GuestPhysAddr, write: bool) -> Result<(), UnmappedGuestMemory> {
         let word = GuestPhysAddr::from(address.as_usize() & !3);
         let mut bytes = [0; 4];
@@ -308,7 +313,7 @@ impl Emulation {
     /// Translates what the instruction accesses.
     pub(crate) fn start<M: GuestMemory>(
         &mut self,
-        world: &EmulatorContext<'_, M>,
+        context: &EmulatorContext<'_, M>,
         fetched: &Fetched,
         registers: &Registers,
     ) -> Result<(), Refusal> {
@@ -318,13 +323,13 @@ impl Emulation {
         if self.over {
             return Ok(());
         }
-        let places = shape::places(instruction, registers, world.code).ok_or(Refusal::Unknown)?;
+        let places = shape::places(instruction, registers, context.code).ok_or(Refusal::Unknown)?;
         if !fetched.known {
             self.rehearse(places, registers)?;
         }
         for (slot, place) in self.slots.iter_mut().zip(places) {
             if let Some(place) = place {
-                *slot = Some(world.locate(place)?);
+                *slot = Some(context.locate(place)?);
             }
         }
         Ok(())
@@ -351,7 +356,7 @@ impl Emulation {
         execute::execute(&self.instruction, self.code, &mut slots, registers, &Zeros).map(drop).ok_or(Refusal::Unknown)
     }
 
-    /// Gives the value that the device read last has.
+    /// Gives the value of the device that was to be read.
     pub(crate) fn answer(&mut self, value: u64) {
         let Some((Transfer { size, .. }, true)) = self.transfer().map(|transfer| (transfer, self.asked)) else {
             return;
@@ -367,11 +372,11 @@ impl Emulation {
         self.asked && self.phase == Phase::Reading
     }
 
-    /// Goes on to the next access of a device, or to the end, where it changes `registers`.
+    /// Continues to the next access of a device, or to the end, where it changes `registers`.
     ///
     /// # Errors
     /// Memory that could be reached before, and cannot be any more.
-    pub(crate) fn go_on(
+    pub(crate) fn resume(
         &mut self,
         memory: &impl GuestMemory,
         registers: &mut Registers,

@@ -51,7 +51,8 @@ pub(crate) struct CodeSize {
     pub(crate) stack: usize,
 }
 
-/// The memory operands in the order in which they are read and written; `None` for an instruction that is not known here.
+/// The memory operands in the order in which they are read and written; `None` for an instruction that the crate does not
+/// emulate.
 pub(super) fn places(instruction: &Instruction, registers: &Registers, code: CodeSize) -> Option<[Option<Place>; 2]> {
     use Mnemonic as M;
     let operand = |number, role| place(instruction, number, role, registers, code);

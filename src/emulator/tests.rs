@@ -389,7 +389,7 @@ fn one_input(random: &mut Random, memory: &Noise) -> Ended {
     let devices = random.next();
     memory.accesses.set(0);
     memory.fails.set(if random.one_in(8) { (random.next() & 0x1F) as u32 } else { u32::MAX });
-    let world = EmulatorContext {
+    let context = EmulatorContext {
         view: &view,
         code,
         memory,
@@ -400,8 +400,8 @@ fn one_input(random: &mut Random, memory: &Noise) -> Ended {
             Ok(view.linear(register, &segment, offset, address_size, size, kind))
         },
     };
-    plant(random, &world, &registers);
-    let fetched = match world.fetch(registers.rip) {
+    plant(random, &context, &registers);
+    let fetched = match context.fetch(registers.rip) {
         Ok(fetched) => fetched,
         Err((refusal, bytes)) => {
             assert!(bytes.length <= LONGEST);
@@ -411,24 +411,24 @@ fn one_input(random: &mut Random, memory: &Noise) -> Ended {
     let instruction = fetched.instruction;
     assert!(fetched.code.length == instruction.len());
     let mut emulation = Emulation::new(&fetched, code);
-    if let Err(refusal) = emulation.start(&world, &fetched, &registers) {
+    if let Err(refusal) = emulation.start(&context, &fetched, &registers) {
         return ended(refusal);
     }
-    check_memory_of_decoding(random, &world, registers.rip, &fetched, &emulation);
+    check_memory_of_decoding(random, &context, registers.rip, &fetched, &emulation);
     let before = registers;
     let mut vectors = Vectors([7; 32]);
     // At most 32 bytes are read and 32 written, in two pieces each.
     for _ in 0..32 {
-        let progress = emulation.go_on(memory, &mut registers, &mut vectors);
+        let progress = emulation.resume(memory, &mut registers, &mut vectors);
         match progress {
             Ok(Progress::Read { address, width }) => {
                 assert!(emulation.waits() && address.as_usize() % 4096 + width.size() <= 4096);
-                assert!((world.is_device)(address));
+                assert!((context.is_device)(address));
                 emulation.answer(random.next());
             }
             Ok(Progress::Write { address, width, value }) => {
                 assert!(!emulation.waits() && address.as_usize() % 4096 + width.size() <= 4096);
-                assert!((world.is_device)(address) && value & !mask(width.size()) == 0);
+                assert!((context.is_device)(address) && value & !mask(width.size()) == 0);
             }
             Ok(Progress::Done { length }) => {
                 assert!(length == 0 || length as usize == instruction.len());
@@ -448,32 +448,32 @@ fn one_input(random: &mut Random, memory: &Noise) -> Ended {
 /// or other code.
 fn check_memory_of_decoding(
     random: &mut Random,
-    world: &EmulatorContext<'_, Noise>,
+    context: &EmulatorContext<'_, Noise>,
     rip: u64,
     fetched: &Fetched,
     emulation: &Emulation,
 ) {
-    let Some(start) = place_of_code(world, rip) else {
+    let Some(start) = place_of_code(context, rip) else {
         return;
     };
     let mut decoded = Decoded::default();
     decoded.remember(rip, fetched, emulation);
-    let bits = if random.one_in(8) { 64 } else { world.code.bits };
-    let code = CodeSize { bits, ..world.code };
+    let bits = if random.one_in(8) { 64 } else { context.code.bits };
+    let code = CodeSize { bits, ..context.code };
     let place = (start + random.next() as usize % LONGEST).min(Noise::SIZE - 1);
-    let change = |byte| core::mem::replace(&mut world.memory.bytes.borrow_mut()[place], byte);
-    let fails = world.memory.fails.replace(u32::MAX);
+    let change = |byte| core::mem::replace(&mut context.memory.bytes.borrow_mut()[place], byte);
+    let fails = context.memory.fails.replace(u32::MAX);
     let old = change(random.next() as u8);
-    let with = EmulatorContext { code, decoded: &decoded, ..*world }.fetch(rip);
-    let without = EmulatorContext { code, ..*world }.fetch(rip);
+    let with = EmulatorContext { code, decoded: &decoded, ..*context }.fetch(rip);
+    let without = EmulatorContext { code, ..*context }.fetch(rip);
     change(old);
-    world.memory.fails.set(fails);
+    context.memory.fails.set(fails);
     let found = |result: Result<Fetched, (Refusal, Code)>| result.map(|found| (found.instruction, found.code));
     assert_eq!(found(with), found(without));
 }
 
 /// Puts an instruction that is likely to be known where the code is, if that can be reached.
-fn plant(random: &mut Random, world: &EmulatorContext<'_, Noise>, registers: &Registers) {
+fn plant(random: &mut Random, context: &EmulatorContext<'_, Noise>, registers: &Registers) {
     if random.one_in(4) {
         return;
     }
@@ -483,19 +483,19 @@ fn plant(random: &mut Random, world: &EmulatorContext<'_, Noise>, registers: &Re
     }
     bytes.extend_from_slice(OPCODES[random.next() as usize % OPCODES.len()]);
     bytes.extend_from_slice(&random.next().to_le_bytes());
-    if let Some(start) = place_of_code(world, registers.rip) {
-        let mut noise = world.memory.bytes.borrow_mut();
+    if let Some(start) = place_of_code(context, registers.rip) {
+        let mut noise = context.memory.bytes.borrow_mut();
         let end = (start + bytes.len()).min(Noise::SIZE);
         noise[start..end].copy_from_slice(&bytes[..end - start]);
     }
 }
 
 /// Where code is. A test's own way in: without page-table rights.
-fn place_of_code(world: &EmulatorContext<'_, Noise>, rip: u64) -> Option<usize> {
+fn place_of_code(context: &EmulatorContext<'_, Noise>, rip: u64) -> Option<usize> {
     let access = Access { kind: AccessKind::Fetch, privilege: Privilege::Supervisor };
-    let linear = (world.linear)(SegmentRegister::Cs, rip, AddressSize::Bits64, 1, AccessKind::Fetch).ok()?.ok()?;
-    let paging = Paging { smep: false, nxe: false, ..world.view.paging };
-    let found = paging.translate(world.memory, linear, access).ok()?;
+    let linear = (context.linear)(SegmentRegister::Cs, rip, AddressSize::Bits64, 1, AccessKind::Fetch).ok()?.ok()?;
+    let paging = Paging { smep: false, nxe: false, ..context.view.paging };
+    let found = paging.translate(context.memory, linear, access).ok()?;
     Some(found.address.as_usize() % Noise::SIZE)
 }
 

@@ -11,7 +11,7 @@ pub(crate) struct VectorWrite {
     pub(crate) index: usize,
     pub(crate) value: [u8; 32],
     /// By a VEX instruction: the rest of the register, above these 32 bytes, becomes 0. Otherwise only the lower 16 bytes
-    /// are written and the rest stays.
+    /// are written, and the rest is unchanged.
     pub(crate) vex: bool,
 }
 

@@ -1,5 +1,5 @@
 //! From a segment and an offset to a linear address: base, limit, type, canonical form, and the wrap at the address size
-//! (SDM Vol. 3A, chapter 6, "Protection", 6.3 "Limit Checking" and 6.5 "Type Checking"; Vol. 1, 3.3.7.1 "Canonical
+//! (SDM Vol. 3A, chapter 5, "Protection", 5.3 "Limit Checking" and 5.5 "Type Checking"; Vol. 1, 3.3.7.1 "Canonical
 //! Addressing").
 
 use super::{AccessKind, GuestException};
@@ -106,8 +106,8 @@ pub enum LinearMode {
 impl LinearMode {
     /// The linear address of `size` bytes at an offset in a segment.
     ///
-    /// `size` is 1 to 4096; of the offset the bits count that the address size has. Outside 64-bit mode the result has 32
-    /// bits, and the bytes behind it wrap there.
+    /// `size` is 1 to 4096 bytes. The offset is cut to the address size. Outside 64-bit mode the result has 32 bits, and the
+    /// bytes after it wrap at 4 GiB.
     ///
     /// # Errors
     /// #SS(0) for the stack segment, #GP(0) for the others.

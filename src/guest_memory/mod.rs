@@ -3,8 +3,8 @@
 //! both ([`view`]).
 //!
 //! All of it is pure: what the processor knows comes in a value ([`GuestView`]), and guest-physical memory is reached
-//! through the trait [`GuestMemory`], which may fail at any step. What an access cannot do is told as the exception that
-//! the guest would see, ready to be injected.
+//! through the trait [`GuestMemory`], which may fail at any step. An access that the guest may not make gives the exception
+//! that the guest would see, ready to be injected.
 
 mod linear;
 mod paging;
@@ -25,9 +25,9 @@ pub use view::{GuestView, SplitAccess};
 
 pub(crate) const PAGE_SIZE: u64 = memory_addr::PAGE_SIZE_4K as u64;
 
-/// Guest-physical memory, as the host reaches it. Nothing is assumed of how the pages of a guest lie in the host.
+/// Guest-physical memory, as the host reaches it. The pages of a guest may lie anywhere in the host.
 ///
-/// Each of these is called with a range inside one page of 4 KiB. The guest may change memory at any time.
+/// The crate calls each function with a range inside one page of 4 KiB. The guest may change memory at any time.
 pub trait GuestMemory {
     /// Reads bytes. Four or eight bytes at a multiple of their number are read at once: they may be an entry of a page
     /// table.

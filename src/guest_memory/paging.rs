@@ -1,5 +1,5 @@
 //! The guest's page tables: from a linear address to a guest-physical one, as the processor walks (SDM Vol. 3A, chapter
-//! 5, "Paging").
+//! 4, "Paging").
 //!
 //! A walk first only reads. Accessed and dirty flags are set when the whole access is known to be allowed, by a
 //! compare-exchange of the very entries that the walk used; where another processor of the guest changed one meanwhile,
@@ -72,7 +72,7 @@ pub enum AccessKind {
     Fetch,
 }
 
-/// On whose behalf an access is made (SDM Vol. 3A, section 5.6, "Access Rights").
+/// On whose behalf an access is made (SDM Vol. 3A, section 4.6, "Access Rights").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Privilege {
     /// By an instruction at CPL 0, 1 or 2.
@@ -123,7 +123,7 @@ const EXECUTE_DISABLE: u64 = 1 << 63;
 /// Bits 51:12.
 const ADDRESS: u64 = 0x000F_FFFF_FFFF_F000;
 
-/// Bits of the error code of #PF (SDM Vol. 3A, section 5.7, "Page-Fault Exceptions").
+/// Bits of the error code of #PF (SDM Vol. 3A, section 4.7, "Page-Fault Exceptions").
 mod code {
     pub(super) const PRESENT: u32 = 1 << 0;
     pub(super) const WRITE: u32 = 1 << 1;
@@ -205,8 +205,8 @@ impl Paging {
         self.translate_both(memory, linear, None, access).map(|[first, _]| first)
     }
 
-    /// The same for an access that goes on in a second page: flags are set when both are known to allow it. The second
-    /// translation is that of the first address if there is no second one.
+    /// [`translate`](Self::translate) for an access that may continue in a second page: flags are set when both pages are known to
+    /// allow it. The second translation is that of the first address if there is no second one.
     pub(super) fn translate_both(
         &self,
         memory: &impl GuestMemory,
@@ -228,7 +228,7 @@ impl Paging {
         self.translate_and_mark(memory, linear, next, access)
     }
 
-    /// The same where there are flags to be set.
+    /// [`translate_both`](Self::translate_both) where there are flags to be set.
     #[cold]
     fn translate_and_mark(
         &self,
@@ -345,8 +345,8 @@ impl Paging {
         reserved
     }
 
-    /// The same beyond those in one whose page or table covers `1 << shift` bytes. Asked at the end of a walk, whose loop is short
-    /// without it.
+    /// The further bits that must be 0 in an entry whose page or table covers `1 << shift` bytes. They are looked at when a walk
+    /// ends, so that its loop is short.
     #[inline(never)]
     fn reserved_at(&self, shift: u32, is_page: bool) -> u64 {
         if self.mode == PagingMode::Bits32 {
@@ -378,7 +378,7 @@ impl Paging {
     }
 
     /// Whether a translation denies the access, and which bits of the error code tell of that beyond those that tell of
-    /// the access (section 5.6.1, "Determination of Access Rights").
+    /// the access (section 4.6.1, "Determination of Access Rights").
     fn denied(&self, access: Access, rights: u64, execute_disable: bool, key: u32) -> Option<u32> {
         let user_page = rights & USER != 0;
         let writable = rights & WRITABLE != 0;
@@ -403,7 +403,7 @@ impl Paging {
         }
     }
 
-    /// Section 5.6.2, "Protection Keys".
+    /// Section 4.6.2, "Protection Keys".
     fn denied_by_key(&self, access: Access, user_page: bool, key: u32) -> bool {
         let has_keys = matches!(self.mode, PagingMode::Level4 | PagingMode::Level5);
         if !has_keys || !user_page && access.privilege == Privilege::User {

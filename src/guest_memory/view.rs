@@ -104,8 +104,8 @@ impl GuestView {
     /// Writes by linear address. Up to 4096 bytes are one access; more are several, one after the other.
     ///
     /// # Errors
-    /// As [`locate`](Self::locate), with nothing changed by the access that failed; or unreachable memory, behind which
-    /// some of its bytes may be written.
+    /// As [`locate`](Self::locate), with nothing changed by the access that failed; or unreachable memory, after some of the
+    /// bytes were written.
     pub fn write(
         &self,
         memory: &impl GuestMemory,

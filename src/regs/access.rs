@@ -11,8 +11,8 @@ impl GeneralRegisters {
 
     /// The 64-bit register with this number: 0 RAX, 1 RCX, 2 RDX, 3 RBX, 5 RBP, 6 RSI, 7 RDI, 8 to 15 R8 to R15.
     ///
-    /// Number 4 reads as 0, because RSP is kept in the VMCS (see `VmxVcpu::stack_pointer`), and so do numbers
-    /// above 15, which no instruction can encode.
+    /// Number 4 reads as 0, because RSP is in the VMCS (see [`VmxVcpu::stack_pointer`](crate::VmxVcpu::stack_pointer)). Numbers
+    /// above 15, which no instruction can encode, read as 0 too.
     pub const fn get_reg_of_index(&self, index: u8) -> u64 {
         match index {
             0 => self.rax,
@@ -198,7 +198,7 @@ parts! {
     r15b, set_r15b: u8 = Byte of r15;
 }
 
-/// The same for the second bytes of the first four registers.
+/// The second bytes of the first four registers (AH, CH, DH, BH), by name.
 macro_rules! high_bytes {
     ($($get:ident, $set:ident of $register:ident;)+) => {
         /// Second bytes, by name.

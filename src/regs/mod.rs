@@ -9,7 +9,7 @@ use core::mem::offset_of;
 /// The general-purpose registers but RSP, at the offsets that the world switch uses. Debug output is in hexadecimal.
 ///
 /// Slot `i` is the register that instructions encode as number `i`, 8 bytes each. The slot of RSP (number 4) is
-/// unused: the processor keeps the guest's RSP in the VMCS, and the vCPU reads and writes it there
+/// unused: the guest's RSP is in the VMCS, and the vCPU reads and writes it there
 /// ([`VmxVcpu::stack_pointer`](crate::VmxVcpu::stack_pointer)).
 ///
 /// ```

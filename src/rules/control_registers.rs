@@ -23,7 +23,7 @@ pub(crate) const CR0_PG: u64 = 1 << 31;
 const CR0_DEFINED: u64 =
     CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_NW | CR0_CD | CR0_PG;
 
-/// In the operand of MOV to CR3 with CR4.PCIDE: keep what is cached. It is not stored.
+/// In the operand of MOV to CR3 with CR4.PCIDE: no TLB flush. It is not stored.
 pub(crate) const CR3_KEEP: u64 = 1 << 63;
 
 pub(crate) const CR4_VME: u64 = 1 << 0;
@@ -138,7 +138,7 @@ impl ControlState {
         Ok(Self { efer: written | self.efer & EFER_LMA, ..*self })
     }
 
-    /// Whether the change from `self` to `after` makes the processor load the PDPTEs (SDM Vol. 3A, section 5.4.1, "PDPTE
+    /// Whether the change from `self` to `after` makes the processor load the PDPTEs (SDM Vol. 3A, section 4.4.1, "PDPTE
     /// Registers").
     pub(crate) fn loads_pdptes(&self, after: &Self) -> bool {
         let cr0 = CR0_PG | CR0_CD | CR0_NW;

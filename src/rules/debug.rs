@@ -37,8 +37,8 @@ pub(crate) const fn dr7_written(value: u64) -> u64 {
     value & DR7_WRITABLE | DR7_RESET
 }
 
-/// What DR6 holds after a debug exception with these conditions: B0 to B3 are those of this one, and what else was there
-/// stays, as processors do it (SDM Vol. 3B, section 18.2.3, "Debug Status Register (DR6)").
+/// What DR6 holds after a debug exception with these conditions (SDM Vol. 3B, section 18.2.3, "Debug Status Register (DR6)"):
+/// B0 to B3 are those of this exception, and other bits that were set remain set.
 pub(crate) const fn dr6_after(dr6: u64, conditions: u64) -> u64 {
     dr6 & !DR6_BREAKPOINTS | conditions
 }

@@ -1,7 +1,7 @@
 //! The seam between a vCPU and the processor's virtualization: what VMX gives, and what SVM will.
 //!
-//! A [`Vcpu`](super::Vcpu) knows what any x86 processor does. How this kind of processor enters a guest, what it says of an
-//! exit and where it keeps the guest's state is its [`Backend`]'s.
+//! A [`Vcpu`](super::Vcpu) knows what any x86 processor does. Its [`Backend`] knows how one kind of processor enters a guest, what
+//! it says of an exit, and where it holds the guest's state.
 
 use axaddrspace::{GuestPhysAddr, HostPhysAddr};
 use axerrno::AxResult;
@@ -102,18 +102,18 @@ pub(crate) mod rights {
     pub(crate) const BIG: u64 = 1 << 14;
 }
 
-/// The parts of a vCPU that an entry loads into the processor beside what the backend keeps.
+/// The parts of a vCPU, outside the backend, that an entry loads into the processor.
 pub struct ProcessorParts<'a> {
     pub(crate) xstate: &'a XState,
     pub(crate) debug: &'a mut DebugRegisters,
     pub(crate) speculation: &'a SpeculationPolicy,
 }
 
-/// A kind of hardware virtualization, with what it keeps for one vCPU.
+/// A kind of hardware virtualization, with its state for one vCPU.
 pub trait Backend: Sized {
     /// The host's memory.
     type Hal: AxVCpuHal;
-    /// The proof that the guest's control structure is current here. It holds while interrupts stay off.
+    /// The proof that the guest's control structure is current here. It holds while interrupts are off.
     type Current: Copy + Proof<Self::Current>;
     /// What an exit reason is called.
     type Reason: Copy;
@@ -179,7 +179,7 @@ pub trait Backend: Sized {
 
     // Entry and exit.
 
-    /// Loads what a bind, another vCPU or a flush has left to do: `requests` among [`Request::PROCESSOR`].
+    /// Serves the `requests` of a bind, another vCPU or a TLB flush: some of [`Request::PROCESSOR`].
     fn load_processor(&mut self, current: Self::Current, requests: Request, parts: ProcessorParts<'_>) -> AxResult;
     /// The next bind loads what is constant for a processor, too.
     fn forget_processor(&mut self);
@@ -259,7 +259,7 @@ pub trait Backend: Sized {
     fn set_msr_intercept(&mut self, msr: u32, read: Option<bool>, write: Option<bool>) -> AxResult;
     /// Lets the guest use SPEC_CTRL without an exit as far as it may, unless the caller wants the exits.
     fn pass_spec_ctrl(&mut self, exits_for_caller: bool) -> AxResult;
-    /// The MSRs that the backend switches or keeps for a guest.
+    /// The MSRs that the backend switches or emulates for a guest.
     fn switched_msrs() -> impl Iterator<Item = u32>;
     fn switched_msr(&self, msr: u32) -> Option<u64>;
     /// `None` for an MSR that is not switched, `false` for a value that the processor would refuse.

@@ -1,9 +1,11 @@
 //! Completing the instruction that an exit interrupted: the one place that moves RIP.
 //!
 //! An exit that the crate handles completes its instruction at once. An exit that goes to the caller is completed at the
-//! next entry, so that the caller may still give a value for a read, or a fault in place of the instruction; until then
-//! RIP is the instruction's. Either way it happens once, and in one of two ways: the instruction is skipped, which is quick
-//! and may say that there is more to do, or it is completed with all that this means.
+//! next entry, so that the caller may still give a value for a read, or a fault in place of the instruction. Until then
+//! RIP is the instruction's.
+//!
+//! Either way it happens once, in one of two ways. The fast path skips the instruction, and may say that there is more to do.
+//! The slow path completes it with all that this means.
 
 use axerrno::{AxResult, ax_err};
 
@@ -23,17 +25,18 @@ use crate::rules::vector::FAULTS;
 ///
 /// An exit that the caller gets leaves RIP at the instruction. The next entry completes it, once.
 impl<B: Backend> Vcpu<B> {
-    /// Says when a guest that steps through its own code gets the trap of an instruction that was executed for it.
+    /// Sets when a guest that single-steps its own code (RFLAGS.TF) gets the trap of an instruction that the crate executed.
+    /// [`StepPolicy::Exact`] at first.
     #[doc(alias("single-step", "trap flag"))]
     pub fn set_step_policy(&mut self, policy: StepPolicy) {
         self.completion.set_step_policy(policy);
     }
 
-    /// Moves RIP past an instruction of `instr_len` bytes, with all that completing one means: STI and MOV SS blocking
-    /// end, a single-step trap becomes due where TF asks for one, and RIP wraps at 32 bits outside 64-bit mode.
+    /// Moves RIP past an instruction of `instr_len` bytes, with all that completing one means. STI and MOV SS blocking
+    /// end. A single-step trap becomes pending where TF asks for one. RIP wraps at 32 bits outside 64-bit mode.
     ///
-    /// Not needed after [`run`](axvcpu::AxArchVCpu::run), which completes what it reports at the next entry; it is for
-    /// callers of [`inner_run`](crate::VmxVcpu::inner_run). Where both are mixed, the instruction is still completed once.
+    /// This is for callers of [`inner_run`](crate::VmxVcpu::inner_run). [`run`](axvcpu::AxArchVCpu::run) completes what it
+    /// reports at the next entry. Where both are mixed, the instruction is still completed once.
     ///
     /// # Errors
     /// `BadState` where the guest's state cannot be read.
@@ -43,11 +46,14 @@ impl<B: Backend> Vcpu<B> {
         self.advance(Anywhere, u32::from(instr_len))
     }
 
-    /// Gives the value that an instruction of the guest waits for: IN, RDMSR, or an RDTSC, RDTSCP, RDRAND or RDSEED that the
-    /// caller selected to exit. The width merge into AL, AX or EAX, the split into EDX:EAX and flags are done here; bits
-    /// beyond the width are ignored. An RDRAND or RDSEED that gets no value says so by CF.
+    /// Gives the value that an instruction of the guest waits for.
     ///
-    /// An IN or RDMSR that gets no value leaves its registers as they were; an INS or a read of a device is reported again.
+    /// The instruction is an IN, an INS, a RDMSR, a read of a device in memory, or an RDTSC, RDTSCP, RDRAND or RDSEED that the
+    /// caller selected to exit. The vCPU merges the value into AL, AX or EAX by the width, splits it into EDX:EAX, and sets
+    /// flags. Bits beyond the width are ignored.
+    ///
+    /// An IN or RDMSR that gets no value leaves its registers as they were. An RDRAND or RDSEED that gets none clears CF. An INS
+    /// or a read of a device is reported again.
     ///
     /// # Errors
     /// `BadState` if no read waits.
@@ -114,11 +120,12 @@ impl<B: Backend> Vcpu<B> {
         Ok(())
     }
 
-    /// Gives the guest a fault in place of the effect of the instruction that the last exit reported: a RDMSR of an MSR
-    /// that it does not have, say, with vector 13 and error code 0. RIP stays at the instruction.
+    /// Gives the guest a fault in place of the effect of the instruction that the last exit reported. RIP stays at the
+    /// instruction. A RDMSR of an MSR that the guest does not have gets vector 13 (#GP) with error code 0.
     ///
     /// # Errors
-    /// `BadState` if no instruction waits to be completed; `InvalidInput` for a vector that is not a fault's.
+    /// `BadState` if no instruction waits to be completed; `InvalidInput` for a vector that is not a fault's, and for an error
+    /// code of more than 15 bits (SDM Vol. 3C, 27.2.1.3 "VM-Entry Control Fields").
     ///
     /// # Example
     ///
@@ -152,8 +159,8 @@ impl<B: Backend> Vcpu<B> {
         self.complete_exception(GuestException { vector, error_code: err_code, cr2: None })
     }
 
-    /// Gives the guest an exception that an access to guest memory gave, in place of the effect of the instruction that the
-    /// last exit reported, with the address for CR2.
+    /// Gives the guest the exception of an access to guest memory, in place of the effect of the instruction that the last
+    /// exit reported. A page fault sets CR2.
     ///
     /// # Errors
     /// As [`complete_fault`](Self::complete_fault).
@@ -171,8 +178,8 @@ impl<B: Backend> Vcpu<B> {
         self.raise(exception)
     }
 
-    /// Whether a read waits for its value, and [`set_gpr`](axvcpu::AxArchVCpu::set_gpr) of this register is taken for
-    /// that: the one that was reported.
+    /// Whether a read waits for its value, and `register` is the one that was reported, so that
+    /// [`set_gpr`](axvcpu::AxArchVCpu::set_gpr) of it gives that value.
     pub(crate) fn read_waits_for(&self, register: usize) -> bool {
         match self.completion.pending() {
             None
@@ -306,8 +313,8 @@ impl<B: Backend> Vcpu<B> {
         Ok(())
     }
 
-    /// What the end of an instruction means beside RIP, also of one element of a string instruction. May be done again where it
-    /// failed.
+    /// Does what the end of an instruction, or of one element of a string instruction, means beside RIP. Where it fails, it may
+    /// be done again.
     #[inline(always)]
     fn end_instruction(&mut self, proof: impl Proof<B::Current>) -> AxResult {
         self.completion.end_shadow();
@@ -318,7 +325,7 @@ impl<B: Backend> Vcpu<B> {
         Ok(())
     }
 
-    /// TF is set, or a breakpoint: the traps that the processor would raise after this instruction are due. MOV SS holds
+    /// Makes the traps pending that the processor would raise after this instruction: TF or a breakpoint is set. MOV SS holds
     /// off those of its own instruction until now.
     #[cold]
     pub(crate) fn set_pending_debug_exceptions(&mut self, single_step: bool) -> AxResult {
@@ -342,7 +349,7 @@ impl<B: Backend> Vcpu<B> {
         Ok(())
     }
 
-    /// Makes the end of an interrupt shadow known to the processor, where it matters.
+    /// Writes the end of an interrupt shadow to the guest's state.
     pub(crate) fn sync_interrupt_shadow(&mut self, current: B::Current) -> AxResult {
         if self.completion.has_ended_shadow() {
             self.completion.forget_shadow();

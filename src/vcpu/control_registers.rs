@@ -25,7 +25,7 @@ pub(crate) const CR0_RESET: u64 = 0x6000_0010;
 /// The bits of CR4 that say what an entry of a paging structure means.
 const CR4_PAGING: u64 = CR4_PSE | CR4_PAE | CR4_PGE | CR4_PCIDE | CR4_LA57 | CR4_SMEP | CR4_SMAP | CR4_PKE;
 
-/// What the vCPU keeps of control registers itself.
+/// The control registers that are not in the guest's state.
 #[derive(Debug, Default)]
 pub(crate) struct ControlRegisters {
     /// CR8, which the guest does not share with the host.
@@ -40,12 +40,15 @@ impl ControlRegisters {
 
 /// # CR8
 impl<B: Backend> Vcpu<B> {
-    /// The guest's CR8: the class of its task's priority, 0 to 15. It is 0 after reset and INIT.
+    /// The guest's CR8: the task-priority class, 0 to 15. It is 0 after reset and INIT.
     pub fn cr8(&self) -> u8 {
         self.control_registers.cr8
     }
 
-    /// Sets CR8, of which 4 bits count. For a caller with a local APIC, whose task-priority register is the same thing
+    /// Sets CR8. Bits 3:0 of `class` count.
+    ///
+    /// CR8 and the task-priority register of the local APIC are one register to the guest (SDM Vol. 3A, 11.8.6.1 "Interaction of
+    /// Task Priorities between CR8 and APIC"). A caller with a local APIC copies from one to the other
     /// ([`LocalApic::cr8`](crate::apic::LocalApic::cr8)).
     pub fn set_cr8(&mut self, class: u8) {
         self.control_registers.cr8 = class & 0xF;
@@ -150,8 +153,8 @@ impl<B: Backend> Vcpu<B> {
         Ok(Ok(()))
     }
 
-    /// What is cached of linear addresses must go, if this change of control registers makes it wrong: an instruction that was
-    /// executed for the guest drops nothing by itself.
+    /// Requests a TLB flush if this change of control registers makes cached translations wrong. An instruction that the crate
+    /// executes flushes nothing by itself.
     pub(crate) fn control_state_changed(&self, before: &ControlState, after: &ControlState) {
         let changed = (before.cr0 ^ after.cr0) & CR0_PG
             | (before.cr4 ^ after.cr4) & CR4_PAGING

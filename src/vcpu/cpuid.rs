@@ -1,4 +1,4 @@
-//! CPUID: what the caller decides that it tells ([`CpuidPolicy`]), and its exits, which only look that up.
+//! CPUID: the caller decides what it shows ([`CpuidPolicy`]), and its exits look that up.
 
 use axerrno::AxResult;
 
@@ -7,7 +7,7 @@ use super::backend::Backend;
 use crate::rules::control_registers::{CR4_OSXSAVE, CR4_PKE};
 use crate::rules::cpuid::{CpuidPolicy, CpuidTable, Dynamic, Registers, Support, native_cpuid};
 
-/// What CPUID tells the guest.
+/// What CPUID shows the guest.
 #[derive(Debug, Default)]
 pub(crate) struct GuestCpuid {
     table: CpuidTable,
@@ -31,7 +31,8 @@ impl GuestCpuid {
 
 /// # CPUID
 impl<B: Backend> Vcpu<B> {
-    /// What CPUID tells this guest: what was set, or the default for this processor, where the APIC id is the vCPU's id.
+    /// What CPUID shows this guest: the policy that was set, or the default for this processor. In the default the APIC ID is
+    /// the vCPU's id.
     ///
     /// # Errors
     /// `BadState` where VMX is not enabled and none was set.
@@ -42,11 +43,11 @@ impl<B: Backend> Vcpu<B> {
         }
     }
 
-    /// Sets what CPUID tells the guest, and which bits of CR4, EFER and XCR0, which MSRs and which instructions the guest
-    /// has by that. Takes effect at the next [`setup`](axvcpu::AxArchVCpu::setup), and for all that follow. The MSRs of
-    /// features that the guest does not have come to the caller, as others that the guest has not got: STAR where SYSCALL
-    /// is hidden, IA32_PAT where PAT is. SYSENTER's MSRs, FS_BASE and GS_BASE are passed through again where they are there, unless the
-    /// caller made them exit.
+    /// Sets what CPUID shows the guest, from the next [`setup`](Self::setup) on.
+    ///
+    /// It decides which bits of CR4, EFER and XCR0, which MSRs and which instructions the guest has. The MSRs of features that
+    /// the guest does not have exit to the caller: STAR where SYSCALL is hidden, IA32_PAT where PAT is hidden. The MSRs of
+    /// SYSENTER, FS_BASE and GS_BASE are passed through where the guest has them, unless the caller made them exit.
     ///
     /// # Errors
     /// `BadState` where VMX is not enabled; `Unsupported` for a policy that was made on another processor and shows what
@@ -58,9 +59,8 @@ impl<B: Backend> Vcpu<B> {
         Ok(())
     }
 
-    /// Says whether the guest's local APIC is on, by bit 11 of IA32_APIC_BASE, an MSR of the caller's: while it is off,
-    /// CPUID.01H:EDX\[bit 9\] is clear (SDM Vol. 3A, 11.4.3 "Enabling or Disabling the Local APIC"). It is on until the
-    /// caller says otherwise.
+    /// Sets whether the guest's local APIC is enabled: bit 11 of IA32_APIC_BASE, an MSR that exits to the caller. It is enabled at
+    /// first. While it is not, CPUID.01H:EDX\[bit 9\] is clear (SDM Vol. 3A, 11.4.3 "Enabling or Disabling the Local APIC").
     pub fn set_apic_enabled(&mut self, enabled: bool) {
         self.cpuid.apic_off = !enabled;
     }

@@ -79,7 +79,7 @@ pub struct EptInvalidator {
 }
 
 impl EptInvalidator {
-    /// From its next entry on the vCPU uses nothing that was cached of its EPT before this call.
+    /// Requests a TLB flush: from its next entry on the vCPU uses nothing that was cached of its EPT before this call.
     pub fn invalidate(&self) {
         self.requests.set(Request::FLUSH_EPT);
     }
@@ -89,17 +89,23 @@ impl EptInvalidator {
 ///
 /// Which memory the guest has.
 impl<B: Backend> Vcpu<B> {
-    /// Sets the EPT, also of a vCPU that is set up already, which then uses it from its next entry on. `root` is the
-    /// host-physical address of its top table.
+    /// Sets the EPT. `root` is the host-physical address of its top table. A vCPU that is set up uses it from its next entry on.
     ///
-    /// The guest runs in what it maps, and [`guest_memory`](Self::guest_memory) reads and writes there: it must be an EPT,
-    /// in memory that the host's HAL maps, which maps as write-back memory only what is memory and may be the guest's,
-    /// for as long as the vCPU has it: the vCPU does not keep it alive. That is the caller's promise also where the root comes
-    /// by [`setup`](Self::setup) or `set_ept_root`; axvcpu's traits have no `unsafe` to say so.
+    /// The guest runs in what the EPT maps, and [`guest_memory`](Self::guest_memory) reads and writes there. So the caller
+    /// promises:
+    ///
+    /// - The tables are an EPT, in memory that the host's HAL maps.
+    /// - They map as write-back memory only what is memory and may be the guest's.
+    /// - They live for as long as the vCPU has them. The vCPU does not keep them alive.
+    ///
+    /// The promise holds also for a root that comes by [`setup`](Self::setup) or `set_ept_root`. The traits of axvcpu have no
+    /// `unsafe` to say so.
+    ///
+    /// `axaddrspace::AddrSpace` makes such tables, as the example shows.
     ///
     /// # Errors
-    /// What the processor would refuse; nothing is changed then. Before VMX is enabled on this processor anything is
-    /// accepted, and checked by [`setup`](Self::setup).
+    /// [`InvalidEptRoot`] for what the processor would refuse; nothing is changed then. Before VMX is enabled on this processor
+    /// any root is accepted, and [`setup`](Self::setup) checks it.
     ///
     /// # Example
     ///
@@ -137,8 +143,8 @@ impl<B: Backend> Vcpu<B> {
         self.change_ept(root, self.ept.format)
     }
 
-    /// Sets how the EPT is to be read, also of a vCPU that is set up already: for tables of five levels, or to turn accessed
-    /// and dirty flags off. Before [`setup`](Self::setup) it counts for the root given there.
+    /// Sets the format of the EPT: four or five levels, and accessed and dirty flags. Before [`setup`](Self::setup) it is the
+    /// format of the root given there. A vCPU that is set up uses it from its next entry on.
     ///
     /// # Errors
     /// [`InvalidEptRoot::Levels`] for levels that the processor does not have; nothing is changed then.
@@ -166,14 +172,14 @@ impl<B: Backend> Vcpu<B> {
         self.requests().set(Request::FLUSH_EPT);
     }
 
-    /// What tells this vCPU of changes of its EPT when it is not at hand, as while it runs on another processor. It may
+    /// A handle by which any processor tells this vCPU that its EPT has changed, while the vCPU runs for example. It may
     /// outlive the vCPU, and then does nothing.
     pub fn ept_invalidator(&self) -> EptInvalidator {
         EptInvalidator { requests: self.requests().remote() }
     }
 
-    /// Looks a guest-physical address up in the EPT, as the processor would without its caches, and says which entries are
-    /// on the way: what an EPT misconfiguration, or a violation, came from.
+    /// Walks the EPT for a guest-physical address, as the processor would without its caches, and gives each entry on the way.
+    /// So a caller sees where an EPT violation or misconfiguration came from.
     ///
     /// # Errors
     /// `BadState` for a vCPU that is not bound, or has no EPT.

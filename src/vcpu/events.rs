@@ -1,7 +1,7 @@
 //! Events for the guest: the one place where they are injected, and what an exit interrupted.
 //!
-//! One event can be injected at an entry; the [`event_slots`](parts::event_slots)(super::parts::event_slots) have the order. An event that the guest
-//! cannot take yet waits, and a window exit is asked for.
+//! One event can be injected at an entry. The [`event_slots`](super::parts::event_slots) have the order. An event that the
+//! guest cannot take yet waits, and the vCPU asks for a window exit.
 
 use axerrno::{AxResult, ax_err};
 
@@ -21,12 +21,12 @@ use crate::rules::vector::{self, FAULTS};
 /// Interrupts, NMIs and exceptions. Each waits in the vCPU until the guest can take it.
 impl<B: Backend> Vcpu<B> {
     /// Queues an event for the guest: an exception for vectors 0 to 31 (2 is NMI), an external interrupt for those
-    /// above. It is injected before a later entry, as soon as the guest can take it.
+    /// above. An entry injects it as soon as the guest can take it.
     ///
-    /// An error code is pushed for the vectors that have one and where the mode pushes them; one given for another
-    /// vector is dropped, and one not given is 0. For an external interrupt with a vector below 32, as a 8259 in real
-    /// mode uses, see [`inject_interrupt`](axvcpu::AxArchVCpu::inject_interrupt). Where eight exceptions wait already,
-    /// another one is dropped and logged; [`inject_event`](Self::inject_event) gives an error for that.
+    /// An error code is pushed for the vectors that have one, where the mode pushes them. One given for another vector is
+    /// dropped, and one not given is 0. [`queue_interrupt`](Self::queue_interrupt) is for an external interrupt with a vector
+    /// below 32, as a 8259 in real mode uses. Where eight exceptions wait already, another one is dropped and logged;
+    /// [`inject_event`](Self::inject_event) gives an error for that.
     pub fn queue_event(&mut self, vector: u8, err_code: Option<u32>) {
         let event = Event::new(VmxInterruptInfo::from(vector, err_code));
         if self.queue(event).is_err() {
@@ -34,7 +34,7 @@ impl<B: Backend> Vcpu<B> {
         }
     }
 
-    /// Queues an external interrupt with any vector. One with a vector that waits already is the same, as in a local APIC.
+    /// Queues an external interrupt with any vector, 0 to 255. A vector that waits already waits once, as in a local APIC.
     ///
     /// # Errors
     /// `InvalidInput` for a vector above 255.
@@ -45,14 +45,15 @@ impl<B: Backend> Vcpu<B> {
         self.queue(Event::interrupt(vector))
     }
 
-    /// Queues an event of any type: interrupts, NMI, exceptions, and those that an instruction raises (INT *n*, INT1, INT3,
-    /// INTO), for which `instruction_length` is the length of the instruction in bytes, 1 to 15; RIP is the instruction's,
-    /// and the guest's handler returns to the instruction after it. For other types it is 0. An exception that has an error
-    /// code, and comes without one, gets 0.
+    /// Queues an event of any type: an interrupt, an NMI, an exception, or what an instruction raises (INT *n*, INT1, INT3, INTO).
+    ///
+    /// `instruction_length` is the length in bytes, 1 to 15, of the instruction that raises the event, and 0 for other types. RIP
+    /// is the instruction's, and the guest's handler returns to the instruction after it. An exception that has an error code,
+    /// and comes without one, gets 0.
     ///
     /// # Errors
-    /// `InvalidInput` for what no processor delivers, and an entry would refuse: an NMI with another vector than 2, an
-    /// exception above 31, an error code of an event that has none or of more than 15 bits, a software exception that is
+    /// `InvalidInput` for what an entry refuses (SDM Vol. 3C, 27.2.1.3 "VM-Entry Control Fields"): an NMI with another vector than
+    /// 2, an exception above 31, an error code of an event that has none or of more than 15 bits, a software exception that is
     /// not INT1, INT3 or INTO, a type without meaning. `ResourceBusy` where eight exceptions wait already.
     ///
     /// # Example
@@ -77,8 +78,8 @@ impl<B: Backend> Vcpu<B> {
         self.queue(Event::checked(event, instruction_length)?)
     }
 
-    /// The event whose delivery the last exit interrupted, taken out of the queue: for a caller that delivers it itself,
-    /// as in a task switch through a task gate. Otherwise it is delivered again at the next entry.
+    /// Takes the event whose delivery the last exit interrupted out of the queue. This is for a caller that delivers it itself,
+    /// as in a task switch through a task gate. Otherwise the next entry delivers it again.
     pub fn take_interrupted_event(&mut self) -> Option<VmxInterruptInfo> {
         let event = self.events.take_requeued(self.backend.requests())?;
         if event.class() == Class::Nmi
@@ -90,8 +91,8 @@ impl<B: Backend> Vcpu<B> {
         Some(event.info)
     }
 
-    /// Whether the guest would take an external interrupt at once: RFLAGS.IF is set, no STI or MOV SS holds it off, and
-    /// nothing waits before it. A host with an interrupt controller asks this before it acknowledges an interrupt, and
+    /// Whether the guest would take an external interrupt at once: RFLAGS.IF is set, no STI or MOV SS blocks it, and no
+    /// other event waits before it. A caller with an interrupt controller asks this before it acknowledges an interrupt, and
     /// calls [`set_interrupt_window`](Self::set_interrupt_window) if the answer is no.
     ///
     /// # Errors
@@ -112,11 +113,11 @@ impl<B: Backend> Vcpu<B> {
         Ok(over || state(GuestField::INTERRUPTIBILITY)? & blocking::BY_SHADOW == 0)
     }
 
-    /// Asks for an exit as soon as the guest can take an external interrupt, or takes that back. The exit itself comes
-    /// back as handled, with the window closed again.
+    /// Opens or closes the interrupt window: while it is open, the guest exits as soon as it can take an external interrupt. `run`
+    /// reports that exit as `Nothing`, and the window is closed again.
     ///
     /// # Errors
-    /// None today.
+    /// None at present.
     ///
     /// # Example
     ///
@@ -152,7 +153,7 @@ impl<B: Backend> Vcpu<B> {
     }
 }
 
-/// How the crate gives them.
+// How the crate injects them.
 impl<B: Backend> Vcpu<B> {
     /// Puts the next event that the guest can take where the entry injects it, and asks for a window for one that it cannot.
     pub(crate) fn inject_pending_events(&mut self, current: B::Current) -> AxResult {
@@ -184,10 +185,12 @@ impl<B: Backend> Vcpu<B> {
         self.open_windows(current)
     }
 
-    /// Injects an external interrupt that waits with no other event, if the guest takes it now, and completes the instruction
-    /// of the last exit, if that means nothing but to move RIP. `false` if it is for
-    /// [`inject_pending_events`](Self::inject_pending_events), which goes on where this stopped. To be called where nothing
-    /// else is [requested](super::parts::requests), so that no field was written since the exit.
+    /// Injects an external interrupt that waits with no other event, if the guest takes it now. Completes the instruction
+    /// of the last exit, if that means nothing but to move RIP. `false` if the event is left to
+    /// [`inject_pending_events`](Self::inject_pending_events), which continues where this stopped.
+    ///
+    /// The caller makes sure that nothing else is [requested](super::parts::requests), so that no field was written since the
+    /// exit.
     pub(crate) fn inject_interrupt_by_skip(&mut self, current: B::Current) -> bool {
         let Some(vector) = self.events.first_interrupt() else { return false };
         let flags = self.backend.read_now(current, GuestField::RFLAGS);
@@ -226,7 +229,7 @@ impl<B: Backend> Vcpu<B> {
         Ok(())
     }
 
-    /// What still waits gets its window. An exception needs none: it is injected at the next entry.
+    /// Opens windows for the events that still wait. An exception needs none: the next entry injects it.
     fn open_windows(&mut self, current: B::Current) -> AxResult {
         if self.events.has(Class::Nmi) {
             // STI can hold off an NMI, but not the exit of its window, which would come again and again; the window for
@@ -296,7 +299,7 @@ impl<B: Backend> Vcpu<B> {
         Ok(matches!(activity, ACTIVE | HLT))
     }
 
-    /// Keeps an event whose delivery this exit interrupted, for the next entry.
+    /// Queues an event whose delivery this exit interrupted, for the next entry.
     #[inline(always)]
     pub(crate) fn requeue_vectoring_event(&mut self, current: B::Current, kind: ExitKind) -> AxResult {
         let Some(event) = self.backend.interrupted_event(current)? else {

@@ -33,8 +33,8 @@ use crate::rules::vector;
 const NOT_REPORTED: AxVCpuExitReason = AxVCpuExitReason::FailEntry { hardware_entry_failure_reason: 0 };
 
 impl<B: Backend> Vcpu<B> {
-    /// Handles an exit, or says what it is to the caller: what [`report`](super::report) makes of it, or with `REPORT` false
-    /// only that it is the caller's. Hot arms stand first.
+    /// Handles an exit, or gives what the caller gets: what [`report`](super::report) makes of it, or with `REPORT` false
+    /// only that the caller gets it. Hot arms stand first.
     #[inline(always)]
     pub(crate) fn dispatch_exit<const REPORT: bool>(
         &mut self,
@@ -97,7 +97,7 @@ impl<B: Backend> Vcpu<B> {
             }
             // There are no performance counters to read.
             ExitKind::Rdpmc => self.handled(current, Outcome::PROTECTION),
-            // The guest's caches are the host's, which nobody may throw away; for the guest they were never written.
+            // The guest's caches are the host's, which no guest may invalidate. To the guest they look as if never written.
             ExitKind::Invd => self.handled(current, Outcome::Done),
             ExitKind::TripleFault => self.report::<REPORT>(|_| AxVCpuExitReason::SystemDown),
             _ if REPORT => self.report_rare_exit(current, kind),
@@ -105,7 +105,7 @@ impl<B: Backend> Vcpu<B> {
         }
     }
 
-    /// An exit of the caller's.
+    /// An exit that the caller gets.
     #[inline(always)]
     pub(crate) fn report<const REPORT: bool>(
         &mut self,
@@ -114,7 +114,7 @@ impl<B: Backend> Vcpu<B> {
         Ok(if REPORT { report(self) } else { NOT_REPORTED })
     }
 
-    /// An exit of the caller's that axvcpu has no name for.
+    /// An exit that the caller gets and axvcpu has no variant for.
     pub(crate) fn report_other<const REPORT: bool>(&mut self, current: B::Current) -> AxResult<AxVCpuExitReason> {
         if REPORT { self.fail_entry(current) } else { Ok(NOT_REPORTED) }
     }
@@ -143,8 +143,8 @@ impl<B: Backend> Vcpu<B> {
             }
             (VmxInterruptionType::HardException, vector::MC) => deliver_machine_check(),
             (_, vector) if self.intercepts.exception(vector) => return self.report_other::<REPORT>(current),
-            // #DB and #AC are intercepted for the host's sake; the guest gets them as if they were not. Both are benign, so
-            // nothing becomes of them but themselves.
+            // #DB and #AC exit to protect the host; the guest gets them as if they did not exit. Both are benign, so neither becomes
+            // a double fault.
             (_, vector::DB) => {
                 self.take_debug_exception(current)?;
                 self.reflect(current)?;
@@ -156,8 +156,7 @@ impl<B: Backend> Vcpu<B> {
         Ok(AxVCpuExitReason::Nothing)
     }
 
-    /// Delivers to the guest the exception that this exit took from it.
-    /// `None` if it was delivered already.
+    /// Delivers to the guest the exception that this exit took from it. `None` if it was delivered already.
     pub(crate) fn reflect(&mut self, current: B::Current) -> AxResult<Option<Combined>> {
         let event = self.backend.exit_exception(current)?;
         if event.info.int_type == VmxInterruptionType::HardException && event.info.vector == vector::PF {
@@ -171,8 +170,8 @@ impl<B: Backend> Vcpu<B> {
         Ok(combined)
     }
 
-    /// A debug exception that exited and goes to the guest: its conditions go to DR6, with what its delivery changes and an
-    /// exit in place of the delivery does not: DR7.GD, and IA32_DEBUGCTL.LBR and BTF.
+    /// Records a debug exception that exited and goes to the guest: its conditions go to DR6. Its delivery clears DR7.GD and
+    /// IA32_DEBUGCTL.LBR and BTF, which an exit in place of the delivery does not.
     pub(crate) fn take_debug_exception(&mut self, current: B::Current) -> AxResult {
         // INT1 has no conditions, and an emulator may report those that wait for its end.
         if self.backend.exit_event(current)?.int_type == VmxInterruptionType::HardException {

@@ -29,7 +29,7 @@ const FIELDS_OF_VIEW: [GuestField; 5] =
 
 /// # Guest memory
 impl<B: Backend> Vcpu<B> {
-    /// How the guest's code sees memory now. A snapshot: what the guest or the caller changes later is not in it.
+    /// How the guest's code sees memory now: its mode, paging and privilege. It is a snapshot, and does not follow later changes.
     ///
     /// # Errors
     /// `BadState` where VMX is not enabled.
@@ -56,8 +56,8 @@ impl<B: Backend> Vcpu<B> {
         Ok(GuestView { mode: self.linear_mode(rflags, cr4)?, paging, user: info.is_user_mode_access })
     }
 
-    /// The same at an exit. All fields that it takes are read with the proof that the VMCS is current, which so is not asked
-    /// for at each of them again.
+    /// [`guest_view`](Self::guest_view) at an exit. It reads all fields with the proof that the VMCS is current, so that the
+    /// reads do not search for it one by one.
     pub(crate) fn view_here(&self, current: B::Current) -> AxResult<GuestView> {
         self.backend.cr0(current)?;
         self.backend.cr4(current)?;
@@ -76,7 +76,8 @@ impl<B: Backend> Vcpu<B> {
         Ok(if protected { LinearMode::Protected } else { LinearMode::Real })
     }
 
-    /// The linear address of an access of `size` bytes in a segment of the guest, by all rules of its present mode.
+    /// The linear address of an access of `size` bytes (1 to 4096) at `offset` in a segment of the guest, by all rules of its
+    /// present mode.
     ///
     /// # Errors
     /// `BadState` where VMX is not enabled; in the inner result #SS(0) or #GP(0).
@@ -101,8 +102,8 @@ impl<B: Backend> Vcpu<B> {
         Ok(view.linear(register, &segment, offset, address_size, size, kind))
     }
 
-    /// Guest-physical memory, reached through the EPT of this vCPU and the host's mapping of physical memory: for callers
-    /// that have no [`GuestMemory`] of their own. It borrows the vCPU, which so keeps its EPT in the meantime.
+    /// Guest-physical memory, reached through the EPT of this vCPU and the host's mapping of physical memory. This is for callers
+    /// that have no [`GuestMemory`] of their own. It borrows the vCPU, whose EPT so does not change meanwhile.
     ///
     /// # Errors
     /// `BadState` for a vCPU that has no EPT or is not bound.
@@ -111,7 +112,7 @@ impl<B: Backend> Vcpu<B> {
         unsafe { self.unborrowed_guest_memory() }
     }
 
-    /// The same for as long as needed, where other parts of the vCPU are changed meanwhile.
+    /// [`guest_memory`](Self::guest_memory) without the borrow, where other parts of the vCPU are changed meanwhile.
     ///
     /// # Safety
     /// The vCPU keeps its EPT for `'a`.
@@ -129,10 +130,11 @@ impl<B: Backend> Vcpu<B> {
         Ok((root, self.backend.ept_rules(self.ept.format())?))
     }
 
-    /// Reads the guest's memory by linear address, with the rights that its code has now.
+    /// Reads the guest's memory by linear address, with the rights that its code has now. Accessed flags of its page tables are
+    /// set, as by a read of the guest.
     ///
     /// # Errors
-    /// `BadState` for a vCPU that has no EPT or is not bound; in the inner result why the guest itself could not have
+    /// `BadState` for a vCPU that has no EPT or is not bound. The inner result says why the guest itself could not have
     /// read there.
     ///
     /// # Example
@@ -161,7 +163,8 @@ impl<B: Backend> Vcpu<B> {
         Ok(view.read(&self.guest_memory()?, linear, bytes, view.access(AccessKind::Read)))
     }
 
-    /// The same for writing.
+    /// Writes the guest's memory by linear address, with the rights that its code has now. Accessed and dirty flags of its page
+    /// tables are set, as by a write of the guest.
     ///
     /// # Errors
     /// As [`read_guest`](Self::read_guest).
@@ -172,8 +175,8 @@ impl<B: Backend> Vcpu<B> {
     }
 }
 
-/// Guest-physical memory through an EPT. Reached is what the EPT maps as write-back memory, with the rights that it
-/// gives. Accessed and dirty flags of the EPT stay as they are.
+/// Guest-physical memory through an EPT. It reaches what the EPT maps as write-back memory, with the rights that the EPT
+/// gives. It does not change accessed and dirty flags of the EPT.
 #[derive(Clone, Copy)]
 pub struct EptMemory<'a, H: AxVCpuHal> {
     root: HostPhysAddr,
@@ -265,8 +268,8 @@ impl<H: AxVCpuHal> GuestMemory for EptMemory<'_, H> {
     }
 }
 
-/// Copies between memory of the guest and of the host. The guest may access its own at any time, so this is done by instructions
-/// that the compiler neither knows nor repeats; 1, 2, 4 or 8 bytes are moved by one.
+/// Copies between memory of the guest and of the host. The guest may access its own at any time, so instructions do this that
+/// the compiler neither knows nor repeats. One instruction moves 1, 2, 4 or 8 bytes.
 ///
 /// # Safety
 /// Both are `size` bytes that the host may access so, and do not overlap.

@@ -1,8 +1,8 @@
 //! INIT and the start-up IPI, as one vCPU's interrupt controller sends them to another.
 //!
 //! SDM Vol. 3A, 9.4 "Multiple-Processor (MP) Initialization", and 10.1.1 "Processor State After Reset" with its table for
-//! INIT. A vCPU that waits for its start-up IPI does not run: the processor could wait in its stead, in the wait-for-SIPI
-//! activity state, but would be lost to the host for as long.
+//! INIT. A vCPU that waits for its start-up IPI does not run. The processor could wait in the wait-for-SIPI activity state, but
+//! the host would lose the processor for as long.
 
 use axerrno::{AxResult, ax_err};
 
@@ -12,35 +12,37 @@ use super::control_registers::CR0_RESET;
 use super::parts::requests::Request;
 
 /// What an INIT leaves as it was, beside extended state, XCR0 and other MSRs.
-const KEPT: [GuestField; 4] =
+const UNCHANGED: [GuestField; 4] =
     [GuestField::PAT, GuestField::SYSENTER_CS, GuestField::SYSENTER_ESP, GuestField::SYSENTER_EIP];
 
 /// Bits of CR0 that an INIT leaves: CD and NW.
-const CR0_KEPT: u64 = 0b11 << 29;
+const CR0_UNCHANGED: u64 = 0b11 << 29;
 
 /// # INIT and start-up IPI
 ///
 /// What a local APIC does to the processor of another one.
 impl<B: Backend> Vcpu<B> {
-    /// INIT: puts the processor into the state that the SDM gives for it, which leaves extended state, XCR0, MSRs but EFER
-    /// and DEBUGCTL, and the cache bits of CR0 as they were; events that waited are gone. Where `bootstrap` is false it
-    /// then waits for a start-up IPI, else it starts at the reset vector as the first processor does.
+    /// Resets the vCPU by an INIT (SDM Vol. 3A, 10.1.1 "Processor State After Reset"). With `bootstrap` it then starts at the
+    /// reset vector, as the first processor does; otherwise it waits for a start-up IPI.
+    ///
+    /// An INIT leaves extended state, XCR0, the cache bits of CR0, and MSRs but EFER and DEBUGCTL as they were. Events that
+    /// waited are dropped.
     ///
     /// # Errors
-    /// `BadState` for a vCPU that is not set up, or whose VMCS cannot be read here.
+    /// `BadState` for a vCPU that is not set up, or whose state cannot be read here.
     #[doc(alias = "reset")]
     pub fn receive_init(&mut self, bootstrap: bool) -> AxResult {
         if !self.start.is_set_up() {
             return ax_err!(BadState, "the vCPU is not set up");
         }
-        let cache = self.backend.cr0(Anywhere)? & CR0_KEPT;
-        let mut kept = [0; KEPT.len()];
-        for (value, field) in kept.iter_mut().zip(KEPT) {
+        let cache = self.backend.cr0(Anywhere)? & CR0_UNCHANGED;
+        let mut unchanged = [0; UNCHANGED.len()];
+        for (value, field) in unchanged.iter_mut().zip(UNCHANGED) {
             *value = self.backend.read(Anywhere, field)?;
         }
         self.reset_for_init();
-        self.backend.write_cr0(CR0_RESET & !CR0_KEPT | cache);
-        for (value, field) in kept.into_iter().zip(KEPT) {
+        self.backend.write_cr0(CR0_RESET & !CR0_UNCHANGED | cache);
+        for (value, field) in unchanged.into_iter().zip(UNCHANGED) {
             self.backend.write(field, value);
         }
         self.start.set_waits_for_startup(!bootstrap);
@@ -48,8 +50,8 @@ impl<B: Backend> Vcpu<B> {
         Ok(())
     }
 
-    /// A start-up IPI: the vCPU starts in real mode at `vector` times 4096, if it waits for one. `false` if it does not, and
-    /// the IPI is ignored.
+    /// Starts a vCPU that waits for a start-up IPI, in real mode at guest-physical address `vector` times 4096. `false` if the
+    /// vCPU does not wait: then the IPI is ignored.
     ///
     /// # Example
     ///
@@ -92,7 +94,7 @@ impl<B: Backend> Vcpu<B> {
         waited
     }
 
-    /// Whether it waits for a start-up IPI: [`run`](axvcpu::AxArchVCpu::run) says `CpuDown` then, without an entry.
+    /// Whether the vCPU waits for a start-up IPI. [`run`](axvcpu::AxArchVCpu::run) then gives `CpuDown` without an entry.
     pub fn waits_for_startup(&self) -> bool {
         self.start.waits_for_startup()
     }

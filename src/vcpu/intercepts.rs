@@ -20,13 +20,13 @@ impl<B: Backend> Vcpu<B> {
     /// Makes instructions exit to the caller, or not.
     ///
     /// # Errors
-    /// `Unsupported` if the processor has no such control; nothing is changed then. On a vCPU that is not set up yet,
-    /// [`setup`](axvcpu::AxArchVCpu::setup) finds that.
+    /// `Unsupported` if the processor has no such control; nothing is changed then. For a vCPU that is not set up yet,
+    /// [`setup`](Self::setup) gives the error.
     pub fn set_exit_on(&mut self, instructions: ExitOn, exit: bool) -> AxResult {
         self.change_intercepts(|intercepts| intercepts.set_exit_on(instructions, exit))
     }
 
-    /// Decides what becomes of MONITOR and MWAIT.
+    /// Sets what becomes of MONITOR and MWAIT. [`MwaitPolicy::Undefined`] at first.
     ///
     /// # Errors
     /// `BadState` after setup for a change between [`Undefined`](MwaitPolicy::Undefined) and the others, which CPUID would
@@ -39,13 +39,14 @@ impl<B: Backend> Vcpu<B> {
         self.change_intercepts(|intercepts| intercepts.set_mwait(policy))
     }
 
-    /// Decides what becomes of a VMCALL at CPL 1 to 3.
+    /// Sets what becomes of a VMCALL at CPL 1 to 3. #GP at first.
     pub fn set_hypercall_policy(&mut self, policy: HypercallPolicy) {
         self.intercepts.set_hypercall(policy);
     }
 
-    /// Exits of loops of PAUSE: two PAUSEs at CPL 0 that are at most `gap` ticks of the TSC apart belong to one loop, and a
-    /// loop that lasts longer than `window` ticks exits. `None` turns that off.
+    /// Makes loops of PAUSE exit. Two PAUSEs at CPL 0 that are at most `gap` ticks of the TSC apart belong to one loop. A loop
+    /// that lasts longer than `window` ticks exits (SDM Vol. 3C, 26.1.3 "Instructions That Cause VM Exits Conditionally").
+    /// `None` turns that off.
     ///
     /// # Errors
     /// `Unsupported` if the processor cannot do it.
@@ -53,9 +54,11 @@ impl<B: Backend> Vcpu<B> {
         self.change_intercepts(|intercepts| intercepts.set_pause_loop(gap_and_window))
     }
 
-    /// Makes exceptions with this vector exit to the caller, or not. Such an exit comes back from `run` as number 0 in
-    /// `FailEntry`, with [`VmExit::ExceptionOrNmi`](crate::VmExit::ExceptionOrNmi) by [`exit`](Self::exit). The caller
-    /// gives it to the guest by [`reflect_exception`](Self::reflect_exception), or handles it and runs again.
+    /// Makes exceptions with this vector exit to the caller, or not.
+    ///
+    /// `run` reports such an exit as number 0 in `FailEntry`, and [`exit`](Self::exit) gives
+    /// [`VmExit::ExceptionOrNmi`](crate::VmExit::ExceptionOrNmi). The caller gives the exception to the guest by
+    /// [`reflect_exception`](Self::reflect_exception), or handles it and runs again.
     ///
     /// # Errors
     /// `InvalidInput` for a vector above 31, NMI, and machine checks, which are the host's.
@@ -67,15 +70,21 @@ impl<B: Backend> Vcpu<B> {
         self.change_intercepts(|intercepts| intercepts.set_exception(vector, intercept))
     }
 
-    /// Of the page faults that are intercepted, only those whose error code has the bits of `value` under `mask` exit. 0
-    /// and 0, all of them, at first.
+    /// Limits the page faults that exit, where they are intercepted, to those whose error code has the bits of `value` under
+    /// `mask` (SDM Vol. 3C, 26.2 "Other Causes of VM Exits"). 0 and 0 at first, which is all of them.
+    ///
+    /// # Errors
+    /// None at present.
     pub fn set_page_fault_filter(&mut self, mask: u32, value: u32) -> AxResult {
         self.change_intercepts(|intercepts| intercepts.set_page_fault_filter(mask, value))
     }
 
-    /// Gives the guest the exception that the last exit took from it, as it would have come without the exit: with its
-    /// error code, CR2 and DR6, and as a double fault where it was raised while another exception was being delivered. One
-    /// difference: an interrupt in whose delivery it was raised follows it, where a processor would lose it.
+    /// Gives the guest the exception that the last exit took from it, as it would have come without the exit.
+    ///
+    /// It has its error code, CR2 and DR6. It becomes a double fault where it was raised while another exception was being
+    /// delivered (SDM Vol. 3A, 6.15 "Exception and Interrupt Reference", under "Interrupt 8"), and a shutdown where that was a
+    /// double fault: then each further `run` gives `SystemDown`. One difference: an interrupt in whose delivery it was raised
+    /// follows it, where a processor would lose it.
     ///
     /// # Errors
     /// `BadState` if the last exit was not for an exception, or its exception was reflected already, or the vCPU is not

@@ -19,8 +19,10 @@ pub(crate) fn intercept_defaults(backend: &mut impl Backend) -> AxResult {
 
 /// # Ports
 impl<B: Backend> Vcpu<B> {
-    /// Makes accesses to `count` ports from `port_base` exit, or not. At first no port exits but 604H, the power-off
-    /// port: guests have the ports of the machine.
+    /// Makes accesses to `count` ports from `port_base` exit, or not.
+    ///
+    /// At first only port 604H exits, for power-off. **All other ports are passed through: the guest has the ports of the
+    /// machine**, among them CF9H, B2H and 64H, by which it can reset the machine.
     ///
     /// A range that goes beyond FFFFH changes nothing and is logged; see
     /// [`try_set_io_intercept`](Self::try_set_io_intercept).
@@ -30,7 +32,7 @@ impl<B: Backend> Vcpu<B> {
         }
     }
 
-    /// Makes accesses to `count` ports from `port_base` exit, or not.
+    /// Makes accesses to `count` ports from `port_base` exit, or not (SDM Vol. 3C, 25.6.4 "I/O-Bitmap Addresses").
     ///
     /// # Errors
     /// `InvalidInput` for a range that goes beyond FFFFH; nothing is changed then.

@@ -1,9 +1,9 @@
 //! Devices in guest-physical memory: which ranges are theirs, and the instruction that accesses one.
 //!
-//! An EPT violation in a declared range starts an [`Emulation`]. What it wants of a device goes to the caller as
-//! `MmioRead` or `MmioWrite`; the next run goes on, and enters the guest only when the instruction is done. It is then
-//! completed like any other, by [`super::completion`]. Where memory that it accesses went away in the meantime, the caller
-//! gets a `NestedPageFault` for that, and the next run tries again: no device is accessed twice.
+//! An EPT violation in a declared range starts an [`Emulation`]. Its access to a device goes to the caller as `MmioRead` or
+//! `MmioWrite`. The next run resumes it, and enters the guest only when the instruction is done. [`super::completion`] then
+//! completes it like any other. Where memory that it accesses went away in the meantime, the caller gets a
+//! `NestedPageFault` for that, and the next run tries again. No device is accessed twice.
 
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -32,7 +32,7 @@ const RSP: usize = GeneralRegisters::RSP_INDEX as usize;
 pub(crate) struct Mmio {
     /// Sorted, apart from each other, not empty.
     ranges: Vec<Range<usize>>,
-    /// The instruction that the caller has to do with.
+    /// The instruction of which the caller got an access.
     pending: Option<Pending>,
     undecoded: Option<MmioUndecoded>,
     /// Instructions that were decoded before.
@@ -155,11 +155,14 @@ impl Mmio {
 
 /// # Devices in memory
 impl<B: Backend> Vcpu<B> {
-    /// Declares a range of guest-physical addresses to be a device's, or not to be any more. At first none is.
+    /// Declares `size` bytes of guest-physical addresses to be a device, or with `device` false not to be any more. At first there
+    /// is none. The EPT must not map the range.
     ///
-    /// An access to such an address that the EPT does not allow comes from [`run`](axvcpu::AxArchVCpu::run) as `MmioRead`
-    /// or `MmioWrite`, decoded; elsewhere it stays a `NestedPageFault`. The EPT must not map the range. The first device of all
-    /// has the decoder's tables built, on the heap.
+    /// [`run`](axvcpu::AxArchVCpu::run) reports an access to such an address, decoded, as `MmioRead` or `MmioWrite`. Elsewhere an
+    /// access that the EPT does not allow is a `NestedPageFault`.
+    ///
+    /// The first device of the program makes the instruction decoder build its tables: about 4,000 allocations, which take
+    /// about 210 KiB of heap. All vCPUs share them, and nothing frees them. Each range takes 16 bytes more.
     ///
     /// # Errors
     /// `InvalidInput` for a range that is empty or goes beyond the addresses that there are.
@@ -218,8 +221,8 @@ impl<B: Backend> Vcpu<B> {
         self.completion.pending().and(self.mmio.access())
     }
 
-    /// The instruction of the last exit, if it accesses a declared range, or was to be decoded by
-    /// [`decode_mmio`](Self::decode_mmio), and is not emulated, or cannot go on. The exit is a `NestedPageFault` then.
+    /// The instruction of the last exit, if that was a `NestedPageFault` because the crate does not emulate the instruction, or
+    /// cannot resume it. The instruction accesses a declared range, or [`decode_mmio`](Self::decode_mmio) was called for it.
     ///
     /// # Example
     ///
@@ -253,9 +256,8 @@ impl<B: Backend> Vcpu<B> {
         self.mmio.undecoded.as_ref()
     }
 
-    /// Decodes the instruction of the last exit, an EPT violation, whose page no declared range has: for callers that
-    /// find out by the violation that there is a device. What it gives, and what becomes of it, is as if the page had been
-    /// declared for this instruction.
+    /// Decodes the instruction of the last exit, an EPT violation at a page that is in no declared range. This is for callers that
+    /// find out by the violation that there is a device. The result is as if the page had been declared for this instruction.
     ///
     /// # Errors
     /// `BadState` if the last exit was not an EPT violation, or the vCPU is not bound here.
@@ -331,7 +333,7 @@ impl<B: Backend> Vcpu<B> {
         let page = address.as_usize() & PAGE_MASK;
         let view = self.view_here(current)?;
         let memory = self.guest_memory()?;
-        let world = EmulatorContext {
+        let context = EmulatorContext {
             view: &view,
             code: self.code_size(&view)?,
             memory: &memory,
@@ -342,13 +344,13 @@ impl<B: Backend> Vcpu<B> {
                 self.linear_address(&view, segment, offset, address_size, size, kind)
             },
         };
-        let fetched = match world.fetch(registers.rip) {
+        let fetched = match context.fetch(registers.rip) {
             Ok(fetched) => fetched,
             Err(why) => return Ok(Err(why)),
         };
-        let emulation = Emulation::new(&fetched, world.code);
+        let emulation = Emulation::new(&fetched, context.code);
         let mut pending = Pending { emulation, code: fetched.code, access: None };
-        if let Err(refusal) = pending.emulation.start(&world, &fetched, registers) {
+        if let Err(refusal) = pending.emulation.start(&context, &fetched, registers) {
             return Ok(Err((refusal, fetched.code)));
         }
         self.mmio.decoded.remember(registers.rip, &fetched, &pending.emulation);
@@ -377,8 +379,8 @@ impl<B: Backend> Vcpu<B> {
         AxVCpuExitReason::NestedPageFault { addr: unreachable.address, access_flags: unreachable.access() }
     }
 
-    /// Goes on with the instruction that the caller had to do with, and gives what the caller has to do next. `None` if it
-    /// is done and the guest can be entered.
+    /// Resumes the instruction of which the caller got an access, and gives the next exit. `None` if it is done and the guest
+    /// can be entered.
     #[cold]
     pub(crate) fn continue_mmio(&mut self, current: B::Current) -> AxResult<Option<AxVCpuExitReason>> {
         if self.mmio.undecoded.is_some() {
@@ -393,7 +395,7 @@ impl<B: Backend> Vcpu<B> {
             return Ok(None);
         }
         if let (true, Some(access)) = (pending.emulation.waits(), &pending.access) {
-            // Without the value there is no way on: it is asked for again.
+            // The caller gave no value, so the read is reported again.
             return Ok(Some(access.exit()));
         }
         self.cancel_completion();
@@ -401,7 +403,7 @@ impl<B: Backend> Vcpu<B> {
         self.resume_mmio(current, registers)
     }
 
-    /// To the next access of a device, or to the end of the instruction, which the next entry completes.
+    /// Runs the emulation to the next access of a device, or to the end of the instruction, which the next entry completes.
     fn resume_mmio(&mut self, current: B::Current, mut registers: Registers) -> AxResult<Option<AxVCpuExitReason>> {
         // SAFETY: used for the emulation's next step, which changes extended state and no EPT.
         let memory = unsafe { self.unborrowed_guest_memory()? };
@@ -410,7 +412,7 @@ impl<B: Backend> Vcpu<B> {
             return Ok(None);
         };
         let (code, emulation) = (pending.code, &mut pending.emulation);
-        let (address, width, write) = match emulation.go_on(&memory, &mut registers, &mut vectors) {
+        let (address, width, write) = match emulation.resume(&memory, &mut registers, &mut vectors) {
             Ok(Progress::Read { address, width }) => (address, width, None),
             Ok(Progress::Write { address, width, value }) => (address, width, Some(value)),
             Ok(Progress::Done { length }) => {

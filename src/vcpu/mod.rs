@@ -1,9 +1,12 @@
 //! A virtual CPU, whoever runs it.
 //!
-//! A [`Vcpu`] is about fifteen things, each with its own file, state and interface. [`run`] is one entry and one exit,
-//! [`requests`](parts::requests) say why an entry is slow, [`exits`] is the one table of exits, [`events`] injects what the [`event_slots`](parts::event_slots)
-//! hold, [`completion`] is the one mover of RIP. What an exit may be about has a file of its name. [`backend`] is the seam to
-//! the processor's virtualization; no other file here knows which one it is.
+//! A [`Vcpu`] consists of about fifteen parts, each with its own file, state and interface:
+//!
+//! - [`run`] makes one entry and one exit. [`requests`](parts::requests) say why an entry takes the slow path.
+//! - [`exits`] is the one table of exits. Each subject of an exit has a file of its name.
+//! - [`events`] injects what the [`event_slots`](parts::event_slots) hold.
+//! - [`completion`] is the one mover of RIP.
+//! - [`backend`] is the seam to the processor's virtualization. No other file here knows which kind it is.
 
 // rustdoc shows the methods of a vCPU in the order of these declarations: the order of use.
 pub(crate) mod start;

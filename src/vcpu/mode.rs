@@ -28,8 +28,7 @@ pub enum VmCpuMode {
 ///
 /// Reads of a vCPU that is bound on this processor, or that is not bound while VMX is on here.
 impl<B: Backend> Vcpu<B> {
-    /// The guest's present mode, or [`VmCpuMode::Real`] if it cannot be read: on a vCPU that is not bound, where VMX is
-    /// off.
+    /// The guest's present mode. [`VmCpuMode::Real`] if it cannot be read: the vCPU is not bound and VMX is off here.
     pub fn get_cpu_mode(&self) -> VmCpuMode {
         self.cpu_mode().unwrap_or(VmCpuMode::Real)
     }
@@ -42,8 +41,8 @@ impl<B: Backend> Vcpu<B> {
         Ok(if protected { VmCpuMode::Protected } else { VmCpuMode::Real })
     }
 
-    /// What a walk through the guest's page tables needs to know of the guest's state. A supervisor read is assumed for
-    /// the access; privilege is that of SS.
+    /// What a walk through the guest's page tables needs to know of the guest's state. The access is a read, at the privilege of
+    /// SS. All fields are 0 if the state cannot be read.
     pub fn get_ptw_info(&self) -> GuestPageWalkInfo {
         self.ptw_info().unwrap_or(GuestPageWalkInfo {
             top_entry: 0,
@@ -87,8 +86,8 @@ impl<B: Backend> Vcpu<B> {
         })
     }
 
-    /// The linear address of an offset in the code segment: CS base plus `guest_rip`, at the width that the mode has. In
-    /// 64-bit mode the base is 0.
+    /// The linear address of an offset in the code segment: CS base plus `guest_rip`, in 32 bits. In 64-bit mode the base is 0
+    /// and the address has 64 bits.
     pub fn gla2gva(&self, guest_rip: GuestVirtAddr) -> GuestVirtAddr {
         let rip = guest_rip.as_usize();
         let linear = match self.get_cpu_mode() {
@@ -101,7 +100,8 @@ impl<B: Backend> Vcpu<B> {
         GuestVirtAddr::from(linear)
     }
 
-    /// Guest RIP; 0 if it cannot be read.
+    /// Guest RIP, 64 bits; 0 if it cannot be read. After an exit that the caller gets, it is the address of the instruction
+    /// itself.
     pub fn rip(&self) -> usize {
         self.backend.read(Anywhere, GuestField::RIP).unwrap_or(0) as usize
     }
@@ -112,6 +112,9 @@ impl<B: Backend> Vcpu<B> {
     }
 
     /// Guest RFLAGS.
+    ///
+    /// # Errors
+    /// `BadState` where the guest's state cannot be read.
     pub fn rflags(&self) -> AxResult<usize> {
         Ok(self.backend.read(Anywhere, GuestField::RFLAGS)? as usize)
     }

@@ -11,21 +11,22 @@ use super::parts::msrs::MsrPolicy;
 
 /// # MSRs
 impl<B: Backend> Vcpu<B> {
-    /// Decides what becomes of the guest's accesses to a range of MSRs. The MSRs that the table of [`MsrPolicy`] calls
-    /// the guest's own stay so: asking for another policy for one of them is an error, but for
-    /// [`Exit`](MsrPolicy::Exit), which changes nothing for them.
+    /// Sets what becomes of the guest's accesses to a range of MSRs.
+    ///
+    /// The MSRs that the table of [`MsrPolicy`] calls virtualized remain so. [`Exit`](MsrPolicy::Exit) changes nothing for them,
+    /// and another policy is an error.
     ///
     /// # Errors
     /// `InvalidInput` for an empty range, for [`PassThrough`](MsrPolicy::PassThrough) of MSRs outside 0 to 1FFFH and
-    /// C0000000H to C0001FFFH, which always exit, for [`Keep`](MsrPolicy::Keep) of more than 4096 MSRs, and for the
-    /// guest's own MSRs. Nothing is changed then.
+    /// C0000000H to C0001FFFH, which always exit (SDM Vol. 3C, 25.6.9 "MSR-Bitmap Address"), for [`Keep`](MsrPolicy::Keep) of
+    /// more than 4096 MSRs, and for virtualized MSRs. Nothing is changed then.
     pub fn set_msr_policy(&mut self, msrs: RangeInclusive<u32>, policy: MsrPolicy) -> AxResult {
-        const MOST_KEPT: u32 = 4096;
+        const MOST_EMULATED: u32 = 4096;
         if msrs.is_empty() {
             return ax_err!(InvalidInput, "an empty range of MSRs");
         }
         if policy != MsrPolicy::Exit && virtualized_msrs::<B>().any(|own| msrs.contains(&own)) {
-            return ax_err!(InvalidInput, "the range holds an MSR that is the guest's own");
+            return ax_err!(InvalidInput, "the range holds an MSR that is virtualized");
         }
         match policy {
             MsrPolicy::PassThrough => {
@@ -36,8 +37,8 @@ impl<B: Backend> Vcpu<B> {
                 }
             }
             MsrPolicy::Keep { value, writable } => {
-                if msrs.end() - msrs.start() >= MOST_KEPT {
-                    return ax_err!(InvalidInput, "too many MSRs to keep");
+                if msrs.end() - msrs.start() >= MOST_EMULATED {
+                    return ax_err!(InvalidInput, "too many MSRs to emulate");
                 }
                 msrs.clone().for_each(|msr| self.msrs.emulated_mut().insert(msr, value, writable));
             }

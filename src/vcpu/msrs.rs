@@ -1,4 +1,4 @@
-//! RDMSR and WRMSR exits: answered from what the vCPU keeps, or left to the caller. [`super::msr_policy`] has the table.
+//! RDMSR and WRMSR exits: the crate emulates the MSR, or the caller does. [`super::msr_policy`] sets which.
 
 use axerrno::{AxResult, ax_err};
 use axvcpu::AxVCpuExitReason;
@@ -46,19 +46,22 @@ impl<B: Backend> Vcpu<B> {
         }
     }
 
-    /// The same, with an error for an MSR that always exits and is to be passed through, and for one that is the guest's
-    /// own and is checked or switched by the crate (see [`MsrPolicy`](crate::MsrPolicy)).
+    /// Makes RDMSR and WRMSR of one MSR exit, or not.
     ///
-    /// Those that the crate passes through of itself (the first line of the table there, SPEC_CTRL and PRED_CMD) exit
-    /// once the caller has said so, until the caller says otherwise. What the table calls the guest's own is answered by the
-    /// crate all the same.
+    /// The MSRs that the crate passes through by default (the first line of the table of [`MsrPolicy`](crate::MsrPolicy),
+    /// SPEC_CTRL and PRED_CMD) exit from the call with `true` to one with `false`. An MSR that the table calls virtualized is
+    /// answered by the crate all the same.
+    ///
+    /// # Errors
+    /// `InvalidInput` for an MSR that always exits and is to be passed through, and for one that is virtualized and that the
+    /// crate checks or switches.
     #[doc(alias = "bitmap")]
     pub fn try_set_msr_intercept(&mut self, msr: u32, intercept: bool) -> AxResult {
         let speculation = [Msr::IA32_SPEC_CTRL, Msr::IA32_PRED_CMD].iter().any(|own| own.number() == msr);
         let of_itself = speculation || PASSED_THROUGH.iter().any(|own| own.number() == msr);
         let free = !speculation && of_itself || self.msrs.caller_intercepts(msr);
         if !intercept && !free && self.is_virtualized_msr(msr) {
-            return ax_err!(InvalidInput, "the MSR is the guest's own and must exit");
+            return ax_err!(InvalidInput, "the MSR is virtualized and must exit");
         }
         if of_itself {
             self.msrs.set_caller_intercept(msr, intercept);
@@ -75,7 +78,7 @@ impl<B: Backend> Vcpu<B> {
         self.backend.regs().rcx as u32
     }
 
-    /// Whether it may be one that the crate answers. Most that come to the caller are told by this.
+    /// Whether it may be one that the crate answers. `false` for most that come to the caller.
     #[inline(always)]
     pub(crate) fn may_be_virtualized_msr(&self) -> bool {
         self.msrs.emulated().may_be_virtualized(self.msr_number())
@@ -124,7 +127,7 @@ impl<B: Backend> Vcpu<B> {
         Ok(())
     }
 
-    /// The MSR belongs to a feature that the guest does not have, so it is the caller's, as any other.
+    /// Whether the MSR belongs to a feature that the guest does not have, so that it exits to the caller.
     pub(crate) fn is_absent(&self, msr: u32) -> bool {
         let absent = self.cpuid.table().absent_msrs();
         // Mostly there are none, and a search of nothing costs a dozen instructions.
@@ -152,8 +155,8 @@ impl<B: Backend> Vcpu<B> {
         let result = match field {
             GuestField::EFER => self.write_efer(value)?,
             GuestField::PAT => self.write_if(current, field, value, is_pat(value)),
-            // BTF works. LBR would record into the host's registers, so it is accepted and stays clear; the rest is about
-            // tracing to memory of the host's.
+            // BTF works. LBR would record into the host's registers, so a write of it is accepted and changes nothing. The rest
+            // is about tracing to memory of the host.
             _ => {
                 let accepted = value & !(DEBUGCTL_LBR | DEBUGCTL_BTF) == 0;
                 self.write_if(current, field, value & !DEBUGCTL_LBR, accepted)
@@ -196,7 +199,7 @@ impl<B: Backend> Vcpu<B> {
         if !accepted {
             return Err(GeneralProtection);
         }
-        // At once: the next entry may be a fast one then. What the processor refuses is left to that entry, which says so.
+        // At once, so that the next entry may take the fast path. What the processor refuses is left to that entry.
         if !self.backend.write_now(current, field, value) {
             self.backend.write(field, value);
         }

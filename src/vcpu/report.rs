@@ -1,7 +1,7 @@
-//! What an exit of the caller's is in axvcpu's terms, and what the caller gives to complete it.
+//! What an exit that the caller gets is in axvcpu's terms, and what the caller gives to complete it.
 //!
-//! An exit that axvcpu has no variant for is `FailEntry` with the exit's reason. What an exit says beyond that is there by the
-//! backend's accessors until the next entry.
+//! An exit that axvcpu has no variant for is `FailEntry` with the exit's reason. The accessors of the backend give the rest
+//! until the next entry.
 
 use axaddrspace::device::{AccessWidth, Port, SysRegAddr};
 use axerrno::AxResult;
@@ -49,7 +49,7 @@ impl<B: Backend> Vcpu<B> {
         AxVCpuExitReason::Halt
     }
 
-    /// An IN or OUT. Each width is told to its end, because this is among the most frequent exits that there are.
+    /// An IN or OUT. Each width has code of its own, because this is among the most frequent exits.
     #[inline(always)]
     pub(crate) fn report_in_or_out(&mut self, access: PortAccess) -> AxVCpuExitReason {
         let port = access.port();

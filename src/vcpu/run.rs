@@ -22,12 +22,12 @@ use super::parts::requests::Request;
 enum Entry {
     /// With an exit: the backend's exit reason.
     Exited(u32),
-    /// There was none: the caller has something to do first.
+    /// The guest was not entered: the caller has something to do first.
     ExitBeforeEntry(AxVCpuExitReason),
 }
 
 impl<B: Backend> Vcpu<B> {
-    /// Enters the guest once and comes back at its next exit. `None` if the crate has handled it.
+    /// Enters the guest once and returns at its next exit. `None` if the crate has handled it.
     pub(crate) fn step(&mut self) -> AxResult<Option<B::Reason>> {
         interrupts::without_interrupts(|| {
             let current = self.backend.current()?;
@@ -128,7 +128,7 @@ impl<B: Backend> Vcpu<B> {
     /// Serves what was requested before an entry. Gives an exit where the caller has something to do first.
     #[inline(always)]
     fn prepare_entry(&mut self, current: B::Current) -> AxResult<Option<AxVCpuExitReason>> {
-        // Mostly all that is requested is an interrupt, which the guest takes at once.
+        // In most cases all that is requested is an interrupt that the guest takes at once.
         if !self.requests().are(Request::INTERRUPT) {
             if self.requests().has(Request::SETUP | Request::SHUTDOWN | Request::STARTUP | Request::EMULATION)
                 && let Some(exit) = self.exit_before_entry(current)?
@@ -160,7 +160,7 @@ impl<B: Backend> Vcpu<B> {
         Ok(())
     }
 
-    /// What is wanted of the caller before there can be an entry, if anything is.
+    /// The exit in place of an entry, where the caller has something to do first.
     #[cold]
     fn exit_before_entry(&mut self, current: B::Current) -> AxResult<Option<AxVCpuExitReason>> {
         if self.requests().has(Request::SETUP) {
@@ -203,8 +203,8 @@ impl<B: Backend> Vcpu<B> {
         flushed
     }
 
-    /// What a failed entry was to end has not ended. An event that it was to inject is injected by the next one, which may be
-    /// after other corrections.
+    /// Undoes what an entry that failed was to end. The next entry, which may follow after corrections, injects the event that
+    /// it was to inject.
     pub(crate) fn cancel_entry(&mut self) {
         self.completion.entry_failed();
         self.events.cancel_injection(self.backend.requests());

@@ -49,8 +49,8 @@ const fn fields(register: SegmentRegister) -> Fields {
 
 /// # Segments
 impl<B: Backend> Vcpu<B> {
-    /// What a segment register of the guest holds: base, limit in bytes, and access rights as the SDM's table 25-2 of Vol. 3C
-    /// has them.
+    /// What a segment register of the guest holds: base, limit in bytes, and access rights (SDM Vol. 3C, table 25-2, "Format of
+    /// Access Rights").
     ///
     /// # Errors
     /// `BadState` where the guest's state cannot be read.
@@ -74,7 +74,7 @@ impl<B: Backend> Vcpu<B> {
         self.backend.write(GuestField::CS_BASE, 0);
         self.backend.write(GuestField::CS_LIMIT, u32::MAX.into());
         self.backend.write(GuestField::CS_RIGHTS, code_rights);
-        // A 32-bit or 64-bit TSS; limit and base stay as after reset.
+        // A 32-bit or 64-bit TSS. Its base is that of the reset.
         self.backend.write(GuestField::TR_LIMIT, 0x67);
     }
 

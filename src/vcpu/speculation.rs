@@ -7,9 +7,9 @@
 //!
 //! A guest may have both where the processor has them: what they do restrains only predictions, so an unknown guest can
 //! use them to protect itself and harms nobody. CPUID shows IBRS, IBPB, STIBP and SSBD by default, and a
-//! [`CpuidPolicy`](crate::CpuidPolicy) that hides them takes the MSRs away too: they come to the caller then. Until the
-//! guest's first write of another value than 0, SPEC_CTRL exits, reads as 0, and the host's value stays in the
-//! register, at no cost. From then on the guest uses the register itself, and each exit stores its value and loads the
+//! [`CpuidPolicy`](crate::CpuidPolicy) that hides them takes the MSRs away too: then they exit to the caller. Until the
+//! guest's first write of another value than 0, SPEC_CTRL exits, reads as 0, and the register holds the host's value,
+//! at no cost. From then on the guest uses the register itself, and each exit stores its value and loads the
 //! host's, as it was when the vCPU was bound, before the host's first instruction ([`super::msr_areas`]). Only where
 //! the guest is not shown all the bits that the processor would take, its writes go on to exit, and are checked. PRED_CMD
 //! holds nothing, so its writes pass through.
@@ -20,8 +20,8 @@
 //!
 //! The guest can train what the host's branches, returns and loads are predicted by. While a guest has not written
 //! SPEC_CTRL, an exit leaves the register alone, and from then on has the host's value there again before the host's first
-//! instruction. So what the host has set there holds for its code behind an exit: enhanced IBRS, and BHI_DIS_S against
-//! branch histories; to set them is the host's part. The older IBRS restricts only what was trained before the last write
+//! instruction. So what the host has set there holds for its code after an exit: enhanced IBRS, and BHI_DIS_S against
+//! branch histories. To set them is the host's part. The older IBRS restricts only what was trained before the last write
 //! of the bit, so it must be written after each exit, and before any indirect branch or return; the switch does so under a
 //! host that had the bit set when VMX was enabled ([`SpeculationPolicy::write_ibrs`]). On a processor with enhanced IBRS
 //! but without BHI_DIS_S the switch makes the processor forget the guest's branches ([`SpeculationPolicy::clear_history`]),
@@ -39,16 +39,17 @@ use crate::msr::Msr;
 
 /// # Speculation
 impl<B: Backend> Vcpu<B> {
-    /// Says which barriers are raised around this guest, in place of what the processor says that it needs.
+    /// Sets which barriers are raised around this guest, in place of those that the processor says it needs
+    /// ([`SpeculationPolicy::for_this_processor`]).
     pub fn set_speculation_policy(&mut self, policy: SpeculationPolicy) {
         self.speculation = policy;
         self.backend.forget_processor();
         self.requests().set(Request::HOST_STATE);
     }
 
-    /// Lets the guest use the two MSRs without an exit as far as it has them and the caller did not make them exit:
-    /// PRED_CMD, which holds nothing, to be written; SPEC_CTRL once it is switched, on a processor that takes no bits there
-    /// but those that the guest is shown.
+    /// Lets the guest use the two MSRs without an exit as far as it has them and the caller did not make them exit. PRED_CMD,
+    /// which holds nothing, may be written. SPEC_CTRL may be used once it is switched, on a processor that takes only bits that
+    /// the guest is shown.
     pub(crate) fn pass_speculation_control(&mut self) -> AxResult {
         let command = Msr::IA32_PRED_CMD.number();
         let intercept = self.is_absent(command) || self.msrs.caller_intercepts(command);

@@ -15,9 +15,8 @@ use crate::rules::debug::{DR6_RESET, DR7_RESET};
 
 /// The state in which a vCPU enters its guest for the first time.
 ///
-/// What a start state does not name has the value that the SDM gives for power-up and reset (Vol. 3A, section 10.1.1,
-/// "Processor State After Reset": the table of processor states following power-up, reset, or INIT), but for EDX,
-/// which holds the processor's signature as there. General registers may be set by
+/// What a start state does not name has the value that the SDM gives for power-up and reset (SDM Vol. 3A, section 10.1.1,
+/// "Processor State After Reset"). EDX holds the processor's signature. The caller sets general registers by
 /// [`regs_mut`](Vcpu::regs_mut) after [`setup`](Vcpu::setup).
 ///
 /// # Example
@@ -65,12 +64,12 @@ use crate::rules::debug::{DR6_RESET, DR7_RESET};
 pub enum StartState {
     /// At the reset vector: real mode, CS selector F000H with base FFFF0000H, IP FFF0H.
     Reset,
-    /// As after an INIT of a processor that is not the first: it waits for a start-up IPI, and until
-    /// [`receive_startup`](Vcpu::receive_startup) brings it, `run` says `CpuDown`.
+    /// As after an INIT of a processor that is not the first: the vCPU waits for a start-up IPI. `run` gives `CpuDown` until
+    /// [`receive_startup`](Vcpu::receive_startup) brings it.
     WaitForStartup,
-    /// In real mode at a guest-physical address below 1 MiB. Below 64 KiB CS is 0 and IP the address; above, CS is the
-    /// address divided by 16, rounded down to a multiple of 1000H, and IP the rest. This is what
-    /// [`set_entry`](axvcpu::AxArchVCpu::set_entry) alone means.
+    /// In real mode at a guest-physical address below 1 MiB. Below 64 KiB CS is 0 and IP is the address. Above, CS is the
+    /// address divided by 16, rounded down to a multiple of 1000H, and IP is the rest. This is the start where only
+    /// [`set_entry`](axvcpu::AxArchVCpu::set_entry) was called.
     RealMode {
         /// First instruction.
         entry: GuestPhysAddr,
@@ -178,9 +177,9 @@ impl Start {
 ///
 /// What the guest starts with. Decide CPUID, MSRs and exits before [`setup`](Self::setup).
 impl<B: Backend> Vcpu<B> {
-    /// Makes the vCPU ready for its guest: control fields by the capabilities of this processor, and guest state as the
-    /// start state says. May be called again at any time, and then starts the guest anew: registers that were written and
-    /// events that were queued before are gone.
+    /// Makes the vCPU ready for its guest: decides the control fields by the capabilities of this processor, and writes the start
+    /// state. May be called again at any time, and then starts the guest anew. It drops registers that were written and events
+    /// that were queued before.
     ///
     /// `ept_root` is the host-physical address of the top table of the guest's EPT, and `entry` the guest-physical address of
     /// the first instruction in real mode, where no [start state](Self::set_start_state) was set.
@@ -211,18 +210,18 @@ impl<B: Backend> Vcpu<B> {
         Ok(())
     }
 
-    /// Sets the state in which the guest will start, in place of the entry of
-    /// [`set_entry`](axvcpu::AxArchVCpu::set_entry). Takes effect at the next [`setup`](axvcpu::AxArchVCpu::setup).
+    /// Sets the state in which the guest starts, in place of the entry of [`setup`](Self::setup). It takes effect at the next
+    /// `setup`.
     ///
     /// # Errors
-    /// `InvalidInput` for an entry that the mode does not reach, or a CR3 that is not the address of a page.
+    /// `InvalidInput` for an entry that the mode does not reach, or a CR3 that is not a multiple of 4 KiB.
     pub fn set_start_state(&mut self, start: StartState) -> AxResult {
         start.check()?;
         self.start.state = Some(start);
         Ok(())
     }
 
-    /// Writes the guest's whole state, and resets what the vCPU keeps beside it.
+    /// Writes the guest's whole state, and resets what the vCPU holds beside it.
     fn write_start_state(&mut self, start: StartState) {
         self.start.waits_for_startup = start == StartState::WaitForStartup;
         self.requests().set_to(Request::STARTUP, self.start.waits_for_startup);

@@ -1,10 +1,10 @@
 //! INS and OUTS, with and without REP.
 //!
-//! The exit comes before the instruction has looked at memory, so the crate does what the processor would: it finds the
-//! element in the guest's memory by segment, address size and page tables, gives the guest the fault that it deserves, and
-//! tells the caller of one element as of an IN or OUT. Of INS the destination is known to be writable before the caller
-//! reads its device. Behind each element the instruction is at an end or is executed again, so that interrupts get in
-//! between.
+//! The exit comes before the instruction has looked at memory, so the crate does what the processor would. It finds the
+//! element in the guest's memory by segment, address size and page tables. It gives the guest the fault of that access, if there
+//! is one. Otherwise it reports one element to the caller, as an IN or OUT. For INS it checks that the destination is writable
+//! before the caller reads its device. After each element the instruction has ended or is executed again, so that the guest
+//! takes interrupts between elements.
 //!
 //! A caller that wants more than an element at a time asks how many are left ([`Vcpu::string_io`]) and moves as many as
 //! it likes at once ([`Vcpu::take_string_output`], [`Vcpu::give_string_input`]).
@@ -33,17 +33,19 @@ const RCX: u8 = 1;
 ///
 /// INS and OUTS, by more than an element at a time.
 impl<B: Backend> Vcpu<B> {
-    /// The INS or OUTS whose element the last exit reported as `IoRead` or `IoWrite`; `None` if it was no such
-    /// instruction, or is completed.
+    /// The INS or OUTS whose element the last exit reported as `IoRead` or `IoWrite`. `None` if the exit was for another
+    /// instruction, or that instruction is completed.
     pub fn string_io(&self) -> Option<StringIo> {
         let pending = self.string_pending()?;
         let remaining = pending.may_move().saturating_sub(pending.moved);
         (remaining > 0).then_some(StringIo { remaining, ..pending.io })
     }
 
-    /// Takes elements of the OUTS that the last exit reported, the reported one first, as many as fit into `buffer` and
-    /// the guest has; a second call takes those behind them. Gives how many bytes that were. Where a later element cannot be read, for a fault of the guest or
-    /// memory that is missing, those before it are taken; that one comes back by itself.
+    /// Takes elements of the OUTS that the last exit reported, and gives how many bytes that were.
+    ///
+    /// The reported element comes first, and then as many as fit into `buffer` and the guest has. A second call takes those that
+    /// follow. A later element may not be readable, for a fault of the guest or memory that is missing: then those before it are
+    /// taken, and a later exit reports that one.
     ///
     /// # Errors
     /// `BadState` if no OUTS waits, or all its elements are taken; `InvalidInput` for a buffer smaller than an element.
@@ -78,9 +80,10 @@ impl<B: Backend> Vcpu<B> {
         })
     }
 
-    /// Gives elements to the INS that the last exit reported, the reported one first, as many as the guest takes; a second
-    /// call gives those behind them. Gives how many bytes that were; the rest the guest does not want, or wants after a
-    /// fault. An INS that is given nothing is reported again.
+    /// Gives elements to the INS that the last exit reported, and says how many bytes the guest took.
+    ///
+    /// The reported element comes first, and then as many as `data` has and the guest takes. A second call gives those that
+    /// follow. The guest does not take the rest, or takes it only after a fault. An INS that gets nothing is reported again.
     ///
     /// # Errors
     /// `BadState` if no INS waits, or all its elements are given; `InvalidInput` for less than an element.
@@ -135,7 +138,8 @@ impl<B: Backend> Vcpu<B> {
         let Some(pending) = self.string.take() else {
             return Ok(StringEnd::Over);
         };
-        // The element of OUTS that was reported is out, asked for or not; that of INS is in when the caller has given it.
+        // The element of OUTS that was reported is moved, whether the caller took it or not. That of INS is moved when the caller
+        // gave it.
         let moved = if pending.io.is_in { pending.moved } else { pending.moved.max(1) };
         if moved == 0 {
             return Ok(StringEnd::NotYet);
@@ -242,7 +246,7 @@ impl<B: Backend> Vcpu<B> {
         Ok(result)
     }
 
-    /// The linear address of `count` elements, of which `first` are moved before: of the lowest of their bytes.
+    /// The linear address of the lowest byte of `count` elements, before which `first` are moved.
     fn element_address(
         &self,
         view: &GuestView,

@@ -1,4 +1,4 @@
-//! Time of the guest: its time slice, and its time-stamp counter, which is the host's, multiplied and offset (SDM Vol. 3C,
+//! Time of the guest: its time slice, and its time-stamp counter. The counter is the host's, multiplied and offset (SDM Vol. 3C,
 //! 26.3 "Changes to Instruction Behavior in VMX Non-Root Operation", under RDTSC).
 
 use axerrno::{AxResult, ax_err};
@@ -54,8 +54,8 @@ impl<B: Backend> Vcpu<B> {
         Ok(())
     }
 
-    /// Sets what is added to the TSC, in ticks and modulo 2^64, whenever the guest reads it by RDTSC, RDTSCP or RDMSR. 0
-    /// at first. A setup does not change it.
+    /// Sets what is added to the TSC whenever the guest reads it by RDTSC, RDTSCP or RDMSR: ticks, modulo 2^64. 0 at first. A
+    /// setup does not change it.
     ///
     /// # Example
     ///
@@ -96,18 +96,18 @@ impl<B: Backend> Vcpu<B> {
         self.backend.apply_tsc(&self.time);
     }
 
-    /// What is added to the TSC, in ticks.
+    /// The TSC offset, in ticks.
     pub fn tsc_offset(&self) -> u64 {
         self.time.offset()
     }
 
     /// Sets what the TSC is multiplied by before the offset is added: a fixed-point number with 48 bits after the binary
-    /// point. `None`, at first, leaves it as it is. The time slice of
-    /// [`set_time_slice`](Self::set_time_slice) stays in ticks of the host's counter.
+    /// point. `None` at first, which multiplies by 1. The time slice of
+    /// [`set_time_slice`](Self::set_time_slice) is in ticks of the host's counter all the same.
     ///
     /// # Errors
-    /// `Unsupported` if the processor cannot scale the TSC, `InvalidInput` for 0; nothing is changed then. On a vCPU that is
-    /// not set up yet, [`setup`](axvcpu::AxArchVCpu::setup) finds the first.
+    /// `Unsupported` if the processor cannot scale the TSC, `InvalidInput` for 0; nothing is changed then. For a vCPU that is
+    /// not set up yet, [`setup`](Self::setup) gives the first error.
     pub fn set_tsc_multiplier(&mut self, multiplier: Option<u64>) -> AxResult {
         if multiplier == Some(0) {
             return ax_err!(InvalidInput, "a TSC that stands still");
@@ -120,7 +120,7 @@ impl<B: Backend> Vcpu<B> {
         Ok(())
     }
 
-    /// What the guest reads when the host's TSC is at `host`.
+    /// The guest's TSC, in ticks, when the host's TSC is at `host`.
     pub fn guest_tsc(&self, host: u64) -> u64 {
         self.time.guest(host)
     }

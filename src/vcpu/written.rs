@@ -1,4 +1,4 @@
-//! What hangs on a part of the guest's state that the caller writes.
+//! What else changes when the caller writes a part of the guest's state.
 
 use super::Vcpu;
 use super::backend::{Backend, GuestField};
@@ -6,7 +6,7 @@ use super::parts::requests::Request;
 use crate::rules::debug::DEBUGCTL_BTF;
 
 impl<B: Backend> Vcpu<B> {
-    /// Writes a part of the guest's state for the caller, and does what hangs on it.
+    /// Writes a part of the guest's state for the caller, and changes what depends on it.
     pub(crate) fn write_for_caller(&mut self, field: GuestField, value: u64) {
         match field {
             // The guest goes on there, and not after the instruction there.
@@ -17,7 +17,7 @@ impl<B: Backend> Vcpu<B> {
                 return self.backend.write_efer(value);
             }
             GuestField::DEBUGCTL => return self.backend.write(field, value & DEBUGCTL_BTF),
-            // On these it depends where a linear address leads.
+            // The translation of linear addresses depends on these.
             GuestField::CR3 | GuestField::PDPTE0 | GuestField::PDPTE1 | GuestField::PDPTE2 | GuestField::PDPTE3 => {
                 self.requests().set(Request::FLUSH_LINEAR)
             }

@@ -12,7 +12,7 @@ use crate::rules::control_registers::check_xsetbv;
 ///
 /// x87, SSE, AVX, AVX-512 and PKRU.
 impl<B: Backend> Vcpu<B> {
-    /// Says when the extended state is switched. The default fits how this crate was compiled.
+    /// Sets when the extended state is switched. The default depends on how this crate was compiled ([`FpuPolicy`]).
     ///
     /// # Errors
     /// `BadState` for a vCPU that is bound; `InvalidInput` for [`FpuPolicy::WhileBound`] where this crate was compiled
@@ -23,7 +23,10 @@ impl<B: Backend> Vcpu<B> {
             return bad_state("the extended state's policy cannot be changed while the vCPU is bound");
         }
         if policy == FpuPolicy::WhileBound && FpuPolicy::HOST_USES_SSE {
-            return ax_err!(InvalidInput, "this host is compiled with SSE; its registers cannot stay the guest's");
+            return ax_err!(
+                InvalidInput,
+                "this host is compiled with SSE; its registers cannot hold the guest's state"
+            );
         }
         self.xstate.set_policy(policy);
         Ok(())

@@ -25,7 +25,7 @@ use core::fmt;
 /// assert_eq!(left_to_the_caller(VmxExitReason(900)).as_deref(), Some("unknown exit reason 900"));
 /// ```
 ///
-/// Bit 31 of the field ("VM-entry failure") is not part of the reason and is kept beside it.
+/// Bit 31 of the exit-reason field ("VM-entry failure") is not part of the reason.
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct VmxExitReason(pub u16);
@@ -266,7 +266,7 @@ impl fmt::Debug for VmxExitReason {
 /// The VM-instruction error field: why the last VMX instruction failed with VMfailValid.
 ///
 /// Numbers and meanings are those of the SDM's section "VM Instruction Error Numbers" (in the chapter "VMX
-/// Instruction Reference"); any other number is kept and described as undefined.
+/// Instruction Reference"); any other number is valid, and described as undefined.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct VmxInstructionError(u32);
 

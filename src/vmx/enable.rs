@@ -35,7 +35,7 @@ pub enum EnableError {
         /// Bits that must be clear, and are set.
         excess: u64,
     },
-    /// The same for CR4, with VMXE taken as set.
+    /// CR4, with VMXE taken as set, has bits clear that VMX operation wants set, or set that it wants clear.
     Cr4 {
         /// CR4 as it would be.
         value: u64,
@@ -140,7 +140,7 @@ pub(super) fn cr0(value: u64, fixed: &FixedBits) -> Result<(), EnableError> {
     if missing | excess == 0 { Ok(()) } else { Err(EnableError::Cr0 { value, missing, excess }) }
 }
 
-/// Checks CR4 likewise.
+/// Checks CR4 against the bits that VMX operation fixes.
 pub(super) fn cr4(value: u64, fixed: &FixedBits) -> Result<(), EnableError> {
     let (missing, excess) = (fixed.missing(value), fixed.forbidden(value));
     if missing | excess == 0 { Ok(()) } else { Err(EnableError::Cr4 { value, missing, excess }) }

@@ -1,14 +1,15 @@
 //! The host's state as the host-state area of a VMCS wants it.
 //!
-//! A VM exit loads the host's state from the VMCS (SDM Vol. 3C, section 28.5, "Loading Host State"). Some of it is
-//! constant for a processor once its host runs: descriptor tables, TR, the MSRs of SYSENTER and SYSCALL, TSC_AUX, XSS, EFER,
-//! PAT and whether it uses IBRS. That
-//! part is taken when VMX is enabled, and again when the host says that it changed something
-//! ([`VmxPerCpuState::refresh_host_state`](super::VmxArchPerCpuState::refresh_host_state)). The rest (CR0, CR3, CR4, FS
-//! and GS base) is read whenever a vCPU is bound, and written to its VMCS only where it differs from what is there.
+//! A VM exit loads the host's state from the VMCS (SDM Vol. 3C, section 28.5, "Loading Host State"). It has two parts:
 //!
-//! Three things that an exit does not restore from the VMCS but sets to fixed values are put right after it: the limits
-//! of GDTR and IDTR (FFFFH), the limit of TR (67H), and LDTR (unusable).
+//! - Per-CPU state is constant for a processor once its host runs: descriptor tables, TR, the MSRs of SYSENTER and SYSCALL, TSC_AUX,
+//!   XSS, EFER, PAT, and whether the host uses IBRS. The crate reads it when VMX is enabled, and again when the host says that it
+//!   changed something ([`VmxPerCpuState::refresh_host_state`](super::VmxArchPerCpuState::refresh_host_state)).
+//! - Per-thread state is CR0, CR3, CR4, and the bases of FS and GS. The crate reads it whenever a vCPU is bound, and writes it to
+//!   the VMCS only where it differs from what is there.
+//!
+//! An exit sets three things to fixed values: the limits of GDTR and IDTR (FFFFH), the limit of TR (67H), and LDTR
+//! (unusable). The crate restores them after the exit.
 
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -29,7 +30,7 @@ macro_rules! per_cpu_host_state {
         pub(crate) struct PerCpuHostState {
             $($(#[$doc])* pub(super) $name: AtomicU64,)*
             debugctl: AtomicU64,
-            /// How often the rest was read: a vCPU with an older number takes it over again.
+            /// How often the rest was read: a vCPU with an older number loads it again.
             generation: AtomicU64,
         }
 
@@ -76,7 +77,7 @@ impl PerCpuHostState {
         self.generation.load(Relaxed)
     }
 
-    /// What the host said of its IA32_DEBUGCTL.
+    /// The host's IA32_DEBUGCTL, as the host set it.
     pub(crate) fn debugctl(&self) -> u64 {
         self.debugctl.load(Relaxed)
     }
@@ -244,7 +245,7 @@ impl PerThreadHostState {
         Cr4::read_raw() == self.cr4 && self.bases_are_here() && self.pages_are_here()
     }
 
-    /// The same, where CR4 is known to be the same, and to have FSGSBASE set.
+    /// [`are_here`](Self::are_here), where CR4 is known to be unchanged, and to have FSGSBASE set.
     ///
     /// # Safety
     /// CR4.FSGSBASE is set.

@@ -1,8 +1,7 @@
 //! Intel VMX.
 //!
-//! Dependencies point one way: `instructions`, then the VMCS (`vmcs`), then what belongs to a processor (`processor`,
-//! `host`, `percpu`), then the vCPU, then the adapters to axvcpu. What a guest may do is decided by pure functions
-//! (`guest_cr`, `guest_cpuid`), what the processor can do by `capability`, what an exit says by `exit_info`.
+//! [`VmxPerCpuState`] turns VMX on for a processor. [`VmxVcpu`] runs a guest. [`VmExit`] says why the guest exited. [`FIELDS`] lists
+//! every VMCS field.
 
 pub(crate) mod capability;
 pub(crate) mod definitions;
@@ -58,8 +57,9 @@ pub use crate::vcpu::start::StartState;
 use self::structs::VmxBasic;
 use crate::msr::Msr;
 
-/// Whether this processor has VMX: CPUID.01H:ECX.VMX\[bit 5\]. Firmware may still have turned it off; only
-/// [`hardware_enable`](axvcpu::AxArchPerCpu::hardware_enable) tells.
+/// Whether this processor has VMX: CPUID.01H:ECX.VMX\[bit 5\] (SDM Vol. 3C, 24.6 "Discovering Support for VMX"). Firmware may
+/// still have turned it off, which only [`VmxPerCpuState::enable`] tells.
+#[doc(alias("vt-x", "vtx"))]
 pub fn has_hardware_support() -> bool {
     raw_cpuid::CpuId::new().get_feature_info().is_some_and(|features| features.has_vmx())
 }

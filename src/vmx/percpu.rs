@@ -142,13 +142,12 @@ impl<H: AxVCpuHal> VmxPerCpuState<H> {
         Ok(())
     }
 
-    /// Reads the host's constant state again: what the table at [the top of the crate](crate#state-of-host-and-guest) says to
-    /// be taken when VMX is enabled. A host that changes something of that calls this before it runs the next vCPU, bound
-    /// already or not.
+    /// Reads the per-CPU state of the host again: what the crate reads when VMX is enabled ("State of host and guest" on the
+    /// crate's page). A host that changes something of it calls this before it runs the next vCPU, bound already or not.
     ///
     /// # Errors
-    /// `BadState` if VMX is not enabled, or this is another processor. A host that moves its GDT or its TSS descriptor
-    /// becomes another processor in the crate's eyes: it must turn VMX off before and on after that.
+    /// `BadState` if VMX is not enabled, or this is another processor, or the host moved its GDT or its TSS descriptor. The crate
+    /// tells processors apart by the address of that descriptor, so a host turns VMX off before it moves it, and on after that.
     #[doc(alias("lstar", "idt", "gdt"))]
     pub fn refresh_host_state(&mut self) -> AxResult {
         let processor = self.processor()?;
@@ -157,8 +156,8 @@ impl<H: AxVCpuHal> VmxPerCpuState<H> {
         Ok(())
     }
 
-    /// Says what the host has in IA32_DEBUGCTL on this processor, which an exit sets to 0: it is written back after each
-    /// exit from now on. 0 at first, for a host that does not use the MSR.
+    /// Sets the host's IA32_DEBUGCTL on this processor. An exit sets the MSR to 0 (SDM Vol. 3C, 28.5 "Loading Host State"); the
+    /// crate writes this value after each exit from now on. 0 at first, for a host that does not use the MSR.
     ///
     /// # Errors
     /// `BadState` if VMX is not enabled, or this is another processor.
@@ -170,9 +169,9 @@ impl<H: AxVCpuHal> VmxPerCpuState<H> {
         Ok(())
     }
 
-    /// Sets the highest virtual-processor identifier (VPID) that vCPUs get on this processor, FFFFH at first; 0 turns VPIDs
-    /// off. A host does that to look for stale translations: without VPIDs each entry and exit drops what is cached of a
-    /// guest's linear addresses. A vCPU that is bound already takes it over at its next run.
+    /// Sets the highest virtual-processor identifier (VPID) that vCPUs get on this processor. FFFFH at first; 0 turns VPIDs
+    /// off. A host turns them off to look for stale translations: without VPIDs each entry and exit flushes the TLB of a
+    /// guest's linear addresses. A vCPU that is bound already obeys from its next run on.
     ///
     /// # Errors
     /// `BadState` if VMX is not enabled, or this is another processor.
@@ -184,8 +183,8 @@ impl<H: AxVCpuHal> VmxPerCpuState<H> {
         Ok(())
     }
 
-    /// How often cached translations were dropped on this processor by INVEPT and INVVPID. An exit that changes nothing of
-    /// memory adds nothing.
+    /// How many TLB flushes, by INVEPT and INVVPID, the crate executed on this processor. An exit that changes nothing of
+    /// memory adds none.
     ///
     /// # Errors
     /// `BadState` if VMX is not enabled, or this is another processor.

@@ -34,8 +34,8 @@ use crate::vcpu::parts::processor_key::processor_key;
 /// is how many vCPUs a processor may have bound without having unbound them.
 const MAX_ACTIVE: usize = 64;
 
-/// Where a vCPU is or was: a processor, from VMXON to VMXOFF. What a processor has cached of a vCPU that stays is still
-/// the vCPU's.
+/// Where a vCPU is or was: a processor, from VMXON to VMXOFF. Within one session, what the processor has cached of the vCPU
+/// is valid.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct VmxSession {
     processor: usize,

@@ -1,6 +1,6 @@
-//! What one processor has cached of its guests' memory, and the instructions that drop it.
+//! What one processor has cached of its guests' memory, and the instructions that flush it.
 //!
-//! Why and when a vCPU calls for them is told in `vcpu/tlb.rs`.
+//! `vcpu/tlb.rs` says why and when a vCPU requests them.
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -11,7 +11,8 @@ use super::instructions::{InvEptType, InvVpidType, VmResult, invept, invvpid};
 use super::vpid::{Vpid, Vpids};
 use crate::ept::EptVpidCaps;
 
-/// How often a processor has dropped cached translations since it was first enabled.
+/// How many TLB flushes a processor has executed since VMX was first enabled on it.
+#[doc(alias("invept", "invvpid"))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TlbFlushCounts {
     /// INVEPT instructions.
@@ -33,7 +34,7 @@ impl Translations {
         Self { vpids: Vpids::new(), invepts: AtomicU64::new(0), invvpids: AtomicU64::new(0) }
     }
 
-    /// VMX was turned on: what is tagged may be anybody's, for neither VMXOFF nor VMXON drops it.
+    /// VMX was turned on: what is tagged may be anybody's, because neither VMXOFF nor VMXON flushes it.
     pub(crate) fn vmx_enabled(&self) {
         self.vpids.end_generation();
     }
@@ -62,14 +63,14 @@ impl Translations {
         self.vpids.holds(vpid)
     }
 
-    /// Drops what is cached under a VPID, for all address spaces of the guest.
+    /// Flushes what is cached under a VPID, for all address spaces of the guest.
     pub(crate) fn flush_vpid(&self, capabilities: &Capabilities, vpid: Vpid) -> AxResult {
         let single = capabilities.ept_vpid.contains(EptVpidCaps::INVVPID_SINGLE_CONTEXT);
         let kind = if single { InvVpidType::SingleContext } else { InvVpidType::AllContexts };
         self.invvpid(kind, vpid.number)
     }
 
-    /// Drops what is cached of the EPT, under all VPIDs.
+    /// Flushes what is cached of the EPT, under all VPIDs.
     pub(crate) fn flush_ept(&self, capabilities: &Capabilities, eptp: u64) -> AxResult {
         let single = capabilities.ept_vpid.contains(EptVpidCaps::INVEPT_SINGLE_CONTEXT);
         let kind = if single { InvEptType::SingleContext } else { InvEptType::AllContexts };

@@ -2,8 +2,8 @@
 //!
 //! A VPID tags what the processor caches for a guest, so that entries and exits need not throw it away. It means something
 //! on one processor only. So each processor counts for itself, without a lock, and gives a vCPU a number when it first
-//! runs there; a vCPU that comes back from another processor gets a new one. Numbers are not given back. When the last
-//! one is given out a new *generation* begins: everything that is tagged is dropped, the count starts again, and the
+//! runs there. A vCPU that returns from another processor gets a new one. Numbers are not reused within a generation. When the
+//! last one is assigned a new *generation* begins: the TLB is flushed for all VPIDs, the count starts again, and the
 //! numbers of earlier generations are void. A vCPU looks whether its number still holds whenever another vCPU ran in
 //! between, and a generation cannot begin otherwise.
 
@@ -91,7 +91,7 @@ mod tests {
 
     proptest! {
         /// No two owners whose numbers hold have the same one, and a number that was somebody else's before is given only
-        /// behind a drop.
+        /// after a flush.
         #[test]
         fn one_owner_for_each_number(steps in steps()) {
             let vpids = Vpids::new();

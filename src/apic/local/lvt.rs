@@ -67,7 +67,7 @@ impl Lvt {
         self.0[entry as usize]
     }
 
-    /// Writes an entry; while the APIC is disabled by software, it stays masked.
+    /// Writes an entry. It is masked while the APIC is disabled by software.
     pub(super) fn write(&mut self, entry: Entry, value: u32, enabled: bool) {
         self.0[entry as usize] = value & entry.writable() | if enabled { 0 } else { MASKED };
     }

@@ -44,8 +44,8 @@ impl LocalApicConfig {
 
 /// A local APIC.
 ///
-/// A state machine that belongs to whoever runs its vCPU. `now` is the guest's time-stamp counter, as its RDTSC would read
-/// it; it must not go back. One that goes back stops the timer until the time is reached again, and does nothing worse.
+/// It is a state machine that belongs to whoever runs its vCPU. `now` is the guest's time-stamp counter in ticks, as its RDTSC
+/// would read it. It must not go back: the timer stops then until the time is reached again.
 ///
 /// # Example
 ///
@@ -198,8 +198,8 @@ impl LocalApic {
 
     /// CR8: bits 7:4 of the task priority.
     ///
-    /// A [`VmxVcpu`](crate::VmxVcpu) keeps CR8 itself ([`cr8`](crate::VmxVcpu::cr8)). After an access to this APIC its value
-    /// goes there ([`set_cr8`](crate::VmxVcpu::set_cr8)), and before an entry a different one comes from there.
+    /// A [`VmxVcpu`](crate::VmxVcpu) has a CR8 of its own ([`cr8`](crate::VmxVcpu::cr8)). After an access to this APIC the caller
+    /// copies the value to it ([`set_cr8`](crate::VmxVcpu::set_cr8)). Before an entry the caller copies a value that differs from it.
     pub fn cr8(&self) -> u8 {
         self.task_priority >> 4
     }
@@ -224,8 +224,8 @@ impl LocalApic {
         self.lvt.delivery(Entry::Timer).and_then(|_| self.timer.next())
     }
 
-    /// Something arises in the processor. A fixed interrupt is kept here; anything else that the local vector table makes of
-    /// it is the owner's to handle.
+    /// Takes an event that arises in the processor. A fixed interrupt waits in this APIC. The owner handles anything else that the
+    /// local vector table makes of it.
     pub fn raise(&mut self, source: LocalSource) -> Option<Delivery> {
         let entry = match source {
             LocalSource::Lint0 => Entry::Lint0,

@@ -1,8 +1,8 @@
 //! The feature flags of CPUID that a guest can have: one table, with what each depends on.
 //!
 //! A flag that is not in the table is hidden from every guest and cannot be shown. So a newer processor shows a guest
-//! nothing that the crate does not know, and what needs state or controls that the crate does not keep (VMX, SMX, SGX,
-//! CET, AMX, MPX, Processor Trace, ...) is out by not being here.
+//! nothing that the crate does not know. What needs state or controls that the crate does not virtualize (VMX, SMX, SGX,
+//! CET, AMX, MPX, Processor Trace, ...) is hidden, because it is not in the table.
 
 use core::fmt;
 

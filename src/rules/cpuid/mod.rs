@@ -1,4 +1,4 @@
-//! What CPUID tells a guest: decided before the guest starts, looked up at each exit.
+//! What CPUID shows a guest: decided before the guest starts, looked up at each exit.
 //!
 //! [`features`] is the table of what a guest can have and what that depends on; [`policy`] makes the default from the
 //! processor's answers and lets the caller edit it; [`table`] is what the exit handler looks into. [`leaves`] stores
@@ -36,7 +36,7 @@ const EDX: usize = 3;
 /// What the vCPU can do beyond what the processor's CPUID says.
 #[derive(Clone, Copy, Debug)]
 pub struct Support {
-    /// The components that the crate keeps for a guest and that XCR0 can have; 0 where there is no XSAVE.
+    /// The components that the crate switches for a guest and that XCR0 can have; 0 where there is no XSAVE.
     pub(crate) xcr0: u64,
     /// "Enable RDTSCP" can be set: RDTSCP and RDPID work.
     pub(crate) rdtscp: bool,

@@ -1,4 +1,4 @@
-//! What a guest is to be told by CPUID: the processor's answers with what does not work taken out, for the caller to edit.
+//! What CPUID is to show a guest: the processor's answers without what does not work, for the caller to edit.
 
 use axerrno::{AxResult, ax_err, ax_err_type};
 
@@ -14,19 +14,19 @@ const MONITOR_LEAF: u32 = 5;
 /// How long the list of a leaf that counts its subleaves may get before the processor is taken to be broken.
 const MAX_SUBLEAVES: u32 = 64;
 
-/// What CPUID tells a guest, and with it which bits of CR4, EFER, XCR0 and which MSRs the guest has.
+/// What CPUID shows a guest, and with it which bits of CR4, EFER, XCR0 and which MSRs the guest has.
 ///
 /// [`VmxVcpu::cpuid_policy`](crate::VmxVcpu::cpuid_policy) gives the default, which shows what works for a guest on this
-/// processor: VMX is hidden, the hypervisor bit is set. Edit it, and give it back by
+/// processor: VMX is hidden, the hypervisor bit is set. The caller edits it, and sets it by
 /// [`set_cpuid_policy`](crate::VmxVcpu::set_cpuid_policy) before the vCPU is set up.
 ///
-/// It is consistent after every call: hiding a feature hides all that depends on it, showing one shows what it needs, and
-/// leaf 0DH follows the features whose state it describes. What cannot work for a guest cannot be shown. OSXSAVE and OSPKE
-/// are clear here; for the guest they follow its CR4, as EBX of leaf 0DH follows its XCR0, and SYSCALL its mode.
+/// It is consistent after every call. Hiding a feature hides all that depends on it. Showing a feature shows what it needs. Leaf
+/// 0DH follows the features whose state it describes. What cannot work for a guest cannot be shown. OSXSAVE and OSPKE are clear
+/// here; for the guest they follow its CR4, as EBX of leaf 0DH follows its XCR0, and SYSCALL its mode.
 ///
-/// Where leaf 80000008H tells fewer physical-address bits than the processor has, CR3 and the PDPTEs are checked by these.
-/// Which bits are reserved in page-table entries stays the processor's: an entry that would give #PF on a processor of that
-/// size is used, and what it addresses is looked up in the EPT.
+/// Leaf 80000008H may show fewer physical-address bits than the processor has. CR3 and the PDPTEs are then checked by these. The
+/// reserved bits of page-table entries are those of the processor all the same: an entry that would give #PF on a processor of
+/// that size is used, and the EPT is walked for what it addresses.
 ///
 /// # Example
 ///
@@ -83,9 +83,9 @@ impl CpuidPolicy {
         this
     }
 
-    /// Says what the guest shall be told for a leaf. Features whose flags this clears take those that depend on them with
-    /// them; flags that it sets are shown as by [`show`](Self::show). Leaves that the guest then reads out of range are
-    /// hidden with their features. `subleaf` is 0 for a leaf that does not depend on ECX.
+    /// Sets the answer for a leaf: EAX, EBX, ECX and EDX. Flags that it clears hide the features that depend on them too; flags
+    /// that it sets are shown as by [`show`](Self::show). Leaves above the highest one are hidden with their features. `subleaf`
+    /// is 0 for a leaf that does not depend on ECX.
     ///
     /// What can be edited: leaf 0 and 80000000H (the highest leaf, up to 1FH and 80000008H; vendor), 1, 2, 4, 6, 7, 0BH,
     /// 0DH, 15H, 16H, 1FH, 80000001H to 80000008H, and 40000000H to 4000FFFFH as the caller likes.
@@ -113,7 +113,7 @@ impl CpuidPolicy {
         Ok(())
     }
 
-    /// Whether the guest is told that it has a feature.
+    /// Whether the guest is shown a feature.
     pub fn has(&self, feature: CpuidFeature) -> bool {
         let (leaf, subleaf) = feature.place();
         self.leaves.get(leaf, subleaf).is_some_and(|registers| feature.is_in(registers))
@@ -131,7 +131,8 @@ impl CpuidPolicy {
     /// TSC_DEADLINE, MTRR, MCE, ...) can be shown on any processor; the caller answers the exits.
     ///
     /// # Errors
-    /// `Unsupported` if the processor has not got it, or the crate does not keep what it needs. Nothing is changed then.
+    /// `Unsupported` if the processor does not have it, or the crate does not switch the state that it needs. Nothing is changed
+    /// then.
     pub fn show(&mut self, feature: CpuidFeature) -> AxResult {
         self.check(feature)?;
         self.show_with_needs(feature);
@@ -139,8 +140,8 @@ impl CpuidPolicy {
         Ok(())
     }
 
-    /// Says who the hypervisor is: the 12 characters in EBX, ECX and EDX of leaf 40000000H, and the highest leaf that its
-    /// EAX gives. The leaves between are zero until they are [`set`](Self::set). A guest to which
+    /// Sets the identification of the hypervisor: the 12 characters in EBX, ECX and EDX of leaf 40000000H, and the highest leaf in
+    /// its EAX. The leaves between are zero until they are [`set`](Self::set). A guest to which
     /// [`HYPERVISOR`](CpuidFeature::HYPERVISOR) is hidden sees none of them.
     ///
     /// # Errors
@@ -154,7 +155,7 @@ impl CpuidPolicy {
         Ok(())
     }
 
-    /// Says which processor of the machine this vCPU is. Writes leaves 1, 4, 0BH and 1FH, as far as they are there.
+    /// Sets which processor of the machine this vCPU is: writes leaves 1, 4, 0BH and 1FH, as far as they are there.
     ///
     /// # Errors
     /// `InvalidInput` for counts outside what [`CpuidTopology`] says.
@@ -219,7 +220,7 @@ impl CpuidPolicy {
         &self.layout
     }
 
-    /// Takes over a leaf of the processor, with only those flags that work.
+    /// Copies a leaf of the processor, with only those flags that work.
     fn take_over(&mut self, leaf: u32, native: &impl Fn(u32, u32) -> Registers, support: &Support) {
         match leaf {
             4 => {
@@ -278,7 +279,8 @@ impl CpuidPolicy {
         Ok(())
     }
 
-    /// The processor checks addresses by its own size, so a guest cannot be told more, or be given other linear ones.
+    /// Sets the sizes of addresses. The processor checks by its own, so a guest cannot be shown a larger physical size, nor another
+    /// linear size.
     fn set_address_sizes(&mut self, registers: Registers) -> AxResult {
         let processor = self.most.get(0x8000_0008, 0).copied().unwrap_or_default();
         let [physical, linear] = [registers[EAX] & 0xFF, registers[EAX] >> 8];

@@ -33,7 +33,7 @@ pub(crate) struct CpuidTable {
     allowed_efer: u64,
     allowed_xcr0: u64,
     physical_bits: u8,
-    /// MSRs that are a guest's own, but not this one's.
+    /// Virtualized MSRs that this guest does not have.
     absent_msrs: Vec<u32>,
 }
 
@@ -176,7 +176,7 @@ const fn is_dynamic(leaf: u32) -> bool {
     matches!(leaf, 1 | 7 | xsave::LEAF)
 }
 
-/// The MSRs that come with a feature, of those that the crate keeps for a guest.
+/// The MSRs that come with a feature, of those that the crate virtualizes for a guest.
 fn absent_msrs(policy: &CpuidPolicy) -> Vec<u32> {
     const OF_FEATURES: &[(&[CpuidFeature], &[Msr])] = &[
         (&[CpuidFeature::SEP], &[Msr::IA32_SYSENTER_CS, Msr::IA32_SYSENTER_ESP, Msr::IA32_SYSENTER_EIP]),

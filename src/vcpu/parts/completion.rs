@@ -32,7 +32,7 @@ impl From<Result<(), GeneralProtection>> for Outcome {
     }
 }
 
-/// What the caller is to give for an instruction whose exit it got.
+/// What an instruction whose exit the caller got waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PendingCompletion {
     Nothing,
@@ -66,14 +66,14 @@ impl PendingCompletion {
     }
 }
 
-/// When a guest that steps through its own code (RFLAGS.TF) gets the trap of an instruction that was executed for it.
+/// When a guest that single-steps its own code (RFLAGS.TF) gets the #DB of an instruction that the crate executed for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum StepPolicy {
     /// After that instruction, as on a processor.
     #[default]
     Exact,
-    /// Perhaps only after the next one, so that a debugger in the guest sees the two as one step. Saves the VMREAD of RFLAGS
-    /// at each such instruction, which is the only way to know.
+    /// Perhaps only after the next one (deferred single-step #DB), so that a debugger in the guest sees the two as one step. It saves
+    /// a VMREAD of RFLAGS at each such instruction, which is the only way to know whether TF is set.
     Deferred,
 }
 

@@ -1,14 +1,14 @@
 //! Debug registers.
 //!
 //! DR7 and IA32_DEBUGCTL are in the VMCS. DR0 to DR3 and DR6 are not, and loading them at each entry and exit would make
-//! every guest pay for what few use. So MOV DR exits, the guest's values are kept here, and DR0 to DR3 are in the
-//! registers only while it has a breakpoint enabled in DR7, when the processor needs them. DR6 never is: every #DB exits,
-//! and an exit in place of the delivery leaves the register alone (SDM Vol. 3C, section 28.1, "Architectural State Before
-//! a VM Exit"), so the host's stays where it is, and the guest's is written here.
+//! every guest pay for what few use. So MOV DR exits, and the guest's values are emulated here. DR0 to DR3 are in the
+//! registers only while the guest has a breakpoint enabled in DR7, when the processor needs them. The guest's DR6 never is: every
+//! #DB exits, and an exit in place of the delivery does not change the register (SDM Vol. 3C, section 28.1, "Architectural State
+//! Before a VM Exit"). So DR6 holds the host's value all the time.
 //!
-//! An exit sets the host's DR7 to 400H and IA32_DEBUGCTL to 0. A host that uses them gets them back after each exit. DR7
-//! is read when a vCPU is bound, but not at each bind of one that stays; IA32_DEBUGCTL, which not every emulator has and few
-//! hosts use, the host tells
+//! An exit sets the host's DR7 to 400H and IA32_DEBUGCTL to 0. For a host that uses them the crate restores them after each exit.
+//! It reads DR7 when a vCPU is bound, but not at each bind of one that is kept loaded. Not every emulator has IA32_DEBUGCTL, and
+//! few hosts use it, so the host says its value
 //! ([`VmxPerCpuState::set_host_debugctl`](crate::vmx::VmxPerCpuState::set_host_debugctl)).
 
 use core::arch::asm;
@@ -23,7 +23,7 @@ use crate::rules::debug::{DR7_ENABLES, DR7_RESET, dr6_after, dr6_written};
 pub struct DebugRegisters {
     addresses: [u64; 4],
     dr6: u64,
-    /// The guest's are in the registers while it runs.
+    /// The guest's values are in the registers while it runs.
     loaded: bool,
     host_addresses: [u64; 4],
     host_dr7: u64,

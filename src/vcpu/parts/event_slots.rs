@@ -117,7 +117,7 @@ impl<T: Copy, const N: usize> Fifo<T, N> {
         fits
     }
 
-    /// Where it is full, the last one goes.
+    /// Where it is full, the last one is dropped.
     fn push_front(&mut self, item: T) {
         self.first = (self.first + N - 1) % N;
         self.items[self.first] = item;
@@ -299,7 +299,7 @@ impl EventSlots {
         event
     }
 
-    /// Takes in an exception that an exit kept from the guest, and that goes to the guest after all; once for each exit.
+    /// Takes in an exception that exited and that the guest is to get, once for each exit.
     pub(crate) fn reflect(&mut self, requests: &Requests, exception: Event) -> Option<Combined> {
         if core::mem::replace(&mut self.reflected, true) {
             return None;
@@ -312,8 +312,8 @@ impl EventSlots {
         let first_is_exception = self.reinjected.is_some_and(|first| first.class() == Class::Exception);
         match combined {
             Combined::Second => {
-                // What an instruction raises it raises again when it is executed again. An interrupt is gone unless it is
-                // kept.
+                // An instruction raises its exception again when it is executed again. An interrupt is lost unless it is
+                // queued.
                 if first_is_exception {
                     self.reinjected = None;
                 }

@@ -26,7 +26,7 @@ pub(crate) mod method {
     pub(crate) const FXSAVE: u64 = 1;
     /// By XSAVE, XRSTOR and XSETBV.
     pub(crate) const XSAVE: u64 = 2;
-    /// The same by XSAVEOPT, which leaves out what is in its initial state or was not changed.
+    /// By XSAVEOPT, XRSTOR and XSETBV. XSAVEOPT leaves out what is in its initial state or was not changed.
     pub(crate) const XSAVEOPT: u64 = 3;
 }
 
@@ -47,7 +47,7 @@ pub struct XStateSwitch {
 
 /// What FXSAVE stores.
 pub(crate) const FXSAVE_SIZE: usize = 512;
-/// The XSAVE header behind it.
+/// The XSAVE header, which follows it.
 pub(crate) const HEADER_SIZE: usize = 64;
 const ALIGN: usize = 64;
 
@@ -59,8 +59,8 @@ pub(crate) struct FpuOwner {
     guest_area: AtomicU64,
     /// Address of the area with the host's state, which is there while the registers hold a guest's. Made once.
     host_area: AtomicU64,
-    /// The host's XCR0, the one under which all is moved, and, while the registers hold a guest's state, the one that is set:
-    /// known, because asking costs as much as a write. All 0 where there is no XSAVE.
+    /// The host's XCR0, the one under which all is moved, and the one that is set while the registers hold a guest's state. They
+    /// are recorded, because XGETBV costs as much as a write. All 0 where there is no XSAVE.
     host_xcr0: AtomicU64,
     all_xcr0: AtomicU64,
     set_xcr0: AtomicU64,
@@ -138,7 +138,7 @@ impl FpuOwner {
         self.set_xcr0.store(by.change_xcr0(by.all_xcr0, guest_xcr0), Release);
     }
 
-    /// Gives the registers back to the host; the state of the guest that has them goes to its area.
+    /// Returns the registers to the host. The state of the guest that they hold is saved to its area.
     pub(crate) fn evict(&self) {
         let guest_area = self.guest_area.load(Acquire);
         if guest_area != 0 {
@@ -146,7 +146,7 @@ impl FpuOwner {
         }
     }
 
-    /// The same for the guest whose state the registers hold.
+    /// Returns the registers to the host. They hold the state of the guest with this area.
     #[inline(always)]
     pub(crate) fn evict_guest(&self, area: u64) {
         let set_xcr0 = self.set_xcr0.load(Acquire);
@@ -154,7 +154,7 @@ impl FpuOwner {
         self.guest_area.store(0, Release);
     }
 
-    /// Copies the registers, which hold this guest's state, to its area. They stay the guest's.
+    /// Copies the registers, which hold this guest's state, to its area. They still hold it.
     pub(crate) fn store(&self, area: &Area) {
         let by = self.mover();
         let guest_xcr0 = self.set_xcr0.load(Acquire);
@@ -168,7 +168,7 @@ impl FpuOwner {
         self.set_xcr0.store(self.mover().change_xcr0(self.set_xcr0.load(Acquire), value), Release);
     }
 
-    /// Saves the registers to one area and loads them from another. XCR0 is `set_xcr0` before it, and `xcr0` behind it.
+    /// Saves the registers to one area and loads them from another. XCR0 is `set_xcr0` before, and `xcr0` after it.
     #[inline(always)]
     fn exchange(&self, by: Mover, held: u64, set_xcr0: u64, wanted: u64, xcr0: u64) {
         by.change_xcr0(set_xcr0, by.all_xcr0);

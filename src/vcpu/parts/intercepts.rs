@@ -8,8 +8,8 @@ use crate::rules::cpuid::{CpuidFeature, CpuidPolicy};
 bitflags! {
     /// Instructions whose exits the caller may turn on and off.
     ///
-    /// Such an exit comes back from `run` as its number in `FailEntry` (HLT as `Halt`), with [`VmExit`](crate::VmExit) by
-    /// [`VmxVcpu::exit`]; the next entry continues after the instruction. For RDTSC, RDTSCP, RDRAND and RDSEED
+    /// `run` reports such an exit as its number in `FailEntry` (HLT as `Halt`), and [`VmxVcpu::exit`] gives the
+    /// [`VmExit`](crate::VmExit). The next entry continues after the instruction. For RDTSC, RDTSCP, RDRAND and RDSEED
     /// [`VmxVcpu::complete_read`] gives the value.
     ///
     /// # Example
@@ -62,8 +62,8 @@ pub enum MwaitPolicy {
     /// #UD: the guest's CPUID does not show them.
     #[default]
     Undefined,
-    /// They exit to the caller, and do nothing if the caller does nothing. Nor is MONITOR with ECX other than 0 checked, which
-    /// is #GP on a processor: [`complete_fault`](crate::VmxVcpu::complete_fault) gives it.
+    /// They exit to the caller, and do nothing if the caller does nothing. MONITOR with ECX other than 0 is #GP on a processor,
+    /// which the crate does not check: [`complete_fault`](crate::VmxVcpu::complete_fault) gives it.
     Exit,
     /// The guest executes them. The processor itself waits then, until an interrupt of the host or the end of the time
     /// slice.
@@ -100,13 +100,13 @@ pub enum MwaitPolicy {
 #[doc(alias("vmcall", "hypercall"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum HypercallPolicy {
-    /// #GP: hypercalls are the kernel's.
+    /// #GP. Hypercalls are for the guest's kernel.
     #[default]
     Fault,
-    /// RAX gets this value, and the guest goes on.
+    /// RAX gets this value, and the guest continues.
     Return(u64),
-    /// It is a hypercall like any other; the caller asks for the [privilege](crate::VmxVcpu::privilege_level) if it cares. Costs
-    /// a VMREAD less.
+    /// It exits as a hypercall like any other. The caller asks for the [privilege](crate::VmxVcpu::privilege_level) if it needs it.
+    /// This saves a VMREAD for each hypercall.
     Allow,
 }
 

@@ -1,4 +1,4 @@
-//! The parts of a vCPU that need no backend: each a thing with private state and a small interface.
+//! The parts of a vCPU that need no backend. Each has private state and a small interface.
 
 pub(crate) mod completion;
 pub(crate) mod debug;

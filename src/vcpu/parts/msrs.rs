@@ -9,9 +9,10 @@ use crate::msr::Msr;
 ///
 /// # The default
 ///
-/// Nothing of the host's can be read or written by a guest that nobody has opened an MSR to.
+/// By default the guest reads and writes no MSR of the host. A *virtualized* MSR has a value for the guest that the crate switches
+/// or checks. An *emulated* MSR is a plain value in the vCPU.
 ///
-/// An MSR of a feature that the guest's CPUID hides comes to the caller, whatever the table says: SYSENTER's without SEP,
+/// An MSR of a feature that the guest's CPUID hides exits to the caller, whatever the table says: SYSENTER's without SEP,
 /// PAT without PAT, EFER without SYSCALL, LM and NX, STAR, LSTAR, CSTAR and FMASK without SYSCALL, FS_BASE, GS_BASE and
 /// KERNEL_GS_BASE without LM, TSC_AUX without RDTSCP and RDPID, XSS without XSAVES, SPEC_CTRL without all of its bits,
 /// PRED_CMD without IBPB.
@@ -19,28 +20,27 @@ use crate::msr::Msr;
 /// | MSR | default |
 /// |---|---|
 /// | FS_BASE, GS_BASE, SYSENTER_CS, SYSENTER_ESP, SYSENTER_EIP | passed through; VMCS guest state |
-/// | TIME_STAMP_COUNTER | reads passed through, with the TSC offset; writes to the caller |
-/// | EFER, PAT, DEBUGCTL (BTF; LBR stays clear), XSS | the guest's own; checked as the processor does |
-/// | STAR, LSTAR, FMASK, KERNEL_GS_BASE, TSC_AUX | the guest's own, switched once it can use them; checked |
-/// | CSTAR | the guest's own; checked, and never in the register, which Intel's processors do not use |
-/// | SPEC_CTRL | the guest's own where CPUID shows one of its bits (IBRS, STIBP, SSBD, ...): kept until its first write of another value than 0, then switched, and passed through where the guest is shown all bits that the processor takes |
+/// | TIME_STAMP_COUNTER | reads passed through, with the TSC offset; writes exit to the caller |
+/// | EFER, PAT, DEBUGCTL (BTF; LBR is always clear), XSS | virtualized; checked as the processor does |
+/// | STAR, LSTAR, FMASK, KERNEL_GS_BASE, TSC_AUX | virtualized, switched once the guest can use them; checked |
+/// | CSTAR | virtualized; checked, and never in the register, which Intel's processors do not use |
+/// | SPEC_CTRL | virtualized where CPUID shows one of its bits (IBRS, STIBP, SSBD, ...): emulated until its first write of another value than 0, then switched, and passed through where the guest is shown all bits that the processor takes |
 /// | PRED_CMD | writes passed through where CPUID shows IBPB, reads #GP |
-/// | FEATURE_CONTROL | kept: 1, locked with VMX off; every write is #GP, as of a register that is locked |
-/// | MISC_ENABLE | kept: fast strings on, no branch trace store, no PEBS; only fast strings can be written |
-/// | BIOS_UPDT_TRIG, BIOS_SIGN_ID (microcode) | kept: written without effect, read back |
-/// | APIC_BASE, x2APIC (800H to 8FFH) | to the caller, whose APIC it is |
-/// | MTRRs, machine check, PMU, debug store, power, UMWAIT_CONTROL, ARCH_CAPABILITIES, FLUSH_CMD, and all others | to the caller, and hidden by CPUID |
+/// | FEATURE_CONTROL | emulated: 1, locked with VMX off; every write is #GP, as of a register that is locked |
+/// | MISC_ENABLE | emulated: fast strings on, no branch trace store, no PEBS; only fast strings can be written |
+/// | BIOS_UPDT_TRIG, BIOS_SIGN_ID (microcode) | emulated: a write has no effect but to be read back |
+/// | APIC_BASE, x2APIC (800H to 8FFH) | exit to the caller, who emulates the APIC |
+/// | MTRRs, machine check, PMU, debug store, power, UMWAIT_CONTROL, ARCH_CAPABILITIES, FLUSH_CMD, and all others | exit to the caller, and hidden by CPUID |
 ///
 /// # What the host's own use of the processor means while a guest runs
 ///
-/// The performance counters are not switched: the host's go on counting, in the guest too, and an interrupt or NMI of
-/// theirs is an exit. The guest reads none of them (RDPMC is #GP, CPUID.0AH is empty). A host that counts only itself, or
-/// that writes PEBS records, which would go to its buffer's address in the guest's address space, stops its counters
-/// around a run. Branch records stop at an entry, with IA32_DEBUGCTL.
+/// The performance counters are not switched. The host's counters count in the guest too, and an interrupt or NMI of a counter is
+/// an exit. The guest reads none of them (RDPMC is #GP, CPUID.0AH is empty). A host stops its counters around a run if it counts
+/// only itself, or writes PEBS records: those would go to the address of its buffer in the guest's address space. Branch records
+/// stop at an entry, with IA32_DEBUGCTL.
 ///
-/// The time-stamp counter is the host's, with what the caller adds ([`set_tsc_offset`](crate::VmxVcpu::set_tsc_offset)), and
-/// not 0 at the guest's reset: guests take for granted that the counters of all their processors agree, and those of the
-/// host do.
+/// The time-stamp counter is the host's, plus what the caller adds ([`set_tsc_offset`](crate::VmxVcpu::set_tsc_offset)). It is
+/// not 0 at the guest's reset: guests assume that the counters of all their processors agree, and those of the host do.
 ///
 /// # Example
 ///
@@ -67,11 +67,11 @@ use crate::msr::Msr;
 #[doc(alias("rdmsr", "wrmsr", "lstar", "efer"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MsrPolicy {
-    /// The guest uses the processor's own register, without an exit. It shares it with the host, unless the crate
-    /// switches it; the caller answers for that.
+    /// The guest uses the processor's own register, without an exit. Unless the crate switches the register, guest and host share
+    /// it, which the caller answers for.
     PassThrough,
-    /// The vCPU keeps a value of its own. A write that changes a bit outside `writable` is #GP; with none writable every
-    /// write is, as of a register that is read-only or locked.
+    /// The MSR is emulated: the vCPU has a value of its own, and no access exits to the caller. A write that changes a bit outside
+    /// `writable` is #GP. With none writable every write is #GP, as of a register that is read-only or locked.
     Keep {
         /// The value until the guest writes another.
         value: u64,
@@ -82,12 +82,12 @@ pub enum MsrPolicy {
     Exit,
 }
 
-/// The MSRs that a vCPU keeps as plain values.
+/// The MSRs that a vCPU emulates as plain values.
 #[derive(Debug, Default)]
 pub(crate) struct EmulatedMsrs {
     /// In the order of their numbers.
     msrs: Vec<EmulatedMsr>,
-    /// The bits of the guest's own MSRs, wherever they are kept: see [`EmulatedMsrs::may_be_virtualized`].
+    /// A filter of the virtualized and emulated MSRs: see [`EmulatedMsrs::may_be_virtualized`].
     filter: [u64; 4],
 }
 
@@ -100,57 +100,57 @@ struct EmulatedMsr {
 }
 
 impl EmulatedMsrs {
-    /// The MSRs of the table above; `own` are those that are kept elsewhere.
-    pub(crate) fn with_defaults(own: impl Iterator<Item = u32>) -> Self {
+    /// The emulated MSRs of the table above. `virtualized` are those whose value is elsewhere.
+    pub(crate) fn with_defaults(virtualized: impl Iterator<Item = u32>) -> Self {
         /// Locked, VMX neither inside nor outside SMX.
         const LOCKED: u64 = 1;
         const FAST_STRINGS: u64 = 1;
         const NO_BTS_NO_PEBS: u64 = 0b11 << 11;
-        let mut kept = Self::default();
-        kept.insert(Msr::IA32_FEATURE_CONTROL.number(), LOCKED, 0);
-        kept.insert(Msr::IA32_MISC_ENABLE.number(), FAST_STRINGS | NO_BTS_NO_PEBS, FAST_STRINGS);
-        kept.insert(Msr::IA32_BIOS_UPDT_TRIG.number(), 0, u64::MAX);
-        kept.insert(Msr::IA32_BIOS_SIGN_ID.number(), 0, u64::MAX);
-        own.for_each(|msr| kept.remember(msr));
-        kept
+        let mut emulated = Self::default();
+        emulated.insert(Msr::IA32_FEATURE_CONTROL.number(), LOCKED, 0);
+        emulated.insert(Msr::IA32_MISC_ENABLE.number(), FAST_STRINGS | NO_BTS_NO_PEBS, FAST_STRINGS);
+        emulated.insert(Msr::IA32_BIOS_UPDT_TRIG.number(), 0, u64::MAX);
+        emulated.insert(Msr::IA32_BIOS_SIGN_ID.number(), 0, u64::MAX);
+        virtualized.for_each(|msr| emulated.remember(msr));
+        emulated
     }
 
     /// Back to the initial values.
     pub(crate) fn reset(&mut self) {
-        self.msrs.iter_mut().for_each(|kept| kept.value = kept.initial);
+        self.msrs.iter_mut().for_each(|emulated| emulated.value = emulated.initial);
     }
 
     pub(crate) fn read(&self, msr: u32) -> Option<u64> {
         self.place(msr).ok().map(|i| self.msrs[i].value)
     }
 
-    /// `None` for an MSR that is not kept here; otherwise whether the guest may write this value, which it has then.
+    /// `None` for an MSR that is not emulated here; otherwise whether the guest may write this value, which it has then.
     pub(crate) fn write(&mut self, msr: u32, value: u64) -> Option<bool> {
         let place = self.place(msr).ok()?;
-        let kept = &mut self.msrs[place];
-        let accepted = kept.writable != 0 && (value ^ kept.value) & !kept.writable == 0;
+        let emulated = &mut self.msrs[place];
+        let accepted = emulated.writable != 0 && (value ^ emulated.value) & !emulated.writable == 0;
         if accepted {
-            kept.value = value;
+            emulated.value = value;
         }
         Some(accepted)
     }
 
     pub(crate) fn insert(&mut self, msr: u32, value: u64, writable: u64) {
         self.remember(msr);
-        let kept = EmulatedMsr { msr, initial: value, value, writable };
+        let emulated = EmulatedMsr { msr, initial: value, value, writable };
         match self.place(msr) {
-            Ok(i) => self.msrs[i] = kept,
-            Err(i) => self.msrs.insert(i, kept),
+            Ok(i) => self.msrs[i] = emulated,
+            Err(i) => self.msrs.insert(i, emulated),
         }
     }
 
-    /// An MSR of the guest's own that is kept elsewhere.
+    /// Adds a virtualized MSR, whose value is elsewhere, to the filter.
     fn remember(&mut self, msr: u32) {
         let bit = filter_bit(msr);
         self.filter[bit / 64] |= 1 << (bit % 64);
     }
 
-    /// Whether the MSR may be one of the guest's own. Most that come to the caller are told by this.
+    /// Whether the MSR may be virtualized or emulated. `false` for most that exit to the caller.
     #[inline(always)]
     pub(crate) fn may_be_virtualized(&self, msr: u32) -> bool {
         let bit = filter_bit(msr);
@@ -158,11 +158,11 @@ impl EmulatedMsrs {
     }
 
     pub(crate) fn remove(&mut self, msrs: &RangeInclusive<u32>) {
-        self.msrs.retain(|kept| !msrs.contains(&kept.msr));
+        self.msrs.retain(|emulated| !msrs.contains(&emulated.msr));
     }
 
     fn place(&self, msr: u32) -> Result<usize, usize> {
-        self.msrs.binary_search_by_key(&msr, |kept| kept.msr)
+        self.msrs.binary_search_by_key(&msr, |emulated| emulated.msr)
     }
 }
 
@@ -172,7 +172,7 @@ fn filter_bit(msr: u32) -> usize {
     (msr.wrapping_mul(0x27D4_EB2F) >> 24) as usize
 }
 
-/// What the vCPU keeps of MSRs itself.
+/// The emulated MSRs, and what the caller made exit.
 #[derive(Debug)]
 pub(crate) struct Msrs {
     emulated: EmulatedMsrs,
@@ -180,7 +180,7 @@ pub(crate) struct Msrs {
 }
 
 impl Msrs {
-    /// `virtualized` are those that are kept elsewhere.
+    /// `virtualized` are those whose value is elsewhere.
     pub(crate) fn with_defaults(virtualized: impl Iterator<Item = u32>) -> Self {
         Self { emulated: EmulatedMsrs::with_defaults(virtualized), caller_intercepts: CallerIntercepts::default() }
     }
@@ -247,7 +247,7 @@ mod tests {
             prop_assert_eq!(kept.read(7), Some(initial));
         }
 
-        /// What is kept is found whatever was inserted and removed around it.
+        /// An emulated MSR is found whatever was inserted and removed around it.
         #[test]
         fn kept_msrs_are_a_map(msrs: Vec<(u32, u64)>, gone: (u32, u32)) {
             let mut kept = EmulatedMsrs::default();

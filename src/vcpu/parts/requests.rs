@@ -98,7 +98,7 @@ impl Requests {
         self.own.get() == requests.bits() && self.remote.0.load(Relaxed) == 0
     }
 
-    /// Whether any of these is pending. Of those from other processors nothing is asked.
+    /// Whether any of these is pending. It does not look at what other processors set.
     #[inline(always)]
     pub(crate) fn has(&self, requests: Request) -> bool {
         self.own.get() & requests.bits() != 0
@@ -119,8 +119,8 @@ impl Requests {
         if pending { self.set(requests) } else { self.clear(requests) }
     }
 
-    /// Takes those of `requests` that are pending, and what other processors have set. It covers what is done after this for
-    /// them; what is set from now on is the next entry's.
+    /// Takes those of `requests` that are pending, and what other processors have set. The entry serves these; what is set from now
+    /// on waits for the next entry.
     #[inline(always)]
     pub(crate) fn take(&self, requests: Request) -> Request {
         let own = self.own.get();

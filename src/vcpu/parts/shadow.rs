@@ -1,10 +1,11 @@
 //! Whether the interrupt shadow that the guest's state shows is over.
 //!
-//! Completing an instruction ends STI and MOV SS blocking, but the state would have to be read to know whether there was any,
-//! and it makes a difference only when something waits for its end. So completion is noted here, and
-//! `sync_interrupt_shadow` is called where it matters; otherwise the shadow lapses one instruction later.
+//! Completing an instruction ends STI and MOV SS blocking. To know whether there was any, the vCPU would have to read the state, and
+//! it matters only when something waits for its end. So completion is noted here, and `sync_interrupt_shadow` is called
+//! where it matters. Otherwise the shadow lapses one instruction later.
 
-/// Whether an instruction was completed since the last entry. An entry that fails is none, so what was before it is kept, too.
+/// Whether an instruction was completed since the last entry. An entry that fails does not count, so this holds the answer of
+/// before it too.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct InterruptShadow(u8);
 

@@ -19,9 +19,9 @@ pub struct SpeculationPolicy {
     /// IA32_FLUSH_CMD before each entry, which empties the level-1 data cache, on processors with the L1 terminal fault. Costs
     /// a WRMSR and what the guest and host then miss. Ignored on a processor without that MSR.
     pub flush_l1_data_cache: bool,
-    /// The return-stack buffer is filled with harmless entries after each exit, before the first return of the host. A host
-    /// with shadow stacks finds its own as it was. Of itself only under a host whose other branches are kept from the guest
-    /// too, by IBRS of either kind: where they are not, closing this one way protects nobody. A host that is compiled with
+    /// The return-stack buffer is filled with harmless entries after each exit, before the first return of the host. The shadow
+    /// stack of a host that has one is as before. By default only under a host that has set IBRS of either kind: where the
+    /// guest can train other branches, closing this one way protects nobody. A host that is compiled with
     /// retpolines asks for it.
     pub fill_return_stack: bool,
     /// IA32_SPEC_CTRL is written after each exit, with what the host had there at the bind, before its first indirect branch
@@ -30,7 +30,7 @@ pub struct SpeculationPolicy {
     /// [`refresh_host_state`](crate::VmxPerCpuState::refresh_host_state).
     pub write_ibrs: bool,
     /// 200 jumps after each exit, so that no branch of the guest is left in the history by which the host's indirect
-    /// branches are predicted. Of itself, like the return stack, only under a host that has set IBRS.
+    /// branches are predicted. By default, like the return stack, only under a host that has set IBRS.
     pub clear_history: bool,
 }
 
@@ -80,7 +80,7 @@ impl SpeculationPolicy {
             // With enhanced IBRS an exit does it, but for the first entry on processors that are not PBRSB_NO.
             fill_return_stack: ibrs_ibpb && host_ibrs && !(ibrs_all && pbrsb_no),
             write_ibrs: ibrs_ibpb && !ibrs_all,
-            // Without enhanced IBRS it is the training itself that the host keeps out.
+            // Without enhanced IBRS the host prevents the training itself.
             clear_history: ibrs_ibpb && host_ibrs && ibrs_all && !bhi_no && !bhi_dis_s,
         }
     }

@@ -16,7 +16,7 @@ pub struct StringIo {
     pub width: AccessWidth,
     /// INS, not OUTS.
     pub is_in: bool,
-    /// How many elements may be moved before the guest goes on, the present one among them: 1 without REP, and for a guest
+    /// How many elements may be moved before the next entry, the present one among them: 1 without REP, and for a guest
     /// that single-steps.
     pub remaining: u64,
     /// Addresses go down: RFLAGS.DF.
@@ -28,13 +28,13 @@ pub struct StringIo {
 pub(crate) enum StringEnd {
     /// At its end.
     Over,
-    /// Behind an element, with others to come.
+    /// After an element, with others to come.
     Element,
     /// Nothing was moved: it is executed again.
     NotYet,
 }
 
-/// What the crate keeps of it.
+/// The INS or OUTS, and how far it is.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Element {
     pub(crate) io: StringIo,
@@ -43,7 +43,7 @@ pub(crate) struct Element {
     pub(crate) address_size: AddressSize,
     /// Elements that the caller has moved.
     pub(crate) moved: u64,
-    /// RFLAGS.TF or a breakpoint: the guest traps behind each element, so that only one may be moved at a time.
+    /// RFLAGS.TF or a breakpoint: the guest traps after each element, so that only one may be moved at a time.
     pub(crate) is_stepped: bool,
     /// Elements have to be aligned: CPL 3 with CR0.AM and RFLAGS.AC.
     pub(crate) is_aligned: bool,
@@ -77,7 +77,7 @@ impl StringInstruction {
         }
     }
 
-    /// It, for the report of the exit: the element, or the memory that is missing. `None` for a processor that does not say
+    /// What the report of the exit says: the element, or the memory that is missing. `None` for a processor that does not say
     /// which memory it is.
     pub(crate) fn reported(&self) -> Option<Result<&Element, UnmappedGuestMemory>> {
         let pending = self.0.as_ref()?;

@@ -1,8 +1,8 @@
 //! Extended state: x87, SSE, AVX, AVX-512 and PKRU, with XCR0.
 //!
 //! The processor does not switch these at an entry or exit. Who must, and when, depends on the host's own code, which
-//! is why the host says so ([`FpuPolicy`]). The guest's state is kept whole in an XSAVE area of the size that CPUID
-//! gives for all components that the guest may have; the host's in another.
+//! is why the host says so ([`FpuPolicy`]). An XSAVE area, of the size that CPUID gives for all components that the guest may
+//! have, holds the whole state of the guest. Another one holds the host's.
 //!
 //! XSAVEOPT is used where the processor has it, XSAVE where it does not, and FXSAVE without XSAVE. Not XSAVES: it leaves out
 //! what XSAVEOPT leaves out, and has two things more, which nothing here needs. It saves supervisor components; a guest is
@@ -35,7 +35,7 @@ pub enum FpuPolicy {
     /// needs, and the default there. A host's NMI handler can come between the switch and the entry: one that uses the
     /// FPU saves and restores it by FXSAVE, or by XSAVE with XCR0 set for that.
     EveryExit,
-    /// At bind and unbind: from the first run behind a bind to the unbind (under
+    /// At bind and unbind: from the first run after a bind to the unbind (under
     /// [`UnbindPolicy::KeepLoaded`](crate::UnbindPolicy), to the release) the registers hold the guest's state, and the host
     /// must not touch them. For hosts whose code is compiled without SSE (`x86_64-unknown-none`), and the default there.
     ///
@@ -57,8 +57,8 @@ impl Default for FpuPolicy {
     }
 }
 
-/// The components that the crate keeps for a guest.
-const KEPT: u64 = xcr0::X87 | xcr0::SSE | xcr0::AVX | xcr0::AVX512 | xcr0::PKRU;
+/// The components that the crate switches for a guest.
+const SWITCHED: u64 = xcr0::X87 | xcr0::SSE | xcr0::AVX | xcr0::AVX512 | xcr0::PKRU;
 
 /// Where Intel's processors have PKRU, also one whose CPUID leaves the place out, as Bochs 2.7's does.
 const PKRU_PLACE: usize = 0xA80;
@@ -185,7 +185,7 @@ impl XState {
         Ok(())
     }
 
-    /// Gives the registers of the processor that `fpu` is of, which executes this, back to the host, where they hold this guest's state.
+    /// Returns the registers of the processor of `fpu`, which executes this, to the host, where they hold this guest's state.
     #[inline(always)]
     pub(crate) fn switch_to_host(&self, fpu: &FpuOwner) {
         if fpu.is(&self.guest) {
@@ -377,6 +377,6 @@ impl Supported {
             place => place as usize,
         };
         // ECX: the size for every component that XCR0 can have here, so for those of the host too.
-        Self { allowed: native & KEPT, pkru, method, size: leaf.ecx as usize }
+        Self { allowed: native & SWITCHED, pkru, method, size: leaf.ecx as usize }
     }
 }

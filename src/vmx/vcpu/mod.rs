@@ -1,10 +1,13 @@
 //! The vCPU on VMX: what Intel's processors give to a [`Vcpu`].
 //!
-//! [`Vmx`] is what VMX keeps for one vCPU, and [`backend`] puts it under the seam. [`setup`] decides the control fields;
-//! [`bind`] says which processor the vCPU is on and what is loaded there; [`switch`] goes into the guest and back, with
-//! [`msr_areas`] for the MSRs that have rules of their own; [`entry`] is an entry with its failures; [`injection`] is the
-//! fields by which an event gets in, [`control_registers`] those of CR0 and CR4, [`tlb`] what processors cache. [`accessors`]
-//! say what an exit says, [`inspect`] shows a guest that went wrong.
+//! - [`Vmx`] is the state that VMX needs for one vCPU. [`backend`] puts it under the seam.
+//! - [`setup`] decides the control fields.
+//! - [`bind`] knows which processor the vCPU is bound to, and what is loaded there.
+//! - [`switch`] enters the guest and returns at an exit. [`msr_areas`] switches the MSRs that have rules of their own.
+//! - [`entry`] is an entry with its failures.
+//! - [`injection`] has the fields that inject an event, [`control_registers`] those of CR0 and CR4.
+//! - [`tlb`] flushes what processors cache.
+//! - [`accessors`] give what an exit says. [`inspect`] shows a guest that went wrong.
 
 pub(crate) mod accessors;
 pub(crate) mod backend;
@@ -40,7 +43,7 @@ use crate::vcpu::Vcpu;
 #[doc(alias("vmcs", "vmx", "vcpu"))]
 pub type VmxVcpu<H> = Vcpu<Vmx<H>>;
 
-/// What VMX keeps for one vCPU.
+/// The state that VMX needs for one vCPU: the backend of [`VmxVcpu`].
 pub struct Vmx<H: AxVCpuHal> {
     context: SwitchContext,
     vmcs: Vmcs<H>,
@@ -71,11 +74,11 @@ impl<H: AxVCpuHal> Vmx<H> {
 
 /// # Making a vCPU
 impl<H: AxVCpuHal> VmxVcpu<H> {
-    /// Makes a vCPU: allocates its VMCS, bitmaps, and areas for MSRs and extended state. Touches no VMX state of the
-    /// processor, so it works before VMX is enabled.
+    /// Makes a vCPU: allocates its VMCS, bitmaps, and areas for MSRs and extended state. It works before VMX is enabled, for it
+    /// touches no VMX state of the processor. `vcpu_id` is the guest's default APIC ID.
     ///
     /// # Errors
-    /// `NoMemory`.
+    /// `NoMemory` if the host has no frame, or the heap has no memory.
     pub fn new(vm_id: usize, vcpu_id: usize) -> AxResult<Self> {
         Self::with_backend(Vmx::new()?, vm_id, vcpu_id)
     }
