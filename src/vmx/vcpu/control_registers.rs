@@ -30,7 +30,7 @@ impl<H: AxVCpuHal> Vmx<H> {
         Ok(real & CR0_GUEST_OWNED | shadow & !CR0_GUEST_OWNED)
     }
 
-    /// Writes CR0 as the guest shall see it.
+    /// Writes CR0 as the guest is to see it.
     pub(super) fn write_guest_cr0(&self, seen: u64) {
         let real = seen & (CR0_GUEST_OWNED | CR0_PG) | CR0_ET | CR0_NE;
         self.vmcs.write(VmcsControlNW::CR0_GUEST_HOST_MASK, !CR0_GUEST_OWNED as usize);
@@ -46,7 +46,7 @@ impl<H: AxVCpuHal> Vmx<H> {
         Ok(real & !mask | shadow & mask)
     }
 
-    /// Writes CR4 as the guest shall see it. `allowed` are the bits that it may set.
+    /// Writes CR4 as the guest is to see it. `allowed` are the bits that it may set.
     pub(super) fn write_guest_cr4(&mut self, seen: u64, allowed: u64) {
         self.controls.allowed_cr4 = allowed;
         let host = Cr4Flags::VIRTUAL_MACHINE_EXTENSIONS.bits() | self.controls.host_mce;
@@ -56,7 +56,7 @@ impl<H: AxVCpuHal> Vmx<H> {
         self.vmcs.write(VmcsControlNW::CR4_READ_SHADOW, seen as usize);
     }
 
-    /// Takes over the host's CR4.MCE, which stays set for the guest so that a machine check reaches the host.
+    /// Loads the host's CR4.MCE, which the guest has too, so that a machine check reaches the host.
     pub(super) fn bind_cr4(&mut self, host_mce: u64) -> AxResult {
         if host_mce != self.controls.host_mce {
             let seen = self.guest_cr4(Anywhere)?;

@@ -61,7 +61,7 @@ const fn rare_kind_of(bits: u32) -> ExitKind {
         return ExitKind::EntryFailed;
     }
     match VmxExitReason::from_exit_reason_field(bits) {
-        // Guests see a processor without VMX, SMX, and the others: their instructions are undefined there.
+        // Guests see a processor without VMX, SMX, and the others, whose instructions are undefined there.
         VmxExitReason::GETSEC
         | VmxExitReason::VMCLEAR
         | VmxExitReason::VMLAUNCH

@@ -9,8 +9,8 @@
 //! LSTAR and FMASK, without which SYSCALL is #UD, once SCE is, TSC_AUX and XSS where guest and host differ, SPEC_CTRL from the guest's first write of another value than
 //! 0 on, with the group, because the lists are one run of entries each.
 //!
-//! The guest's list is also where its values are kept. Its RDMSR and WRMSR of these exit, and are answered from there; but
-//! those of SPEC_CTRL only until it is switched, for kernels write it at every system call. CSTAR is kept there and never
+//! The guest's list also holds its values. Its RDMSR and WRMSR of these exit, and the crate answers them from the list. Those of
+//! SPEC_CTRL exit only until it is switched, because kernels write it at every system call. CSTAR is in the list and never
 //! switched: Intel's processors have no SYSCALL in compatibility mode (SDM Vol. 4, table 2-2, IA32_CSTAR: "Not used").
 
 use axerrno::AxResult;
@@ -24,8 +24,8 @@ use crate::vcpu::parts::requests::Request;
 use crate::vmx::host::PerCpuHostState;
 use crate::vmx::vmcs::{Vmcs, VmcsControl32, VmcsControl64};
 
-/// In the order of the lists: what is rarely needed first, so that what is needed is one run of entries. The last is never
-/// in it.
+/// In the order of the lists: what is rarely needed comes first, so that what is needed is one run of entries. The last one, CSTAR,
+/// is never in it.
 const LISTED: [Msr; 8] = [
     Msr::IA32_XSS,
     Msr::IA32_TSC_AUX,
@@ -59,7 +59,7 @@ struct Entry {
     data: u64,
 }
 
-/// The MSRs of this vCPU that are switched by lists, and those that are only kept.
+/// The MSRs of this vCPU that the lists switch, and those that the lists only hold.
 pub(super) struct GuestMsrs<H: AxVCpuHal> {
     frame: PhysFrame<H>,
     /// RDTSCP is enabled for the guest, so that TSC_AUX can be read without an exit.
@@ -128,7 +128,7 @@ impl<H: AxVCpuHal> GuestMsrs<H> {
         self.spec_ctrl_exits_for_caller = exits;
     }
 
-    /// The MSRs that are a guest's own here, whether this one has them or not.
+    /// The MSRs of the lists, whether this guest has them or not.
     pub(super) fn all() -> impl Iterator<Item = u32> {
         LISTED.into_iter().map(Msr::number)
     }
@@ -145,12 +145,12 @@ impl<H: AxVCpuHal> GuestMsrs<H> {
         self.spec_ctrl_active = false;
     }
 
-    /// The guest's value of an MSR that is kept here.
+    /// The guest's value of an MSR of the lists.
     pub(super) fn read(&self, msr: u32) -> Option<u64> {
         self.place_of(msr).map(|i| self.data(0, i))
     }
 
-    /// Sets the guest's value of an MSR that is kept here: `None` for another one, `false` for a value that the processor
+    /// Sets the guest's value of an MSR of the lists: `None` for another one, `false` for a value that the processor
     /// would refuse.
     pub(super) fn write(&mut self, vmcs: &Vmcs<H>, msr: u32, value: u64) -> Option<bool> {
         let i = self.place_of(msr)?;
@@ -192,8 +192,7 @@ impl<H: AxVCpuHal> GuestMsrs<H> {
         self.write_counts(vmcs);
     }
 
-    /// Takes the host's values that are constant for the processor, on one where the vCPU did not run last, or where they have
-    /// changed.
+    /// Loads the host's per-CPU values: on a processor where the vCPU did not run last, or where they have changed.
     pub(super) fn load_per_cpu_state(&mut self, vmcs: &Vmcs<H>, host: &PerCpuHostState) {
         for (i, value) in host.syscall().into_iter().enumerate() {
             self.set_data(HOST_LIST, SYSCALL_GROUP + i, value);
@@ -203,7 +202,7 @@ impl<H: AxVCpuHal> GuestMsrs<H> {
         self.write_counts(vmcs);
     }
 
-    /// Takes the host's other values at a bind.
+    /// Reads the host's other values at a bind.
     pub(super) fn bind(&mut self) {
         if self.group_active {
             self.read_host_group();
@@ -302,7 +301,7 @@ impl<H: AxVCpuHal> GuestMsrs<H> {
 }
 
 impl<H: AxVCpuHal> Vmx<H> {
-    /// A write of an MSR that is kept in the lists: `None` for another one, `false` for a value that the processor would refuse.
+    /// A write of an MSR of the lists: `None` for another one, `false` for a value that the processor would refuse.
     pub(super) fn write_guest_msr(&mut self, msr: u32, value: u64) -> Option<bool> {
         let accepted = self.msrs.write(&self.vmcs, msr, value);
         if accepted.is_some() && msr == Msr::IA32_SPEC_CTRL.number() {

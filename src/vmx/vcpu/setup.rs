@@ -26,7 +26,7 @@ use crate::vmx::vmcs::{VmcsControl32, VmcsControl64, VmcsHostNW};
 /// events. #DB also reports to the vCPU's DR6.
 const EXCEPTIONS: u32 = 1 << vector::MC | 1 << vector::AC | 1 << vector::DB;
 
-/// What was decided for this vCPU and is asked about later.
+/// What `setup` decided for this vCPU and the vCPU looks up later.
 #[derive(Debug, Default)]
 pub(super) struct Controls {
     /// IA32_VMX_BASIC\[56\]: an exception may be injected with or without an error code, whatever its vector.
@@ -37,7 +37,7 @@ pub(super) struct Controls {
     pub(super) has_timer: bool,
     /// The timer's rate.
     pub(super) timer: VmxMisc,
-    /// The guest was told of smaller physical addresses than the processor has.
+    /// The guest is shown fewer physical-address bits than the processor has.
     pub(super) reduced_maxphyaddr: bool,
     /// The bits of CR4 that the guest may set.
     pub(super) allowed_cr4: u64,
@@ -184,8 +184,8 @@ impl<H: AxVCpuHal> Vmx<H> {
         }
     }
 
-    /// Turns the VMX-preemption timer on or off, and leaves the slice to the next entry. Exits do not save the timer, so the
-    /// value stays in the VMCS and each entry starts with it.
+    /// Turns the VMX-preemption timer on or off, and leaves the slice to the next entry. Exits do not save the timer, so
+    /// each entry starts with the value that is in the VMCS.
     pub(super) fn write_timer_control(&self, time: &Time) {
         let timer = PinControls::PREEMPTION_TIMER.bits();
         let on = time.slice().is_some() && self.controls.has_timer;

@@ -1,7 +1,7 @@
 //! What is known of the fields of a VMCS, and what the processor has yet to get.
 //!
-//! Each field has a slot. A value that was read stays in its slot until an exit may have changed it; a value that was written
-//! stays there, marked dirty, until the next entry gives it to the processor.
+//! Each field has a slot. A value that was read is in its slot until an exit may have changed it. A value that was written is
+//! in its slot, marked dirty, until the next entry writes it to the processor.
 
 use core::cell::Cell;
 
@@ -36,14 +36,14 @@ impl FieldCache {
         contains(&self.valid, slot).then(|| self.values[slot].get())
     }
 
-    /// Keeps what the processor has.
+    /// Caches a value that the processor has.
     #[inline(always)]
     pub(super) fn store(&self, slot: usize, value: u64) {
         self.values[slot].set(value);
         insert(&self.valid, slot);
     }
 
-    /// Keeps what the processor is to get.
+    /// Caches a value that the processor is to get.
     #[inline(always)]
     pub(super) fn write(&self, slot: usize, value: u64) {
         self.store(slot, value);
@@ -66,7 +66,7 @@ impl FieldCache {
     /// Gives each value that the processor does not have yet to `give`, which may refuse it.
     ///
     /// # Errors
-    /// The slot that was refused, and why; that one and those after it stay dirty.
+    /// The slot that was refused, and why; that one and those after it remain dirty.
     #[inline(always)]
     pub(super) fn flush<E>(&self, mut give: impl FnMut(usize, u64) -> Result<(), E>) -> Result<(), (usize, E)> {
         for (word, dirty) in self.dirty.iter().enumerate() {

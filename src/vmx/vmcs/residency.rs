@@ -1,7 +1,7 @@
 //! Where a VMCS is: clear in memory, active on a processor, current there.
 //!
 //! [`Current`] is the proof that the vCPU's VMCS is current on the processor that executes the code. A check makes it
-//! ([`Vmcs::current`]); VMREAD, VMWRITE and an entry need it; it holds for as long as interrupts stay off.
+//! ([`Vmcs::current`]). VMREAD, VMWRITE and an entry need it. It holds for as long as interrupts are off.
 
 use core::mem;
 use core::sync::atomic::Ordering::Acquire;
@@ -52,7 +52,7 @@ impl<H: AxVCpuHal> Vmcs<H> {
     #[inline(always)]
     pub(crate) fn bind(&self) -> AxResult {
         without_interrupts(|| {
-            // Mostly it is the same processor as last time, which is quicker to tell than which one it is.
+            // In most cases it is the processor of last time, which is cheaper to check than to search for its record.
             let cpu = match self.processor.get() {
                 Some(last) if last.is_enabled() && last.is_here() => last,
                 _ => self.migrate_here()?,
@@ -97,16 +97,16 @@ impl<H: AxVCpuHal> Vmcs<H> {
         unsafe { cpu.clear(self.address, None) }
     }
 
-    /// Writes it back to memory; any processor may bind it next. `give_back` is done first, once it is sure that this is the
-    /// processor that it is bound to.
+    /// Writes it to memory; any processor may bind it next. `release` runs first, once it is sure that this is the processor that
+    /// it is bound to.
     #[inline(always)]
-    pub(crate) fn unbind(&self, give_back: impl FnOnce(&'static Processor)) -> AxResult {
+    pub(crate) fn unbind(&self, release: impl FnOnce(&'static Processor)) -> AxResult {
         without_interrupts(|| {
             let Some(cpu) = self.bound_cpu() else {
                 return bad_state("the vCPU is not bound");
             };
             cpu.check_current()?;
-            give_back(cpu);
+            release(cpu);
             // SAFETY: checked above; the region is ours, and so is the slot.
             unsafe { cpu.clear(self.address, Some(self.slot.get())) }
         })
@@ -185,7 +185,7 @@ impl<H: AxVCpuHal> Vmcs<H> {
         self.launched.set(true);
     }
 
-    /// Takes over what a refused entry or access says of this VMCS, which other software may have cleared without the
+    /// Records what a refused entry or access says of this VMCS, which other software may have cleared without the
     /// crate's knowledge.
     #[cold]
     pub(crate) fn learn_from_refusal(&self, failure: VmFail) {

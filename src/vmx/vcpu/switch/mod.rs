@@ -13,21 +13,21 @@
 //! | STAR, LSTAR, FMASK, KERNEL_GS_BASE, TSC_AUX, XSS | MSR areas ([`super::msr_areas`]) | only once the guest can use them | one area entry each |
 //! | SPEC_CTRL | MSR areas | only once the guest has written it | one area entry, and that of the group before it |
 //! | DR0 to DR3 | [`super::debug`] | only while the guest has a breakpoint set | 4 moves each way |
-//! | DR6, CR8, CSTAR | kept in the vCPU: the guest's accesses exit, and the processor needs none of them | never | none |
+//! | DR6, CR8, CSTAR | emulated by the vCPU: the guest's accesses exit, and the processor needs none of them | never | none |
 //! | branch predictors | IBPB by [`super::speculation`], before the first entry after another guest; the rest by the code below, after exits | only on processors that say so | one WRMSR; 32 calls; WRMSR of SPEC_CTRL under a host with old IBRS; 200 jumps |
 //! | buffers and level-1 data cache | the code below, last before an entry | only on processors that say so | VERW; WRMSR of FLUSH_CMD |
 //! | the host's DR7, DEBUGCTL, LDTR and TR limit, which an exit resets | [`super::debug`], [`crate::vmx::host`] | only where the host's differ from what an exit leaves | none otherwise |
 //!
 //! # Shape
 //!
-//! [`vmx_launch`] and [`vmx_resume`] are ordinary functions of the C ABI to their caller. They push what the ABI wants
-//! kept and a pointer to the [`SwitchContext`], tell the VMCS where the stack is (only when that moved), load the
-//! guest's registers and enter. If the entry is refused, execution goes on after the instruction, with the guest's
-//! registers loaded but on the host's stack. If the guest ran, the processor comes back at [`vmx_exit`], or at
+//! [`vmx_launch`] and [`vmx_resume`] are ordinary functions of the C ABI to their caller. They push the registers that the ABI
+//! preserves and a pointer to the [`SwitchContext`], write the stack pointer to the VMCS (only when it moved), load the
+//! guest's registers and enter. If the entry is refused, execution continues after the instruction, with the guest's
+//! registers loaded but on the host's stack. If the guest ran, the processor continues at [`vmx_exit`], or at
 //! [`vmx_exit_to_tables`] or [`vmx_exit_to_work`], where GDTR and IDTR, or barriers and extended state come first, on the
-//! same stack. Both ways end in one `ret` to the caller, which pairs with its `call`, so the return predictor stays right.
+//! same stack. Both ways end in one `ret` to the caller, which pairs with its `call`, so the return predictor predicts it.
 //!
-//! The processor clears RFLAGS at an exit (only bit 1 stays set): the direction flag is clear and interrupts are off.
+//! The processor clears RFLAGS at an exit but for bit 1: the direction flag is clear and interrupts are off.
 //! The caller turns them off before the entry too, so that nothing comes between the check that the VMCS is current
 //! and its use.
 
@@ -87,7 +87,7 @@ pub(crate) mod barrier {
 const SWITCH_XSTATE: u64 = 1 << 7;
 
 impl SwitchContext {
-    /// Takes over the descriptor-table registers of the processor that the vCPU was bound to.
+    /// Loads the descriptor-table registers of the processor that the vCPU was bound to.
     pub(crate) fn set_host_tables(&mut self, host: &PerCpuHostState) {
         let (gdtr, idtr) = host.descriptor_tables();
         self.reload_segments = u64::from(host.exit_changes_segments());
@@ -159,7 +159,7 @@ pub(crate) unsafe extern "C" fn vmx_launch(context: *mut SwitchContext) -> u32 {
     enter!("vmlaunch")
 }
 
-/// The same by VMRESUME, for a VMCS that is launched.
+/// Enters the guest by VMRESUME, for a VMCS that is launched. Returns what [`vmx_launch`] returns.
 ///
 /// # Safety
 /// As for [`vmx_launch`], but the VMCS is launched.
@@ -175,7 +175,7 @@ unsafe extern "C" fn vmx_exit() {
     exit!()
 }
 
-/// The same where the limits of the descriptor tables are not FFFFH, which an exit leaves.
+/// [`vmx_exit`] where the limits of the host's descriptor tables are not FFFFH, which an exit leaves.
 #[unsafe(naked)]
 unsafe extern "C" fn vmx_exit_to_tables() {
     exit!(
@@ -185,9 +185,9 @@ unsafe extern "C" fn vmx_exit_to_tables() {
     )
 }
 
-/// The same where there is work right after an exit: barriers, or the extended state, which must be out of the registers before
-/// compiled code, which may use them, runs. It has an address of its own, and not a test, so that a processor cannot guess
-/// its way past it.
+/// [`vmx_exit`] where there is work right after an exit: barriers, or the extended state, which must be saved from the registers
+/// before compiled code, which may use them, runs. It has an address of its own in place of a test, so that a processor cannot
+/// speculate past it.
 #[unsafe(naked)]
 unsafe extern "C" fn vmx_exit_to_work() {
     exit!(
@@ -344,7 +344,7 @@ macro_rules! enter {
             "jmp 42b",
             "48:",
             switch_xstate!("host", "guest"),
-            // Behind all that touches the host's memory: what comes is the guest's own.
+            // After everything that touches the host's memory: what follows touches the guest's values only.
             raise_entry_barriers!(),
             "jmp 43b",
             rax = const register(0), rcx = const register(1), rdx = const register(2), rbx = const register(3),

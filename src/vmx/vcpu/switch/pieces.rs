@@ -4,7 +4,7 @@
 macro_rules! reload_tables {
     () => {
         concat!(
-            // Their limits are FFFFH behind an exit.
+            // Their limits are FFFFH after an exit.
             "lgdt [rdi + {gdtr}]\n",
             "lidt [rdi + {idtr}]\n",
         )
