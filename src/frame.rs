@@ -200,8 +200,8 @@ pub trait PhysFrameIf {
 
 /// A HAL for hosts that implement only [`PhysFrameIf`].
 ///
-/// It is both an [`AxVCpuHal`] and the memory part of one. Interrupts need nothing from it: an external
-/// interrupt comes back from `run` as an exit with its vector, and the host dispatches it from there.
+/// It is both an [`AxVCpuHal`] and the memory part of one. Interrupts need nothing from it: `run` reports an external
+/// interrupt as an exit with its vector, and the host dispatches it.
 #[derive(Debug)]
 pub struct PhysFrameHal;
 

@@ -197,7 +197,7 @@ type LinearAddress<'a> =
     dyn Fn(SegmentRegister, u64, AddressSize, u64, AccessKind) -> AxResult<Result<u64, GuestException>> + 'a;
 
 impl<M: GuestMemory> EmulatorContext<'_, M> {
-    /// The instruction at RIP, and its bytes. A second page is fetched from only if the instruction goes on there.
+    /// The instruction at RIP, and its bytes. A second page is fetched from only if the instruction continues there.
     pub(crate) fn fetch(&self, rip: u64) -> Result<Fetched, (Refusal, Code)> {
         let mut code = Code::default();
         loop {

@@ -115,7 +115,7 @@ pub enum InvalidEptRoot {
     TooHigh(u64),
     /// The processor has no EPT of so many levels.
     Levels(u8),
-    /// The processor names no memory type, of those that there are, for EPT tables.
+    /// The processor reports no memory type for EPT tables that the crate can use.
     MemoryType,
 }
 

@@ -185,7 +185,7 @@ pub trait Backend: Sized {
     fn forget_processor(&mut self);
     /// Gives the processor the fields that were written. An error says why it refused one.
     fn flush_fields(&mut self, current: Self::Current) -> AxResult;
-    /// Enters a guest that ran here before, and comes back at its exit.
+    /// Enters a guest that ran here before, and returns at its exit.
     fn resume(&mut self, current: Self::Current) -> u32;
     /// Enters a guest that may not have run here before.
     fn enter(&mut self, current: Self::Current) -> u32;

@@ -76,7 +76,7 @@ impl<B: Backend> Vcpu<B> {
     ///         // IN waits for a value, for AL, AX or EAX by its width. Bits beyond the width are ignored.
     ///         Exit::IoRead { port: Port(LINE_STATUS), .. } => vcpu.complete_read(0x60)?, // ready to send
     ///         Exit::IoRead { .. } => vcpu.complete_read(u64::MAX)?,                      // no device: all ones
-    ///         // OUT waits for nothing. The next entry goes on after it.
+    ///         // OUT waits for nothing. The next entry continues after it.
     ///         Exit::IoWrite { port: Port(COM1), data, .. } => send(data as u8),
     ///         Exit::IoWrite { .. } => {}
     ///         other => log::debug!("{other:?}"),

@@ -84,7 +84,7 @@ use crate::regs::GeneralRegisters;
 ///    [devices in memory](#devices-in-memory), [other exits](#selected-exits), [time](#time).
 /// 3. [`setup`](Self::setup) gives it the [EPT](#ept) and writes the first state of the guest. VMX is on by then.
 /// 4. [`bind_to_current_processor`](crate::VmxVcpu::bind_to_current_processor) [binds](#binding) it to a processor.
-/// 5. [`run`](axvcpu::AxArchVCpu::run) enters the guest and comes back at an exit, any number of times. The caller
+/// 5. [`run`](axvcpu::AxArchVCpu::run) enters the guest and returns at an exit, any number of times. The caller
 ///    [completes](#completing-an-instruction) what an exit asks for, queues [events](#events), and reads
 ///    [what the exit says](#running-and-what-an-exit-says).
 /// 6. [`unbind_from_current_processor`](crate::VmxVcpu::unbind_from_current_processor) ends that. Now it may move to another

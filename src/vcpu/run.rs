@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Most runs take the fast path: no [request](super::parts::requests) is pending, so the instruction that the last exit left is
-//! skipped, and the guest goes on.
+//! skipped, and the guest is entered.
 
 use axerrno::{AxResult, ax_err};
 use axvcpu::AxVCpuExitReason;

@@ -285,7 +285,7 @@ impl<B: Backend> Vcpu<B> {
         if bytes < size {
             return ax_err!(InvalidInput, "less than an element");
         }
-        // A call goes on where the one before it has ended.
+        // A call continues where the one before it ended.
         let before = pending.moved;
         let wanted = pending.may_move().min(before + (bytes / size) as u64);
         if wanted <= before {

@@ -10,9 +10,11 @@ use super::backend::Backend;
 impl<B: Backend> Vcpu<B> {
     /// Limits how long the guest runs before it exits: `ticks` of the TSC from an entry on, or without limit.
     ///
-    /// The end of a slice comes back as handled: `Nothing` from [`run`](axvcpu::AxArchVCpu::run). Each entry starts a
-    /// new slice. The timer counts in units of 2^*n* TSC ticks (*n* is IA32_VMX_MISC\[4:0\]) and holds 32 bits of them; a
-    /// slice is rounded up to a whole unit and cut to what the timer holds.
+    /// [`run`](axvcpu::AxArchVCpu::run) reports the end of a slice as `Nothing`. Each entry starts a new slice.
+    ///
+    /// The VMX-preemption timer counts units of 2^*n* TSC ticks, where *n* is IA32_VMX_MISC\[4:0\], in 32 bits (SDM Vol. 3C, 26.5.1
+    /// "VMX-Preemption Timer"). A slice is rounded up to a whole unit and cut to what the timer holds. The first unit may be
+    /// shorter than the others, so a slice may end up to one unit early.
     ///
     /// # Errors
     /// `Unsupported` if the processor has no VMX-preemption timer.
@@ -44,7 +46,7 @@ impl<B: Backend> Vcpu<B> {
             self.backend.check_time_slice()?;
         }
         if self.time.slice() == ticks {
-            // A caller that says it before each run keeps the fast path.
+            // A caller that sets it before each run still takes the fast path.
             return Ok(());
         }
         self.time.set_slice(ticks);

@@ -9,7 +9,7 @@ impl<B: Backend> Vcpu<B> {
     /// Writes a part of the guest's state for the caller, and changes what depends on it.
     pub(crate) fn write_for_caller(&mut self, field: GuestField, value: u64) {
         match field {
-            // The guest goes on there, and not after the instruction there.
+            // The guest continues there, and not after the instruction there.
             GuestField::RIP => return self.jump(value),
             GuestField::RFLAGS => return self.write_rflags(value),
             GuestField::EFER => {

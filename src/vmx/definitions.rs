@@ -192,7 +192,7 @@ exit_reasons! {
     ENQCMD_PASID_FAILURE = 72;
     /// ENQCMDS whose PASID has no translation.
     ENQCMDS_PASID_FAILURE = 73;
-    /// The guest took a bus lock.
+    /// The guest acquired a bus lock.
     BUS_LOCK = 74;
     /// No instruction boundary for longer than the instruction timeout allows ("notify").
     NOTIFY = 75;

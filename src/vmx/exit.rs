@@ -1,7 +1,7 @@
 //! Exits as data: one variant for each basic exit reason that the SDM lists, with what that reason defines.
 //!
-//! [`VmxExitReason`] is the number, and every 16-bit number is one. [`VmExit`] is decoded from it when somebody asks, and
-//! reads the exit-information fields that its variant holds, no others (SDM Vol. 3C, 28.2 "Recording VM-Exit Information and
+//! [`VmxExitReason`] is the number, and every 16-bit number is one. [`VmExit`] is decoded from it on demand, and
+//! reads only the exit-information fields that its variant holds (SDM Vol. 3C, 28.2 "Recording VM-Exit Information and
 //! Updating VM-Entry Control Fields", and appendix C "VMX Basic Exit Reasons").
 
 mod decode;
@@ -18,7 +18,10 @@ use super::exit_info::{ApicAccessExitInfo, CrAccess, VmxIoExitInfo};
 use crate::ept::EptViolation;
 use crate::rules::interruption::VmxInterruptInfo;
 
-/// Why the guest exited.
+/// Why the guest exited, with what the exit says. [`VmxVcpu::exit`](crate::VmxVcpu::exit) gives it.
+///
+/// The number of each variant is the basic exit reason (SDM Vol. 3D, Appendix C "VMX Basic Exit Reasons"). The format `{:x?}` prints
+/// all its numbers in hexadecimal.
 #[doc(alias("vmexit", "exit reason"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -47,7 +50,7 @@ pub enum VmExit {
     InterruptWindow,
     /// 8: the guest can take an NMI.
     NmiWindow,
-    /// 9: the guest switches tasks by hardware, which nothing has been done of yet.
+    /// 9: the guest switches tasks by hardware. Nothing of the switch has been done yet.
     TaskSwitch(TaskSwitch),
     /// 10: CPUID.
     Cpuid {
@@ -273,7 +276,7 @@ pub enum VmExit {
     EnqcmdPasid,
     /// 73: ENQCMDS whose PASID has no translation.
     EnqcmdsPasid,
-    /// 74: the guest took a bus lock.
+    /// 74: the guest acquired a bus lock.
     BusLock,
     /// 75: no instruction boundary for longer than the instruction timeout allows.
     InstructionTimeout {

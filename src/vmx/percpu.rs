@@ -48,7 +48,7 @@ use crate::msr::Msr;
 ///     }
 /// }
 ///
-/// /// After the host changed registers that the crate took when VMX was enabled: a new IDT, another IA32_PAT, another LSTAR.
+/// /// After the host changed registers that the crate read when VMX was enabled: a new IDT, another IA32_PAT, another LSTAR.
 /// fn host_has_changed(state: &mut VmxPerCpuState<PhysFrameHal>) -> AxResult {
 ///     state.refresh_host_state()
 /// }
@@ -60,7 +60,7 @@ pub struct VmxPerCpuState<H: AxVCpuHal> {
     on: Option<On<H>>,
 }
 
-/// What is to be undone when VMX is turned off.
+/// What turning VMX off needs.
 struct On<H: AxVCpuHal> {
     processor: &'static Processor,
     region: VmxRegion<H>,
@@ -75,7 +75,8 @@ impl<H: AxVCpuHal> core::fmt::Debug for On<H> {
 impl<H: AxVCpuHal> VmxPerCpuState<H> {
     /// Enters VMX root operation on this processor.
     ///
-    /// Sets IA32_FEATURE_CONTROL where the firmware left it unlocked, sets CR4.VMXE, and executes VMXON. The host runs
+    /// It sets IA32_FEATURE_CONTROL where the firmware left it unlocked, sets CR4.VMXE, and executes VMXON (SDM Vol. 3C, 24.7
+    /// "Enabling and Entering VMX Operation"). While VMX is on, the processor blocks INIT signals. The host runs
     /// at CPL 0 in 64-bit mode, with a task register loaded and an IDT that has entries for NMI (2) and #MC (18).
     ///
     /// # Errors
@@ -105,7 +106,7 @@ impl<H: AxVCpuHal> VmxPerCpuState<H> {
         }
         let feature_control = enable::feature_control(Msr::IA32_FEATURE_CONTROL.read())?;
 
-        // The TRUE capability MSRs exist only by leave of IA32_VMX_BASIC.
+        // The TRUE capability MSRs exist only if IA32_VMX_BASIC says so.
         let basic = VmxBasic::from_bits(Msr::IA32_VMX_BASIC.read());
         if !basic.vmx_flex_controls {
             return Err(EnableError::NoFlexibleControls);
@@ -229,8 +230,9 @@ impl<H: AxVCpuHal> AxArchPerCpu for VmxPerCpuState<H> {
         })
     }
 
-    /// Leaves VMX operation. vCPUs that are still bound here are unbound: their state is written back to memory, and
-    /// they can be bound again wherever VMX is on. This works also after the host moved its GDT.
+    /// Leaves VMX operation (SDM Vol. 3C, 24.7 "Enabling and Entering VMX Operation"). It unbinds the vCPUs that are still bound
+    /// here: their state is written to memory, and they can be bound again wherever VMX is on. This works also after the host
+    /// moved its GDT.
     ///
     /// # Errors
     /// `BadState` if VMX is not enabled by this value, this is another processor, or VMXOFF fails.

@@ -1,8 +1,8 @@
 //! What the crate knows of each processor on which VMX is enabled.
 //!
-//! A VMCS is a thing of one processor at a time: *active* on the one that loaded it, and *current* there until another
-//! one is loaded (SDM Vol. 3C, section 25.1, "Overview"). VMREAD and VMWRITE name no VMCS; they reach whichever is
-//! current on the processor that executes them. So before the crate touches a VMCS it must know two things cheaply:
+//! A VMCS belongs to one processor at a time. It is *active* on the one that loaded it, and *current* there until another
+//! one is loaded (SDM Vol. 3C, section 25.1, "Overview"). VMREAD and VMWRITE name no VMCS: they access the one that is
+//! current on the processor that executes them. So before the crate accesses a VMCS it must know two things cheaply:
 //! whether it still runs on the processor that the vCPU was bound to, and whether that vCPU's VMCS is current there.
 //!
 //! * *Which processor is this?* See [`processor_key`].
@@ -57,13 +57,13 @@ pub(crate) struct CurrentVmcs {
     current: AtomicU64,
 }
 
-/// The current_vmcs of a vCPU that is not bound: no VMCS is at this address.
+/// The `current_vmcs` of a vCPU that is not bound: no VMCS is at this address.
 pub(crate) static UNBOUND: CurrentVmcs = CurrentVmcs { key: 0, current: AtomicU64::new(u64::MAX) };
 
 /// One of the slots that a processor has for its active VMCSs: the physical address of the one that has it, or 0.
 pub(crate) type ActiveSlot = AtomicU64;
 
-/// The slot of a VMCS that was never active: nobody's, and not to be had.
+/// The slot of a VMCS that was never active. No VMCS gets it.
 pub(crate) static NO_SLOT: ActiveSlot = ActiveSlot::new(u64::MAX);
 
 impl CurrentVmcs {
@@ -103,7 +103,7 @@ pub(crate) struct Processor {
     pub(crate) translations: Translations,
     /// The number of the guest that ran here last, or 0.
     last_guest: AtomicU64,
-    /// Whose extended state the registers hold, where that is not switched at each exit.
+    /// Whose extended state the registers hold, where the world switch does not switch it.
     pub(crate) fpu: FpuOwner,
     /// The active VMCSs.
     active: [ActiveSlot; MAX_ACTIVE],
@@ -214,7 +214,7 @@ impl Processor {
         VmxSession { processor: ptr::from_ref(self) as usize, session: self.sessions.load(Relaxed) }
     }
 
-    /// Whether another guest than this one ran here last; from now on it is this one.
+    /// Whether another guest than this one ran here last. Records this one as the last.
     #[inline(always)]
     pub(crate) fn another_guest_ran(&self, guest: u64) -> bool {
         let last = self.last_guest.load(Relaxed);

@@ -211,7 +211,7 @@ impl LocalApic {
         None
     }
 
-    /// Disabling by software masks all entries of the local vector table, and what waits goes on waiting (SDM Vol. 3A,
+    /// Disabling by software masks all entries of the local vector table, and what waits still waits (SDM Vol. 3A,
     /// 11.4.7.2 "Local APIC State After It Has Been Software Disabled").
     fn write_spurious(&mut self, value: u32) {
         self.spurious = value & SPURIOUS_WRITABLE;

@@ -119,7 +119,7 @@ pub enum Reflected {
     /// It was raised while another exception was being delivered, and the guest gets a double fault.
     DoubleFault,
     /// It was raised while a double fault was being delivered: a triple fault. The guest gets nothing; its processor is
-    /// shut down.
+    /// shut down. Each further run gives `SystemDown`, until the caller resets the vCPU or sets another RIP.
     TripleFault,
 }
 

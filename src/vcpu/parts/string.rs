@@ -23,7 +23,7 @@ pub struct StringIo {
     pub is_backward: bool,
 }
 
-/// Where an INS or OUTS is when the guest goes on.
+/// Where an INS or OUTS is at the next entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StringEnd {
     /// At its end.
@@ -89,7 +89,7 @@ impl StringInstruction {
 }
 
 impl Element {
-    /// How many elements the caller may move before the guest goes on.
+    /// How many elements the caller may move before the next entry.
     pub(crate) fn may_move(&self) -> u64 {
         if self.is_stepped { self.io.remaining.min(1) } else { self.io.remaining }
     }

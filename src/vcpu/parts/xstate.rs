@@ -74,7 +74,7 @@ pub struct XState {
     pkru: usize,
     /// The best [`method`] that the processor has.
     method: u64,
-    /// Under [`FpuPolicy::WhileBound`], the processor whose registers took the guest's state last. They may have another
+    /// Under [`FpuPolicy::WhileBound`], the processor whose registers the guest's state was loaded into last. They may hold another
     /// guest's since: [`FpuOwner`](super::fpu::FpuOwner) tells.
     loaded: Cell<Option<&'static FpuOwner>>,
 }

@@ -1,13 +1,12 @@
 //! The VM-exit instruction-information field: which operands the instruction has.
 //!
-//! SDM Vol. 3C, 28.2.5 "Information for VM Exits Due to Instruction Execution". Which parts mean something depends on the
-//! exit reason; [`VmExit`](super::VmExit) takes out of it only those.
+//! SDM Vol. 3C, 28.2.5 "Information for VM Exits Due to Instruction Execution". Which parts of the field are defined depends on
+//! the exit reason; [`VmExit`](super::VmExit) decodes only those.
 
-/// The memory operand of an instruction that exited, as far as the processor has decoded it: the address is the segment's
-/// base plus displacement, base register and scaled index register, cut to the address size.
+/// The memory operand of an instruction that exited, as far as the processor has decoded it.
 ///
-/// Numbers of registers are those of instructions: 0 is RAX, 4 RSP, 15 R15; of segment registers 0 is ES, then CS, SS, DS,
-/// FS, GS.
+/// The address is the base of the segment, plus displacement, base register and scaled index register, cut to the address size.
+/// Register numbers are those of instructions: 0 is RAX, 4 RSP, 15 R15. Segment registers are ES (0), CS, SS, DS, FS, GS (5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryOperand {
     /// Segment register.

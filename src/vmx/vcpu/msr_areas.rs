@@ -226,7 +226,7 @@ impl<H: AxVCpuHal> GuestMsrs<H> {
         self.group_active
     }
 
-    /// Whether the host has the KERNEL_GS_BASE that a bind took.
+    /// Whether the host has the KERNEL_GS_BASE that a bind read.
     #[inline(always)]
     pub(super) fn kernel_gs_base_is_here(&self) -> bool {
         LISTED[KERNEL_GS_BASE].read() == self.host_kernel_gs_base
