@@ -7,7 +7,7 @@ use super::message::Message;
 /// What is left to do after a guest has written a register of its local APIC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// A message for other local APICs, and maybe for this one: [`deliver`](super::deliver) it.
+    /// A message for other local APICs, and maybe for this one: [`deliver`](super::deliver()) it.
     Send(Message),
     /// The guest has ended a level-triggered interrupt. The I/O APICs are to learn of it
     /// ([`IoApic::end_of_interrupt`](super::IoApic::end_of_interrupt)).

@@ -6,7 +6,7 @@
 //! - [`LocalApic`]: of one vCPU, owned by whoever runs that. Registers by page (xAPIC) and by MSR (x2APIC), priorities, the
 //!   timer, IPIs.
 //! - [`Inbox`]: where others post to a vCPU, without a lock; it tells them whether the vCPU needs an IPI to notice.
-//! - [`deliver`]: carries a [`Message`] to the inboxes of all that it is for.
+//! - [`deliver()`]: carries a [`Message`] to the inboxes of all that it is for.
 //! - [`IoApic`]: the lines of devices, 24 of them. [`Message::from_msi`] is for devices that have none.
 //!
 //! # Around an entry
@@ -57,9 +57,11 @@
 //!
 //! # Why not `x86_vlapic`
 //!
-//! The family's crate of that name is not used: a guest's NMI, INIT, start-up and lowest-priority IPIs panic in it (0.2.1) or
-//! are dropped, and the last still panics (0.5.4); it matches a logical destination with the sender's own id, and finds its
-//! vCPUs by global functions of the hypervisor (0.2.1 by `axvisor_api`), so that it cannot be tested by itself.
+//! This module does not use the family's crate of that name, for three reasons:
+//!
+//! - A guest's NMI, INIT, start-up and lowest-priority IPIs panic in it (0.2.1), or are dropped. The last still panics (0.5.4).
+//! - It matches a logical destination with the sender's own ID.
+//! - It finds its vCPUs by global functions of the hypervisor (0.2.1 by `axvisor_api`), so that it cannot be tested by itself.
 
 mod address;
 mod deliver;

@@ -34,9 +34,9 @@ bitflags! {
 pub struct EptFormat {
     /// How many levels of tables the caller has built.
     pub levels: EptLevels,
-    /// The processor sets accessed and dirty flags in the entries, where it has them. When it does, its reads of the
-    /// guest's paging structures count as writes: a guest whose page tables lie in pages that the EPT maps read-only gets
-    /// EPT violations from its own page walks, which without the flags it gets only where a walk writes a flag of its own.
+    /// The processor sets accessed and dirty flags in the entries, where it has them. Its reads of the guest's paging structures
+    /// then count as writes (SDM Vol. 3C, 29.3.5 "Accessed and Dirty Flags for EPT"). So page walks of the guest through tables that
+    /// the EPT maps read-only are EPT violations. Without the flags they are so only where a walk writes a flag of the guest.
     pub accessed_dirty: bool,
 }
 

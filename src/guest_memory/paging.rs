@@ -2,8 +2,8 @@
 //! 4, "Paging").
 //!
 //! A walk first only reads. Accessed and dirty flags are set when the whole access is known to be allowed, by a
-//! compare-exchange of the very entries that the walk used; where another processor of the guest changed one meanwhile,
-//! the walk is made again.
+//! compare-exchange of the very entries that the walk used. Where another processor of the guest changed one meanwhile,
+//! the walk is repeated.
 
 use axaddrspace::GuestPhysAddr;
 use axerrno::{AxResult, ax_err};

@@ -1,7 +1,7 @@
 //! What a guest may put into CR0, CR3, CR4, CR8, EFER and XCR0: one pure function for each.
 //!
-//! Every check that the SDM lists for #GP is here, so that what reaches the VMCS can never fail a check at VM entry
-//! that the guest's own instruction would not have failed (SDM Vol. 2, "MOV—Move to/from Control Registers"; Vol. 3A,
+//! Every check that the SDM lists for #GP is here. So what reaches the VMCS can never fail a check at VM entry that the guest's own
+//! instruction would not have failed (SDM Vol. 2, "MOV—Move to/from Control Registers"; Vol. 3A,
 //! section 2.5, "Control Registers"; Vol. 1, section 13.3, "Enabling the XSAVE Feature Set and XSAVE-Enabled Features").
 
 /// The guest would get #GP(0).

@@ -33,21 +33,21 @@ impl EptRoot {
 
 /// Tells a vCPU, from any processor, that its EPT has changed.
 ///
-/// Whoever takes something away in an EPT (unmaps a page, maps it to other memory, removes a permission, changes the
-/// memory type, clears an accessed or dirty flag) keeps one of these for each vCPU that uses the EPT, and before the
-/// memory that was mapped there is used for anything else
+/// A host needs it when it takes something away in an EPT: it unmaps a page, maps it to other memory, removes a permission,
+/// changes the memory type, or clears an accessed or dirty flag. It has an invalidator for each vCPU that uses the EPT. Before it
+/// uses the memory that was mapped there for anything else, it
 ///
 /// 1. changes the EPT,
 /// 2. calls [`invalidate`](Self::invalidate) for each of the vCPUs,
 /// 3. sends an interrupt to each other processor that may be running one of them, and waits until it has been taken.
 ///
-/// A processor may be running one while it executes any method of the vCPU, also one that only reads or writes the guest's
-/// memory: those do it a page at a time with interrupts off. Who holds an [`EptMemory`](crate::EptMemory) across such a
-/// change translates again after it, as each of its accesses does.
+/// A processor may be running a vCPU while it executes any method of it, also one that only reads or writes the guest's
+/// memory: those do it a page at a time with interrupts off. An [`EptMemory`](crate::EptMemory) may be held across such a
+/// change, because each of its accesses translates again.
 ///
 /// A vCPU that is in its guest at that time exits by the interrupt, and one that is about to enter exits at once. None of
-/// them enters again before its processor has dropped all that it had cached of the EPT. A vCPU that nobody runs needs no
-/// interrupt, wherever it ran last.
+/// them enters again before its processor has flushed all that it had cached of the EPT. A vCPU that nobody runs needs no
+/// interrupt, wherever it ran last (SDM Vol. 3C, 29.4.3.4 "Guidelines for Use of the INVEPT Instruction").
 ///
 /// # Example
 ///

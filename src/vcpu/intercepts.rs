@@ -70,8 +70,8 @@ impl<B: Backend> Vcpu<B> {
         self.change_intercepts(|intercepts| intercepts.set_exception(vector, intercept))
     }
 
-    /// Limits the page faults that exit, where they are intercepted, to those whose error code has the bits of `value` under
-    /// `mask` (SDM Vol. 3C, 26.2 "Other Causes of VM Exits"). 0 and 0 at first, which is all of them.
+    /// Limits the page faults that exit, where they are intercepted: only those exit whose error code equals `value` in the bits of
+    /// `mask` (SDM Vol. 3C, 26.2 "Other Causes of VM Exits"). Both are 0 at first, so that all exit.
     ///
     /// # Errors
     /// None at present.
@@ -81,10 +81,10 @@ impl<B: Backend> Vcpu<B> {
 
     /// Gives the guest the exception that the last exit took from it, as it would have come without the exit.
     ///
-    /// It has its error code, CR2 and DR6. It becomes a double fault where it was raised while another exception was being
-    /// delivered (SDM Vol. 3A, 6.15 "Exception and Interrupt Reference", under "Interrupt 8"), and a shutdown where that was a
-    /// double fault: then each further `run` gives `SystemDown`. One difference: an interrupt in whose delivery it was raised
-    /// follows it, where a processor would lose it.
+    /// It has its error code, CR2 and DR6. Where it was raised while another exception was being delivered, it becomes a double
+    /// fault, or after a double fault a shutdown (SDM Vol. 3A, 6.15 "Exception and Interrupt Reference", under "Interrupt 8"). After
+    /// a shutdown each further `run` gives `SystemDown`. One difference from a processor: an interrupt in whose delivery the
+    /// exception was raised follows it, where a processor would lose it.
     ///
     /// # Errors
     /// `BadState` if the last exit was not for an exception, or its exception was reflected already, or the vCPU is not

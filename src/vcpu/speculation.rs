@@ -1,7 +1,7 @@
-//! Barriers against what one side could learn of, or train for, the other through the processor's predictors and buffers.
+//! Barriers against attacks of a guest, on the host or on another guest, through the processor's predictors and buffers.
 //!
-//! Which a processor needs it says itself: CPUID.07H:EDX and IA32_ARCH_CAPABILITIES (SDM Vol. 4, table 2-2; Intel's
-//! "Speculative Execution Side Channel Mitigations"). A processor that enumerates none of it, an emulator say, gets none.
+//! The processor says which it needs: CPUID.07H:EDX and IA32_ARCH_CAPABILITIES (SDM Vol. 4, table 2-2; Intel's
+//! "Speculative Execution Side Channel Mitigations"). A processor that enumerates none of it, such as an emulator, gets none.
 //!
 //! # IA32_SPEC_CTRL and IA32_PRED_CMD
 //!
@@ -10,23 +10,24 @@
 //! [`CpuidPolicy`](crate::CpuidPolicy) that hides them takes the MSRs away too: then they exit to the caller. Until the
 //! guest's first write of another value than 0, SPEC_CTRL exits, reads as 0, and the register holds the host's value,
 //! at no cost. From then on the guest uses the register itself, and each exit stores its value and loads the
-//! host's, as it was when the vCPU was bound, before the host's first instruction ([`super::msr_areas`]). Only where
-//! the guest is not shown all the bits that the processor would take, its writes go on to exit, and are checked. PRED_CMD
-//! holds nothing, so its writes pass through.
+//! host's, as it was when the vCPU was bound, before the host's first instruction. Where the guest is not shown all the bits that
+//! the processor accepts, its writes still exit, and are checked. PRED_CMD holds nothing, so its writes pass through.
 //!
 //! A vCPU does not run on a processor that lacks bits of SPEC_CTRL that its guest was shown.
 //!
 //! # What protects the host
 //!
-//! The guest can train what the host's branches, returns and loads are predicted by. While a guest has not written
-//! SPEC_CTRL, an exit leaves the register alone, and from then on has the host's value there again before the host's first
-//! instruction. So what the host has set there holds for its code after an exit: enhanced IBRS, and BHI_DIS_S against
-//! branch histories. To set them is the host's part. The older IBRS restricts only what was trained before the last write
-//! of the bit, so it must be written after each exit, and before any indirect branch or return; the switch does so under a
-//! host that had the bit set when VMX was enabled ([`SpeculationPolicy::write_ibrs`]). On a processor with enhanced IBRS
-//! but without BHI_DIS_S the switch makes the processor forget the guest's branches ([`SpeculationPolicy::clear_history`]),
-//! and where returns may still follow the guest it fills the return stack; both only under a host that has set IBRS.
-//! Retpolines, and barriers between a guest and programs of the host, are the host's part too.
+//! The guest can train the predictors of the host's branches, returns and loads.
+//!
+//! - SPEC_CTRL holds the host's value at the host's first instruction after an exit. So what the host has set there works for its
+//!   code: enhanced IBRS, and BHI_DIS_S against branch histories. Setting them is up to the host.
+//! - The older IBRS restricts only what was trained before the last write of the bit. So it must be written after each exit, and
+//!   before any indirect branch or return. The switch does so under a host that had the bit set when VMX was enabled
+//!   ([`SpeculationPolicy::write_ibrs`]).
+//! - On a processor with enhanced IBRS but without BHI_DIS_S the switch makes the processor forget the guest's branches
+//!   ([`SpeculationPolicy::clear_history`]). Where returns may still follow the guest, it fills the return stack. It does both only
+//!   under a host that has set IBRS.
+//! - Retpolines, and barriers between a guest and programs of the host, are up to the host.
 
 use axerrno::AxResult;
 

@@ -255,9 +255,11 @@ impl fmt::Debug for FixedBits {
 
 /// Values of the capability MSRs, as read.
 ///
-/// An MSR that the processor does not have is 0 here. Which exist follows from the others: the TRUE ones and
-/// none but them if bit 55 of `basic` is 1, `proc2` if `proc` allows secondary controls, `ept_vpid` if `proc2`
-/// allows EPT or VPID, `vmfunc` if `proc2` allows VM functions, `proc3` if `proc` allows tertiary controls.
+/// An MSR that the processor does not have is 0 here. Which of them exist follows from the others:
+///
+/// - the TRUE ones, if bit 55 of `basic` is 1;
+/// - `proc2` if `proc` allows secondary controls, and `proc3` if it allows tertiary controls;
+/// - `ept_vpid` if `proc2` allows EPT or VPID, and `vmfunc` if it allows VM functions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RawCapabilities {
     /// IA32_VMX_BASIC (0x480).

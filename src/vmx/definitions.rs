@@ -1,9 +1,8 @@
 //! Numbers of the architecture that leave the VMX layer: exit reasons, VM-instruction errors and the
 //! interruption-information format.
 //!
-//! Every type here accepts every raw value the processor could report. A processor newer than this crate may
-//! name an exit reason that is not in the list below, and the crate then still has to hand it on whole; a
-//! closed enum would have to invent an answer, or stop.
+//! Every type here accepts every raw value that a processor could report. A processor newer than this crate may report an exit
+//! reason that is not in the list below. The crate then still reports its number, which a closed enum could not hold.
 
 use core::fmt;
 

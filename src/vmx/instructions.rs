@@ -127,11 +127,12 @@ pub(crate) unsafe fn vmread_existing(encoding: u32) -> u64 {
     value
 }
 
-/// Adds the VM-exit instruction length to the guest's RIP in the current VMCS. `false`, and nothing is changed, where that is
-/// not all: the lower half of RIP overflows, of which outside 64-bit mode there is no more; with `CHECK_TF`, RFLAGS.TF is
-/// set; and where there is no current VMCS after all.
+/// Adds the VM-exit instruction length to the guest's RIP in the current VMCS.
 ///
-/// One block, because it is on the way of most exits: a flag is tested where it was made.
+/// `false`, with nothing changed, where that does not suffice: the lower half of RIP overflows, which is all of RIP outside 64-bit
+/// mode; or RFLAGS.TF is set, with `CHECK_TF`; or there is no current VMCS after all.
+///
+/// It is one `asm!` block, because most exits execute it: each flag is tested right after the instruction that sets it.
 ///
 /// # Safety
 /// The processor is in VMX root operation, there is a current VMCS, and its RIP is the guest's to move.

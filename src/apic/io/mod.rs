@@ -14,7 +14,7 @@ pub const IO_APIC_PINS: u8 = 24;
 /// An I/O APIC with 24 lines.
 ///
 /// There is one for a machine. A host with several processors protects it by a lock. What it sends goes to `send`, mostly
-/// [`deliver`](super::deliver), which says whether anybody took it: a message that nobody took waits, and
+/// [`deliver`](super::deliver()), which says whether anybody took it: a message that nobody took waits, and
 /// [`service`](Self::service) tries it again. An interrupt by level is sent once, and again only after its end.
 #[derive(Clone, Debug)]
 pub struct IoApic {

@@ -12,10 +12,12 @@ use crate::msr::Msr;
 /// By default the guest reads and writes no MSR of the host. A *virtualized* MSR has a value for the guest that the crate switches
 /// or checks. An *emulated* MSR is a plain value in the vCPU.
 ///
-/// An MSR of a feature that the guest's CPUID hides exits to the caller, whatever the table says: SYSENTER's without SEP,
-/// PAT without PAT, EFER without SYSCALL, LM and NX, STAR, LSTAR, CSTAR and FMASK without SYSCALL, FS_BASE, GS_BASE and
-/// KERNEL_GS_BASE without LM, TSC_AUX without RDTSCP and RDPID, XSS without XSAVES, SPEC_CTRL without all of its bits,
-/// PRED_CMD without IBPB.
+/// An MSR of a feature that the guest's CPUID hides exits to the caller, whatever the table says:
+///
+/// - those of SYSENTER without SEP, PAT without PAT, and EFER without SYSCALL, LM and NX;
+/// - STAR, LSTAR, CSTAR and FMASK without SYSCALL, and FS_BASE, GS_BASE and KERNEL_GS_BASE without LM;
+/// - TSC_AUX without RDTSCP and RDPID, and XSS without XSAVES;
+/// - SPEC_CTRL without all of its bits, and PRED_CMD without IBPB.
 ///
 /// | MSR | default |
 /// |---|---|

@@ -1,10 +1,11 @@
 //! Which processor executes this.
 //!
-//! There is no cheap register with a processor number that a host is bound to set up. But a VM exit loads TR, so every host of
-//! guests has a task register, and a TSS descriptor is marked busy by the processor that loads it: no two processors have the
-//! same one loaded. Its linear address, two unprivileged reads away (STR, SGDT), tells processors apart. (A host that maps
-//! different descriptors at one linear address on different processors must not run a bound vCPU on another processor than
-//! the one that bound it.)
+//! No cheap register holds a processor number that every host sets up. But a VM exit loads TR, so every host of guests has a task
+//! register. A processor marks a TSS descriptor busy when it loads it, so no two processors have the same one loaded. Its linear
+//! address, which STR and SGDT give without privilege, tells processors apart.
+//!
+//! A host may map different descriptors at one linear address on different processors. Such a host must not run a bound vCPU on
+//! another processor than the one that bound it.
 
 use core::arch::asm;
 use core::mem::MaybeUninit;

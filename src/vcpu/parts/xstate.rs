@@ -31,18 +31,19 @@ use crate::rules::control_registers::xcr0;
 #[doc(alias("xsave", "fxsave", "sse", "avx"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FpuPolicy {
-    /// Around each entry, in assembly, so that host code may use SSE at any time. What a host that is compiled with SSE
-    /// needs, and the default there. A host's NMI handler can come between the switch and the entry: one that uses the
-    /// FPU saves and restores it by FXSAVE, or by XSAVE with XCR0 set for that.
+    /// Around each entry, in assembly, so that host code may use SSE at any time. A host that is compiled with SSE needs this, and
+    /// it is the default there. A host's NMI handler can come between the switch and the entry. A handler that uses the FPU
+    /// saves and restores it by FXSAVE, or by XSAVE with XCR0 set for that.
     EveryExit,
-    /// At bind and unbind: from the first run after a bind to the unbind (under
-    /// [`UnbindPolicy::KeepLoaded`](crate::UnbindPolicy), to the release) the registers hold the guest's state, and the host
-    /// must not touch them. For hosts whose code is compiled without SSE (`x86_64-unknown-none`), and the default there.
+    /// At bind and unbind. From the first run after a bind to the unbind the registers hold the guest's state, and the host
+    /// must not touch them. Under [`UnbindPolicy::KeepLoaded`](crate::UnbindPolicy) that lasts until the release. This is for hosts
+    /// whose code is compiled without SSE (`x86_64-unknown-none`), and the default there. A host whose task switch saves FPU
+    /// registers must not use it.
     ///
-    /// XCR0 and PKRU are the guest's too, in the host's own code between two runs: XGETBV, XSAVE and CPUID.0DH show what the
-    /// guest has set in XCR0, and under a host with CR4.PKE its accesses to user pages obey the guest's PKRU, which may
-    /// forbid them. (IA32_XSS is the host's after each exit.) A host that reads user memory through user pages with keys, or
-    /// uses XSAVE itself, unbinds the vCPU first, or takes [`EveryExit`](Self::EveryExit).
+    /// Between two runs XCR0 and PKRU have the guest's values too. XGETBV, XSAVE and CPUID.0DH show what the guest has set in XCR0.
+    /// Under a host with CR4.PKE its accesses to user pages obey the guest's PKRU, which may forbid them. IA32_XSS has the host's
+    /// value after each exit. A host that reads user memory through user pages with keys, or uses XSAVE itself, unbinds the vCPU
+    /// first, or uses [`EveryExit`](Self::EveryExit).
     WhileBound,
 }
 
@@ -75,7 +76,7 @@ pub struct XState {
     /// The best [`method`] that the processor has.
     method: u64,
     /// Under [`FpuPolicy::WhileBound`], the processor whose registers the guest's state was loaded into last. They may hold another
-    /// guest's since: [`FpuOwner`](super::fpu::FpuOwner) tells.
+    /// guest's since: [`FpuOwner`] tells.
     loaded: Cell<Option<&'static FpuOwner>>,
 }
 

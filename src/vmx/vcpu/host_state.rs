@@ -12,9 +12,9 @@ impl<H: AxVCpuHal> Vmx<H> {
     /// Writes what is constant for a processor.
     pub(super) fn write_per_cpu_state(&self, host: &PerCpuHostState) {
         let vmcs = &self.vmcs;
-        // The selectors of a 64-bit host may not have RPL or TI set in the VMCS (SDM 27.2.3, "Checks on Host Segment and
-        // Descriptor-Table Registers"); a host that runs at CPL 0 uses none with RPL, and one with an LDT selector in a
-        // data segment gets the null selector there, which 64-bit code does not notice.
+        // The selectors of a 64-bit host may not have RPL or TI set in the VMCS (SDM Vol. 3C, 27.2.3 "Checks on Host Segment and
+        // Descriptor-Table Registers"). A host that runs at CPL 0 uses none with RPL. One with an LDT selector in a data segment
+        // gets the null selector there, which 64-bit code does not notice.
         let selector = |value: &AtomicU64| match value.load(Relaxed) as u16 {
             table if table & 0b111 != 0 => 0,
             usable => usable,

@@ -1,13 +1,19 @@
 //! MSRs that the guest can use without an exit and that no VMCS field switches.
 //!
 //! SYSCALL uses STAR, LSTAR and FMASK, SWAPGS uses KERNEL_GS_BASE, RDTSCP and RDPID read TSC_AUX, XSAVES and
-//! XRSTORS cover what XSS says, SPEC_CTRL restricts what the processor predicts. Their values are the guest's while it
+//! XRSTORS cover what XSS says, SPEC_CTRL restricts what the processor predicts. They have the guest's values while it
 //! runs and the host's after each exit, by the VMCS's MSR areas (SDM Vol. 3C, section 25.7.2, "VM-Exit Controls for
-//! MSRs", and 25.8.2): the guest's list is loaded at entry, the host's at exit, before the host's first instruction, and
-//! what the guest can change without an exit is stored at exit. An entry in an area costs about what RDMSR or WRMSR does,
-//! so each is there only while the guest could see or change the register: KERNEL_GS_BASE once EFER.SCE or LMA is set, STAR,
-//! LSTAR and FMASK, without which SYSCALL is #UD, once SCE is, TSC_AUX and XSS where guest and host differ, SPEC_CTRL from the guest's first write of another value than
-//! 0 on, with the group, because the lists are one run of entries each.
+//! MSRs", and 25.8.2). An entry loads the guest's list. An exit loads the host's list before the host's first instruction, and
+//! stores what the guest can change without an exit.
+//!
+//! An entry in an area costs about what RDMSR or WRMSR does. So each is there only while the guest could see or change the
+//! register:
+//!
+//! - KERNEL_GS_BASE once EFER.SCE or LMA is set;
+//! - STAR, LSTAR and FMASK once EFER.SCE is set, without which SYSCALL is #UD;
+//! - TSC_AUX and XSS where guest and host differ;
+//! - SPEC_CTRL from the guest's first write of another value than 0 on, with the entries before it, because each list is one run
+//!   of entries.
 //!
 //! The guest's list also holds its values. Its RDMSR and WRMSR of these exit, and the crate answers them from the list. Those of
 //! SPEC_CTRL exit only until it is switched, because kernels write it at every system call. CSTAR is in the list and never

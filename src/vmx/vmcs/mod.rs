@@ -10,9 +10,9 @@
 //! | [`write_now`](Vmcs::write_now) | executes VMWRITE |
 //! | [`cached`](Vmcs::cached) | gives the value if the cache has it |
 //!
-//! So an exit costs the VMREADs of what it asks about and nothing else, and every accessor of the vCPU works whether or not
-//! the VMCS is current: writes wait in the [`cache`], and a read of a field that is not there loads the VMCS for as long as
-//! that read takes. [`residency`] knows whether the VMCS is clear, active or current.
+//! So an exit costs the VMREADs of what it asks about and nothing else. Every accessor of the vCPU works whether or not
+//! the VMCS is current: writes wait in the [`cache`], and a read of a field that is not cached makes the VMCS current for as
+//! long as that read takes. [`residency`] knows whether the VMCS is clear, active or current.
 
 mod cache;
 mod residency;

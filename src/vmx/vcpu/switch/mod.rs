@@ -9,14 +9,14 @@
 //! | the host's RBX, RBP, R12 to R15 | the code below; its caller saves the rest by the ABI | every entry and exit | 6 pushes, 6 pops |
 //! | CR2 | the code below | read on both ways, written only where host and guest differ | 2 reads |
 //! | limits of GDTR and IDTR, which an exit sets to FFFFH | the code below | every exit, unless the host's are FFFFH | LGDT, LIDT |
-//! | x87, SSE, AVX, AVX-512, PKRU, XCR0 | the code below ([`FpuPolicy::EveryExit`]), or at bind and unbind | see [`super::xstate`] | XSAVEOPT and XRSTOR (or XSAVE, or FXSAVE and FXRSTOR), twice; XSETBV where XCR0 differs |
+//! | x87, SSE, AVX, AVX-512, PKRU, XCR0 | the code below (`FpuPolicy::EveryExit`), or at bind and unbind | see [`crate::vcpu::parts::xstate`] | XSAVEOPT and XRSTOR (or XSAVE, or FXSAVE and FXRSTOR), twice; XSETBV where XCR0 differs |
 //! | STAR, LSTAR, FMASK, KERNEL_GS_BASE, TSC_AUX, XSS | MSR areas ([`super::msr_areas`]) | only once the guest can use them | one area entry each |
 //! | SPEC_CTRL | MSR areas | only once the guest has written it | one area entry, and that of the group before it |
-//! | DR0 to DR3 | [`super::debug`] | only while the guest has a breakpoint set | 4 moves each way |
+//! | DR0 to DR3 | [`crate::vcpu::parts::debug`] | only while the guest has a breakpoint set | 4 moves each way |
 //! | DR6, CR8, CSTAR | emulated by the vCPU: the guest's accesses exit, and the processor needs none of them | never | none |
-//! | branch predictors | IBPB by [`super::speculation`], before the first entry after another guest; the rest by the code below, after exits | only on processors that say so | one WRMSR; 32 calls; WRMSR of SPEC_CTRL under a host with old IBRS; 200 jumps |
+//! | branch predictors | IBPB by [`crate::vcpu::speculation`], before the first entry after another guest; the rest by the code below, after exits | only on processors that say so | one WRMSR; 32 calls; WRMSR of SPEC_CTRL under a host with old IBRS; 200 jumps |
 //! | buffers and level-1 data cache | the code below, last before an entry | only on processors that say so | VERW; WRMSR of FLUSH_CMD |
-//! | the host's DR7, DEBUGCTL, LDTR and TR limit, which an exit resets | [`super::debug`], [`crate::vmx::host`] | only where the host's differ from what an exit leaves | none otherwise |
+//! | the host's DR7, DEBUGCTL, LDTR and TR limit, which an exit resets | [`crate::vcpu::parts::debug`], [`crate::vmx::host`] | only where the host's differ from what an exit leaves | none otherwise |
 //!
 //! # Shape
 //!
@@ -68,11 +68,11 @@ pub(crate) struct SwitchContext {
     verw_selector: u16,
     gdtr: TableRegister,
     idtr: TableRegister,
-    /// The extended state, as [`super::xstate`] wants it switched here.
+    /// The extended state, as [`crate::vcpu::parts::xstate`] wants it switched here.
     pub(crate) xstate: XStateSwitch,
 }
 
-/// The barriers of [`super::speculation`] that the code below raises.
+/// The barriers of [`crate::vcpu::speculation`] that the code below raises.
 pub(crate) mod barrier {
     /// Before an entry: VERW, and IA32_FLUSH_CMD.
     pub(crate) const CLEAR_BUFFERS: u64 = 1 << 0;
