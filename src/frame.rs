@@ -20,8 +20,8 @@ use memory_addr::PAGE_SIZE_4K;
 
 /// A physical frame of 4 KiB. Dropping this value returns it to the host.
 ///
-/// A frame that was allocated here is never at physical address 0 and is aligned to 4 KiB, which is what every
-/// structure that VMX takes by address asks for.
+/// A frame that was allocated here is never at physical address 0 and is aligned to 4 KiB. Every structure that VMX takes by
+/// address needs that.
 ///
 /// # Example
 ///

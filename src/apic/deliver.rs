@@ -5,9 +5,9 @@ use super::message::{Delivery, Message};
 
 /// Posts a message to the local APICs that it is for.
 ///
-/// `inboxes` are those of all vCPUs of the machine, in the same order each time, and `sender` is the place in it of the vCPU
-/// that sends, for messages that come from one. `kick` is called with the place of each vCPU that has to be told, but not
-/// with the sender's: that handles an exit, and looks into its inbox ([`Inbox::collect`]) before it enters the guest again.
+/// `inboxes` are those of all vCPUs of the machine, in the same order each time. `sender` is the index of the vCPU that sends, for
+/// messages that come from one. The function calls `kick` with the index of each vCPU that has to be interrupted or woken, but not
+/// with the sender's. The sender handles an exit, and looks into its inbox ([`Inbox::collect`]) before it enters the guest again.
 ///
 /// Nothing announces what the processor itself posts between that look and the entry, for its own vCPU or from a device. An IPI to
 /// itself would, and so does another look. So a host whose devices may send there asks

@@ -38,8 +38,8 @@ impl VmxInterruptionType {
 
     /// The type that an event with this vector has if nothing more is known about it.
     ///
-    /// The first 32 vectors are the processor's exceptions. #BP and #OF arise only from an instruction. #DB does
-    /// too (INT1), but most often it is a trap or a fault of the debug registers or of single-stepping, so it is a
+    /// The first 32 vectors are the processor's exceptions. #BP and #OF arise only from an instruction. #DB may too (INT1). But
+    /// most often it comes from the debug registers or from single-stepping, so it is a
     /// hardware exception here. The vectors of the 32 that have no exception are hardware exceptions as well:
     /// a VM entry accepts that, and refuses every other type for them but INT n.
     pub const fn from_vector(vector: u8) -> Self {

@@ -52,9 +52,12 @@ impl<B: Backend> Vcpu<B> {
     /// and comes without one, gets 0.
     ///
     /// # Errors
-    /// `InvalidInput` for what an entry refuses (SDM Vol. 3C, 27.2.1.3 "VM-Entry Control Fields"): an NMI with another vector than
-    /// 2, an exception above 31, an error code of an event that has none or of more than 15 bits, a software exception that is
-    /// not INT1, INT3 or INTO, a type without meaning. `ResourceBusy` where eight exceptions wait already.
+    /// `ResourceBusy` where eight exceptions wait already. `InvalidInput` for what an entry refuses (SDM Vol. 3C, 27.2.1.3 "VM-Entry
+    /// Control Fields"):
+    ///
+    /// - an NMI with another vector than 2, an exception above 31, or a type without meaning;
+    /// - an error code of more than 15 bits, or of an event that has none;
+    /// - a software exception that is not INT1, INT3 or INTO.
     ///
     /// # Example
     ///

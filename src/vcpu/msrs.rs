@@ -117,8 +117,8 @@ impl<B: Backend> Vcpu<B> {
         virtualized_msrs::<B>().any(|own| own == msr)
     }
 
-    /// Lets the MSRs that are passed through exit where they belong to a feature that the guest does not have, or the
-    /// caller made them exit, and only there.
+    /// Makes the MSRs of [`PASSED_THROUGH`] exit where they belong to a feature that the guest does not have, or where the caller
+    /// made them exit. The others are passed through.
     pub(crate) fn pass_through_msrs_but(&mut self, absent: &[u32]) -> AxResult {
         for msr in PASSED_THROUGH.map(Msr::number) {
             let exits = absent.contains(&msr) || self.msrs.caller_intercepts(msr);

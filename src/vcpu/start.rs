@@ -181,8 +181,8 @@ impl<B: Backend> Vcpu<B> {
     /// state. May be called again at any time, and then starts the guest anew. It drops registers that were written and events
     /// that were queued before.
     ///
-    /// `ept_root` is the host-physical address of the top table of the guest's EPT, and `entry` the guest-physical address of
-    /// the first instruction in real mode, where no [start state](Self::set_start_state) was set.
+    /// `ept_root` is the host-physical address of the top table of the guest's EPT. `entry` is the guest-physical address of
+    /// the first instruction in real mode. It does not count where a [start state](Self::set_start_state) was set.
     ///
     /// # Errors
     /// `BadState` where VMX is not enabled on this processor, or the vCPU is bound to another one; `InvalidInput` for an EPT

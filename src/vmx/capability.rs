@@ -355,7 +355,7 @@ pub struct Capabilities {
 impl Capabilities {
     /// Decides whether the crate can run guests with these capabilities.
     ///
-    /// Required are regions that fit in a frame of ordinary memory, what [`required`] lists, and of EPT: 4-level
+    /// The crate requires regions that fit in a frame of ordinary memory, and what [`required`] lists. Of EPT it requires 4-level
     /// walks, paging structures in write-back or uncacheable memory, and INVEPT for one context or for all.
     ///
     /// # Errors

@@ -1,9 +1,11 @@
 //! Every VMCS field, written down once.
 //!
 //! The table below gives each field its encoding (SDM Vol. 3D, Appendix B, "Field Encoding in VMCS"), value type, kind,
-//! and the control that a processor must have for the field to exist. Typed accessors, the check that a field exists, the cache's slots, the set of fields that an exit changes, and the debug dump all come from
-//! it. The encoding itself says the width (bits 14:13), the kind (bits 11:10) and that it is the full field (bit 0
-//! clear); a constant expression checks each line of the table against that at build time.
+//! and the control that a processor must have for the field to exist. From it come the typed accessors, the check that a field
+//! exists, the cache's slots, the set of fields that an exit changes, and the dump.
+//!
+//! The encoding itself says the width (bits 14:13), the kind (bits 11:10) and that it is the full field (bit 0
+//! clear). A constant expression checks each line of the table against that at build time.
 
 use core::fmt;
 

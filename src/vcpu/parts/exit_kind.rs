@@ -46,8 +46,8 @@ pub enum ExitKind {
 
 /// An access to a port.
 ///
-/// It is kept in the layout of SDM Vol. 3C, table 28-5, "Exit Qualification for I/O Instructions", and taken apart where a part
-/// is asked for, because this is among the most frequent exits that there are.
+/// It has the layout of SDM Vol. 3C, table 28-5, "Exit Qualification for I/O Instructions". Each part is decoded only where it is
+/// used, because this is among the most frequent exits.
 #[derive(Clone, Copy, Debug)]
 pub struct PortAccess(u32);
 

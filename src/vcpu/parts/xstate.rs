@@ -10,10 +10,10 @@
 //! stands that the packed format is the one that implementations get wrong: Bochs 2.7 puts the upper halves of YMM0 to
 //! YMM15 at offset 1A0H, where the header overwrites those of YMM6 to YMM9.
 //!
-//! XSAVEOPT does not write components that have not changed since they were
-//! restored from the same area (SDM Vol. 1, section 13.9, "Operation of XSAVEOPT"). The processor knows the area by its
-//! address alone, and each processor for itself. So when a vCPU comes to another processor, where an area at this address
-//! may have been restored long ago, the processor is first made to forget by a restore of nothing from elsewhere.
+//! XSAVEOPT does not write components that have not changed since they were restored from the same area (SDM Vol. 1, section
+//! 13.9, "Operation of XSAVEOPT"). Each processor knows the area by its address alone. Another processor may have restored from
+//! this address long ago. So when a vCPU comes to another processor, a restore of nothing from elsewhere first makes that
+//! processor forget the address.
 
 use core::arch::asm;
 use core::arch::x86_64::{__cpuid, __cpuid_count};

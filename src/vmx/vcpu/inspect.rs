@@ -59,21 +59,45 @@ impl<H: AxVCpuHal> fmt::Debug for Vcpu<Vmx<H>> {
 ///
 /// VMCS fields by name.
 impl<H: AxVCpuHal> VmxVcpu<H> {
-    /// Reads a field of the VMCS, bound or not.
+    /// Reads a field of the VMCS. The vCPU is bound here, or not bound at all.
+    ///
+    /// The value of a 16-bit field is a `u16`, of a 32-bit field a `u32`, of a 64-bit field a `u64`, and of a natural-width field a
+    /// `usize`.
     ///
     /// # Errors
-    /// `Unsupported` for a field that the processor does not have; `BadState` where VMX is not enabled, for a field that
-    /// has to be read from the processor.
+    /// `Unsupported` for a field that the processor does not have. `BadState` for a field that has to be read from the processor,
+    /// where VMX is not enabled, or the vCPU is bound to another processor.
+    ///
+    /// # Example
+    ///
+    /// ```no_run
+    /// use axerrno::AxResult;
+    /// use x86_vcpu::vmx::{VmcsGuest64, VmcsGuestNW};
+    /// use x86_vcpu::{PhysFrameHal, VmxVcpu};
+    ///
+    /// /// CR3, the base of the TSS, and EFER.
+    /// fn look(vcpu: &VmxVcpu<PhysFrameHal>) -> AxResult<(usize, usize, u64)> {
+    ///     Ok((
+    ///         vcpu.read_vmcs(VmcsGuestNW::CR3)?,
+    ///         vcpu.read_vmcs(VmcsGuestNW::TR_BASE)?,
+    ///         vcpu.read_vmcs(VmcsGuest64::IA32_EFER)?,
+    ///     ))
+    /// }
+    /// ```
     #[doc(alias("vmread", "snapshot"))]
     pub fn read_vmcs<F: VmcsField>(&self, field: F) -> AxResult<F::Value> {
         self.backend.vmcs.read(Anywhere, field)
     }
 
-    /// Writes a field of the guest-state area, as it is in the VMCS: CR0 and CR4 are the real ones there, without what
-    /// the guest sees in the bits that the host owns. A value that the processor does not accept makes the next entry
-    /// fail, after which another one may be written. What hangs on a field is done with it: EFER.LMA also sets the entry
-    /// control for IA-32e mode, breakpoints in DR7 are loaded at entries, of IA32_DEBUGCTL only BTF is taken, and with RIP an instruction that waited to
-    /// be completed is not completed any more.
+    /// Writes a field of the guest-state area, as it is in the VMCS (SDM Vol. 3C, 25.4 "Guest-State Area").
+    ///
+    /// CR0 and CR4 are the real ones, without what the guest sees in the bits that the host owns. A value that the processor does
+    /// not accept makes the next entry fail, after which another one may be written. Some fields change more:
+    ///
+    /// - EFER.LMA also sets the entry control for IA-32e mode.
+    /// - Breakpoints in DR7 are loaded at entries.
+    /// - Of IA32_DEBUGCTL only BTF is written.
+    /// - RIP cancels the completion of the instruction of the last exit, and ends a shutdown.
     #[doc(alias("vmwrite", "restore"))]
     pub fn write_guest_field<F: GuestStateField>(&mut self, field: F, value: F::Value) {
         if let Some(part) = guest_field_at(field.index()) {
@@ -85,8 +109,8 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         self.backend.vmcs.write(field, value);
     }
 
-    /// Calls `line` with every VMCS field that the processor has and its value, for a look at what it will check at the
-    /// next entry. No value is given for a field that by its capabilities it should have, and refuses to read.
+    /// Calls `line` with every VMCS field that the processor has, and its value. It shows what the processor checks at the
+    /// next entry. The value is `None` for a field that the processor should have by its capabilities, and refuses to read.
     ///
     /// # Errors
     /// `BadState` for a vCPU that is not bound here.

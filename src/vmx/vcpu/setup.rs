@@ -145,8 +145,8 @@ impl<H: AxVCpuHal> Vmx<H> {
         self.vmcs.write(VmcsControl64::MSR_BITMAPS_ADDR, self.msr_bitmap.phys_addr().as_usize() as u64);
     }
 
-    /// Writes the host-state area as far as it is constant for the processor, with the barriers that the policy wants and this
-    /// processor has, and makes sure that the guest's SPEC_CTRL can be loaded here.
+    /// Writes the host's per-CPU state to the host-state area, and sets the barriers that the policy wants and this processor has. An
+    /// error where the guest's SPEC_CTRL cannot be loaded here.
     pub(super) fn setup_vmcs_host(&mut self, cpu: &Processor, policy: &SpeculationPolicy) -> AxResult {
         self.write_per_cpu_state(&cpu.host);
         self.context.set_host_tables(&cpu.host);

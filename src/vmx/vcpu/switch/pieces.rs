@@ -99,8 +99,8 @@ pub(super) use raise_entry_barriers;
 /// and RDX are lost.
 ///
 /// Under a host's shadow stack the calls that fill the return-stack buffer go there too, and are taken off again; without
-/// one RDSSP does nothing. The history of branches is over once the processor has seen as many taken ones as it keeps: 194
-/// on those that keep most (Golden Cove), which have BHI_DIS_S, fewer on all others.
+/// one RDSSP does nothing. As many taken branches as the history has entries replace all of it: 194 on the processors with the
+/// longest history (Golden Cove), which have BHI_DIS_S, and fewer on all others.
 macro_rules! raise_exit_barriers {
     () => {
         concat!(
