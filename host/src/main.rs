@@ -1,4 +1,4 @@
-//! A bare-metal hypervisor around `x86_vcpu`: the worked example of its integration, and the place of its tests.
+//! A bare-metal hypervisor around `x86_vcpu`, for its tests and guests. To copy from, `example/` is smaller.
 //!
 //! The machine comes here from `boot/boot.s` in 64-bit mode. What to do is in an archive that the runner put after
 //! this program on the disk: run one guest, or run all cases. Everything ends in one verdict line.

@@ -57,7 +57,9 @@ impl LocalApicConfig {
 ///
 /// /// The exits that are the local APIC's. `now` is the guest's time-stamp counter ([`VmxVcpu::guest_tsc`]).
 /// fn handle(vcpu: &mut VmxVcpu<PhysFrameHal>, apic: &mut LocalApic, exit: Exit, now: u64) -> AxResult<Option<Effect>> {
-///     apic.set_cr8(vcpu.cr8()); // the guest may have written CR8, which is the task priority, without an exit
+///     if vcpu.cr8() != apic.cr8() {
+///         apic.set_cr8(vcpu.cr8()); // the guest has written CR8: that is bits 7:4 of the task priority, and clears 3:0
+///     }
 ///     let page = apic.page().unwrap_or_default() as usize;
 ///     let effect = match exit {
 ///         // Its page, which `set_mmio_range` declares.
