@@ -194,6 +194,7 @@ impl<B: Backend> Vcpu<B> {
     ///
     /// The caller makes sure that nothing else is [requested](super::parts::requests), so that no field was written since the
     /// exit.
+    #[inline(always)]
     pub(crate) fn inject_interrupt_by_skip(&mut self, current: B::Current) -> bool {
         let Some(vector) = self.events.first_interrupt() else { return false };
         let flags = self.backend.read_now(current, GuestField::RFLAGS);

@@ -11,7 +11,8 @@ use memory_addr::PAGE_SIZE_4K;
 use x86_64::instructions::interrupts::without_interrupts;
 
 use super::Vcpu;
-use super::backend::{Anywhere, Backend, GuestField};
+use super::backend::{Anywhere, Backend, GuestField, rights};
+use super::mode::ModeRegisters;
 use crate::ept::{EptRules, translate};
 use crate::guest_memory::{
     AccessError, AccessKind, AddressSize, GuestException, GuestMemory, GuestView, LinearMode, Paging, PagingMode,
@@ -35,7 +36,8 @@ impl<B: Backend> Vcpu<B> {
     /// `BadState` where VMX is not enabled.
     #[doc(alias = "snapshot")]
     pub fn guest_view(&self) -> AxResult<GuestView> {
-        let info = self.ptw_info()?;
+        let registers = self.mode_registers()?;
+        let info = self.walk_info(registers)?;
         let rflags = self.backend.read(Anywhere, GuestField::RFLAGS)?;
         let mut paging = Paging::new(&info, self.paging_support.physical_bits)?;
         paging.gib_pages = self.paging_support.gib_pages;
@@ -49,11 +51,10 @@ impl<B: Backend> Vcpu<B> {
                 self.backend.read(Anywhere, GuestField::PDPTE3)?,
             ];
         }
-        let cr4 = self.backend.cr4(Anywhere)?;
-        if cr4 & CR4_PKE != 0 {
+        if registers.cr4 & CR4_PKE != 0 {
             paging.pkru = Some(self.xstate.pkru());
         }
-        Ok(GuestView { mode: self.linear_mode(rflags, cr4)?, paging, user: info.is_user_mode_access })
+        Ok(GuestView { mode: self.linear_mode(registers, rflags)?, paging, user: info.is_user_mode_access })
     }
 
     /// [`guest_view`](Self::guest_view) at an exit. It reads all fields with the proof that the VMCS is current, so that the
@@ -67,12 +68,13 @@ impl<B: Backend> Vcpu<B> {
         self.guest_view()
     }
 
-    fn linear_mode(&self, rflags: u64, cr4: u64) -> AxResult<LinearMode> {
-        if self.in_64_bit_mode(Anywhere)? {
+    fn linear_mode(&self, registers: ModeRegisters, rflags: u64) -> AxResult<LinearMode> {
+        let ModeRegisters { cr0, cr4, efer } = registers;
+        let long = efer & EFER_LMA != 0;
+        if long && self.backend.read(Anywhere, GuestField::CS_RIGHTS)? & rights::LONG != 0 {
             return Ok(LinearMode::Long { bits: if cr4 & CR4_LA57 != 0 { 57 } else { 48 } });
         }
-        let long = self.backend.read(Anywhere, GuestField::EFER)? & EFER_LMA != 0;
-        let protected = self.backend.cr0(Anywhere)? & CR0_PE != 0 && (long || rflags & rflags::VM == 0);
+        let protected = cr0 & CR0_PE != 0 && (long || rflags & rflags::VM == 0);
         Ok(if protected { LinearMode::Protected } else { LinearMode::Real })
     }
 

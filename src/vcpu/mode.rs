@@ -24,6 +24,14 @@ pub enum VmCpuMode {
     Mode64,
 }
 
+/// The registers that decide the mode and the paging, as the guest sees them.
+#[derive(Clone, Copy)]
+pub(crate) struct ModeRegisters {
+    pub(crate) cr0: u64,
+    pub(crate) cr4: u64,
+    pub(crate) efer: u64,
+}
+
 /// # Mode and registers
 ///
 /// Reads of a vCPU that is bound on this processor, or that is not bound while VMX is on here.
@@ -60,9 +68,20 @@ impl<B: Backend> Vcpu<B> {
     }
 
     pub(crate) fn ptw_info(&self) -> AxResult<GuestPageWalkInfo> {
-        let (cr0, cr4) = (self.backend.cr0(Anywhere)?, self.backend.cr4(Anywhere)?);
+        self.walk_info(self.mode_registers()?)
+    }
+
+    pub(crate) fn mode_registers(&self) -> AxResult<ModeRegisters> {
+        Ok(ModeRegisters {
+            cr0: self.backend.cr0(Anywhere)?,
+            cr4: self.backend.cr4(Anywhere)?,
+            efer: self.backend.read(Anywhere, GuestField::EFER)?,
+        })
+    }
+
+    pub(crate) fn walk_info(&self, registers: ModeRegisters) -> AxResult<GuestPageWalkInfo> {
+        let ModeRegisters { cr0, cr4, efer } = registers;
         let cr3 = self.backend.read(Anywhere, GuestField::CR3)?;
-        let efer = self.backend.read(Anywhere, GuestField::EFER)?;
         let set = |register: u64, bit: u64| register & bit != 0;
         let paging = set(cr0, CR0_PG);
         let (level, width, table) = match () {

@@ -177,7 +177,7 @@ impl<B: Backend> Vcpu<B> {
             self.complete(current, Outcome::Done)?;
             return Ok(true);
         }
-        match self.first_element(&mut pending)? {
+        match self.first_element(current, &mut pending)? {
             Ok(()) if io.is_in() => self.defer_completion(PendingCompletion::StringInput),
             Ok(()) => self.defer_completion(PendingCompletion::StringEnd),
             Err(AccessError::Guest(exception)) => {
@@ -222,8 +222,8 @@ impl<B: Backend> Vcpu<B> {
     }
 
     /// Reads the first element of OUTS; of INS makes sure that it can be written.
-    fn first_element(&mut self, pending: &mut Element) -> AxResult<Result<(), AccessError>> {
-        let view = self.guest_view()?;
+    fn first_element(&mut self, current: B::Current, pending: &mut Element) -> AxResult<Result<(), AccessError>> {
+        let view = self.view_here(current)?;
         let memory = self.guest_memory()?;
         let size = pending.io.width.size();
         let linear = match self.element_address(&view, pending, 0, 1)? {

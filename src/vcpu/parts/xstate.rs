@@ -87,6 +87,7 @@ impl XState {
     }
 
     /// XCR0 of the guest is this from now on.
+    #[inline(always)]
     pub(crate) fn guest_set_xcr0(&self, value: u64) {
         if let Some(fpu) = self.registers() {
             fpu.guest_set_xcr0(value);
