@@ -29,6 +29,20 @@ pub fn mutate(vcpu: &mut Vcpu, mutations: &[Mutation]) {
     for mutation in mutations {
         FIELDS[mutation.field % FIELDS.len()](vcpu, mutation.change);
     }
+    avoid_paging_without_protection(vcpu);
+}
+
+/// A processor refuses an entry with CR0.PG and without CR0.PE (SDM Vol. 3C, 27.3.1.1 "Checks on Guest Control Registers,
+/// Debug Registers, and MSRs"). Bochs 2.7 does not check it, enters, and ends with a panic of its own.
+fn avoid_paging_without_protection(vcpu: &mut Vcpu) {
+    const PE: usize = 1 << 0;
+    const PG: usize = 1 << 31;
+    const LMA: u64 = 1 << 10;
+    let cr0 = vcpu.read_vmcs(VmcsGuestNW::CR0).unwrap_or(PE);
+    let efer = vcpu.read_vmcs(VmcsGuest64::IA32_EFER).unwrap_or(0);
+    if cr0 & PE == 0 && (cr0 & PG != 0 || efer & LMA != 0) {
+        vcpu.write_guest_field(VmcsGuestNW::CR0, cr0 | PE);
+    }
 }
 
 fn set<F: GuestStateField>(vcpu: &mut Vcpu, field: F, change: Change) {

@@ -129,7 +129,11 @@ impl Guest<'_> {
                 console::line(format_args!("[host]   {}", checks::describe(&self.vcpu, &exit)));
             }
             checks::accessors_agree(&self.vcpu, &exit)?;
-            if checks::entry_failed(&exit) && program.mutations.is_empty() && !checks::has_too_long_rip(&self.vcpu) {
+            if checks::entry_failed(&exit)
+                && program.mutations.is_empty()
+                && !checks::has_too_long_rip(&self.vcpu)
+                && !checks::has_segment_not_accessed(&self.vcpu)?
+            {
                 return fail("a guest that can be entered", checks::describe(&self.vcpu, &exit));
             }
             if matches!(exit, Exit::Nothing) && self.vcpu.exit_info()?.exit_reason == VmxExitReason::PREEMPTION_TIMER {
