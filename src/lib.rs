@@ -23,8 +23,7 @@
 //! The README has a hypervisor in 40 lines, the dependencies, and what differs from 0.2.2. `example/` in the repository is a
 //! small program that boots. `docs/ARCHITECTURE.md` shows how the crate is built.
 //!
-//! SDM is Intel's "64 and IA-32 Architectures Software Developer's Manual". Its sections are cited by the numbers of the editions
-//! of 2023 and 2024, in which "Virtual Machine Control Structures" is chapter 25 of volume 3C.
+//! SDM is Intel's manual in the edition that [the vCPU's page](Vcpu#the-manual) names.
 //!
 //! # Exits
 //!
@@ -32,7 +31,7 @@
 //!
 //! | the guest, or the host | `run` returns | you | it is completed |
 //! |---|---|---|---|
-//! | an exit that the crate handles: CPUID, control and debug registers, XSETBV, MSRs of the vCPU, a window; the end of a time slice | `Nothing` | run again | in the crate |
+//! | an exit that the crate handles: CPUID, control and debug registers, XSETBV, MSRs of the vCPU, INVD, a window; instructions that the guest does not have (#UD, RDPMC #GP); the end of a time slice | `Nothing` | run again | in the crate |
 //! | VMCALL | `Hypercall`: RAX is `nr`; RDI, RSI, RDX, RCX, R8, R9 are `args` | put the result into RAX, by [`set_return_value`](axvcpu::AxArchVCpu::set_return_value) | at the next entry |
 //! | IN | `IoRead` | [`complete_read`](VmxVcpu::complete_read): into AL, AX or EAX | at the next entry |
 //! | OUT | `IoWrite`; `SystemDown` for the word 2000H to port 604H | write to the device | at the next entry |

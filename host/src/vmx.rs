@@ -76,7 +76,7 @@ impl State {
         }
     }
 
-    /// The host has changed registers that the crate takes as constant.
+    /// The host has changed per-CPU registers, which the crate reads when VMX is enabled.
     pub fn refresh(&mut self) -> axerrno::AxResult {
         match self {
             Self::Own(state) => state.refresh_host_state(),

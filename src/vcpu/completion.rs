@@ -48,7 +48,7 @@ impl<B: Backend> Vcpu<B> {
 
     /// Gives the value that an instruction of the guest waits for.
     ///
-    /// The instruction is an IN, an INS, a RDMSR, a read of a device in memory, or an RDTSC, RDTSCP, RDRAND or RDSEED that the
+    /// The instruction is an IN, an INS, an RDMSR, a read of a device in memory, or an RDTSC, RDTSCP, RDRAND or RDSEED that the
     /// caller selected to exit. The vCPU merges the value into AL, AX or EAX by the width, splits it into EDX:EAX, and sets
     /// flags. Bits beyond the width are ignored.
     ///
@@ -374,7 +374,7 @@ impl<B: Backend> Vcpu<B> {
         self.backend.write(GuestField::RIP, rip);
     }
 
-    /// The end of a RDRAND or RDSEED: a value, or 0 with CF clear.
+    /// The end of an RDRAND or RDSEED: a value, or 0 with CF clear.
     fn set_random(&mut self, gpr: u8, size: u8, value: Option<u64>) -> AxResult {
         const CF: u64 = 1;
         /// CF, PF, AF, ZF, SF and OF.

@@ -25,7 +25,7 @@ impl<B: Backend> Vcpu<B> {
     ///
     /// An error code is pushed for the vectors that have one, where the mode pushes them. One given for another vector is
     /// dropped, and one not given is 0. [`queue_interrupt`](Self::queue_interrupt) is for an external interrupt with a vector
-    /// below 32, as a 8259 in real mode uses. Where eight exceptions wait already, another one is dropped and logged;
+    /// below 32, as an 8259 in real mode uses. Where eight exceptions wait already, another one is dropped and logged;
     /// [`inject_event`](Self::inject_event) gives an error for that.
     pub fn queue_event(&mut self, vector: u8, err_code: Option<u32>) {
         let event = Event::new(VmxInterruptInfo::from(vector, err_code));

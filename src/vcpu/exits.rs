@@ -34,7 +34,7 @@ const NOT_REPORTED: AxVCpuExitReason = AxVCpuExitReason::FailEntry { hardware_en
 
 impl<B: Backend> Vcpu<B> {
     /// Handles an exit, or gives what the caller gets: what [`report`](super::report) makes of it, or with `REPORT` false
-    /// only that the caller gets it. Hot arms stand first.
+    /// only that the caller gets it. Hot arms stand first. In document 003: `builtin_vmexit_handler`.
     #[inline(always)]
     pub(crate) fn dispatch_exit<const REPORT: bool>(
         &mut self,

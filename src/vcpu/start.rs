@@ -221,7 +221,7 @@ impl<B: Backend> Vcpu<B> {
         Ok(())
     }
 
-    /// Writes the guest's whole state, and resets what the vCPU holds beside it.
+    /// Writes the guest's whole state, and resets what the vCPU holds beside it. In document 003: `setup_vmcs_guest`.
     fn write_start_state(&mut self, start: StartState) {
         self.start.waits_for_startup = start == StartState::WaitForStartup;
         self.requests().set_to(Request::STARTUP, self.start.waits_for_startup);

@@ -210,7 +210,7 @@ impl VmxMisc {
         }
     }
 
-    /// The timer value that ends a run after `ticks` of the TSC or a little later, never earlier.
+    /// The timer value for `ticks` of the TSC, rounded up to a whole unit. The first unit may be partly over at the entry.
     ///
     /// The timer has 32 bits; a slice that is too long for it saturates.
     pub const fn preemption_timer_value(&self, ticks: u64) -> u32 {

@@ -119,7 +119,7 @@ pub struct TestOptions {
     #[arg(long, requires = "name")]
     pub debug: bool,
 
-    /// An answer in three minutes where all is built: format, clippy, unit tests, and one processor with all cases
+    /// An answer in three minutes where all is built: format, clippy, unit tests, and all cases on one processor model
     #[arg(long, conflicts_with = "name")]
     pub quick: bool,
 

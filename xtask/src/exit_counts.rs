@@ -21,9 +21,9 @@ impl<'a> ExitCounts<'a> {
         let length: usize = rest.lines().take_while(|line| line.starts_with(LINE)).map(|line| line.len() + 1).sum();
         Some(Self {
             report: rest.get(..length).unwrap_or(rest).trim_end(),
-            exits: number_behind(first, LINE)?,
-            host: number_behind(first, "in the host: ")?,
-            guest: number_behind(first, "in the guest: "),
+            exits: number_after(first, LINE)?,
+            host: number_after(first, "in the host: ")?,
+            guest: number_after(first, "in the guest: "),
         })
     }
 
@@ -33,7 +33,7 @@ impl<'a> ExitCounts<'a> {
     }
 }
 
-fn number_behind(line: &str, text: &str) -> Option<u64> {
+fn number_after(line: &str, text: &str) -> Option<u64> {
     let (_, rest) = line.split_once(text)?;
     let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
     rest[..end].parse().ok()

@@ -1,7 +1,7 @@
 //! The commands of this repository.
 //!
 //! `cargo xtask run` boots the host of `host/` in an emulator and shows a guest's console live;
-//! `cargo xtask test` runs everything that can turn red; `cargo xtask bench` counts what exits cost;
+//! `cargo xtask test` runs all tests and checks; `cargo xtask bench` counts what exits cost;
 //! `cargo xtask mutate` breaks the world switch line by line and says which case notices. All work from a clean clone:
 //! what is missing on the machine is installed, or named with the command that installs it.
 

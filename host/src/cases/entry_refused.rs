@@ -27,13 +27,13 @@ cases! { "entry_refused":
     no_current_vmcs_with_changes,
     resume_of_a_clear_vmcs,
     again_and_again,
-    instruction_is_completed_later,
+    completion_is_deferred,
     instruction_was_completed,
     no_shadow_of_sti_without_if,
     shadow_of_what_was_completed,
     rip_written_by_the_caller,
     rip_of_what_was_completed,
-    event_is_kept,
+    event_is_injected_later,
     event_that_has_to_wait_now,
     event_of_an_entry_that_fails,
     interrupts_are_off,
@@ -155,7 +155,7 @@ fn again_and_again() -> CaseResult {
 guest_code!(calls, "code64", "xor ebx, ebx", "2: vmcall", "inc rbx", "jmp 2b");
 
 /// The entry fails before the hypercall of the last exit is completed. The next entry completes it.
-fn instruction_is_completed_later() -> CaseResult {
+fn completion_is_deferred() -> CaseResult {
     let mut guest = Guest::long(calls())?;
     guest.vcpu.run()?;
     clear(current_vmcs());
@@ -267,7 +267,7 @@ fn refused_with_an_interrupt(is_fast: bool) -> CaseResult<Guest> {
 }
 
 /// The next entry injects the interrupt.
-fn event_is_kept() -> CaseResult {
+fn event_is_injected_later() -> CaseResult {
     for is_fast in [true, false] {
         let mut guest = refused_with_an_interrupt(is_fast)?;
         equal("vector", guest.expect_out(VECTOR_PORT)?, INTERRUPT.into())?;

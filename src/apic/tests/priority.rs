@@ -26,7 +26,7 @@ fn any_step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// The same by its definition: interrupts that wait and that are served are sets, and one may interrupt another only from a
+/// What the SDM's definition says: interrupts that wait and that are served are sets, and one may interrupt another only from a
 /// higher class of 16 vectors.
 #[derive(Default)]
 struct Model {

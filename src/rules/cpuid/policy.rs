@@ -62,12 +62,12 @@ impl CpuidPolicy {
     pub(crate) fn new(native: impl Fn(u32, u32) -> Registers, support: &Support, apic_id: u32) -> Self {
         let mut this = Self { leaves: Leaves::default(), most: Leaves::default(), layout: Layout::default() };
         let highest = native(0, 0)[EAX].min(LAST_BASIC);
-        (0..=highest).for_each(|leaf| this.take_over(leaf, &native, support));
+        (0..=highest).for_each(|leaf| this.copy_native(leaf, &native, support));
         // A processor without extended leaves answers as for its highest basic one.
         let highest_extended = native(EXTENDED, 0)[EAX];
         if highest_extended >= EXTENDED {
             let last = highest_extended.min(LAST_EXTENDED);
-            (EXTENDED..=last).for_each(|leaf| this.take_over(leaf, &native, support));
+            (EXTENDED..=last).for_each(|leaf| this.copy_native(leaf, &native, support));
         }
         this.write_highest(0, highest);
         this.write_highest(EXTENDED, highest_extended.min(LAST_EXTENDED));
@@ -221,7 +221,7 @@ impl CpuidPolicy {
     }
 
     /// Copies a leaf of the processor, with only those flags that work.
-    fn take_over(&mut self, leaf: u32, native: &impl Fn(u32, u32) -> Registers, support: &Support) {
+    fn copy_native(&mut self, leaf: u32, native: &impl Fn(u32, u32) -> Registers, support: &Support) {
         match leaf {
             4 => {
                 for subleaf in 0..MAX_SUBLEAVES {
@@ -234,7 +234,7 @@ impl CpuidPolicy {
             }
             7 => {
                 let highest = native(leaf, 0)[EAX].min(2);
-                (0..=highest).for_each(|subleaf| self.take_over_flags(leaf, subleaf, native, support));
+                (0..=highest).for_each(|subleaf| self.copy_native_flags(leaf, subleaf, native, support));
                 self.write_highest(7, highest);
             }
             0xB | 0x1F => (0..2).for_each(|subleaf| self.leaves.set(leaf, subleaf, [0; 4])),
@@ -244,17 +244,23 @@ impl CpuidPolicy {
                     self.layout.components.set(leaf, component, native(leaf, component));
                 }
                 self.leaves.set(leaf, 0, [0; 4]);
-                self.take_over_flags(leaf, 1, native, support);
+                self.copy_native_flags(leaf, 1, native, support);
             }
             // The TSC's frequency in crystal clocks, frequencies, the brand string, caches.
             0 | 2 | 0x15 | 0x16 | 0x8000_0002..=0x8000_0006 => self.leaves.set(leaf, 0, native(leaf, 0)),
             0x8000_0008 => self.leaves.set(leaf, 0, [native(leaf, 0)[EAX] & 0xFFFF, 0, 0, 0]),
-            _ => self.take_over_flags(leaf, 0, native, support),
+            _ => self.copy_native_flags(leaf, 0, native, support),
         }
     }
 
     /// A leaf that holds flags, or that says nothing to a guest.
-    fn take_over_flags(&mut self, leaf: u32, subleaf: u32, native: &impl Fn(u32, u32) -> Registers, support: &Support) {
+    fn copy_native_flags(
+        &mut self,
+        leaf: u32,
+        subleaf: u32,
+        native: &impl Fn(u32, u32) -> Registers,
+        support: &Support,
+    ) {
         let said = native(leaf, subleaf);
         let mut registers = core::array::from_fn(|i| if is_plain(leaf, i) { said[i] } else { 0 });
         for row in rows_of(leaf, subleaf).filter(|row| row.by == By::Processor) {

@@ -251,7 +251,7 @@ mod tests {
 
         /// An emulated MSR is found whatever was inserted and removed around it.
         #[test]
-        fn kept_msrs_are_a_map(msrs: Vec<(u32, u64)>, gone: (u32, u32)) {
+        fn emulated_msrs_are_a_map(msrs: Vec<(u32, u64)>, gone: (u32, u32)) {
             let mut kept = EmulatedMsrs::default();
             let mut model = alloc::collections::BTreeMap::new();
             for (msr, value) in &msrs {

@@ -1,18 +1,18 @@
 //! Requests: why an entry takes the slow path.
 //!
 //! An entry takes the fast path when no request is pending, which two loads tell. Each reason for the slow path is one bit.
-//! One place sets it and one place clears it, as the table below says; `{requests:?}` in a log names those that are pending.
+//! The table below says what sets it and what clears it; `{requests:?}` in a log names those that are pending.
 //!
 //! | request | set by | cleared by |
 //! |---|---|---|
 //! | `SETUP` | the vCPU is made | `setup` |
-//! | `SHUTDOWN` | a triple fault that the crate delivers | INIT, `setup`, another RIP by the caller |
-//! | `STARTUP` | `setup` and INIT of a vCPU that waits for a start-up IPI | the start-up IPI |
+//! | `SHUTDOWN` | a shutdown by an exception that the crate reflects | INIT, `setup`, another RIP by the caller |
+//! | `STARTUP` | `setup` and INIT of a vCPU that waits for a start-up IPI | the start-up IPI; `setup` and INIT of a vCPU that does not wait for one |
 //! | `HOST_STATE` | bind; a change of the speculation policy; a guest that begins to use switched MSRs | `prepare_entry` |
 //! | `SWITCHED` | another vCPU's control structure was current here | `prepare_entry` |
-//! | `FLUSH_EPT` | `setup`, another root, [`EptInvalidator`](crate::EptInvalidator) | `prepare_entry` |
+//! | `FLUSH_EPT` | `setup`, another root or format, `invalidate_ept`, [`EptInvalidator`](crate::EptInvalidator) | `prepare_entry` |
 //! | `FLUSH_LINEAR` | paging changed without the processor's knowledge | `prepare_entry` |
-//! | `TIME_SLICE` | the slice has another length | `prepare_entry` |
+//! | `TIME_SLICE` | `setup`; the slice has another length | `prepare_entry` |
 //! | `INTERRUPT`, `EVENT` | the [event slots](super::event_slots) | the event slots |
 //! | `WINDOW` | a window exit is asked for | the window is closed |
 //! | `COMPLETION` | an instruction whose completion is more than to move RIP is left to the entry | its completion |

@@ -58,13 +58,13 @@ impl UnbindPolicy {
 /// SYSCALL. So the first comparison, of CR4, answers all three questions.
 pub(crate) struct RebindCheck {
     /// The host's CR4, if that comparison suffices. Otherwise what CR4 never is: [`NO`](Self::NO), or
-    /// [`BY_ANOTHER_LOOK`](Self::BY_ANOTHER_LOOK).
+    /// [`BY_FULL_COMPARISON`](Self::BY_FULL_COMPARISON).
     cr4: Cell<u64>,
 }
 
 impl RebindCheck {
     const NO: u64 = 0;
-    const BY_ANOTHER_LOOK: u64 = u64::MAX;
+    const BY_FULL_COMPARISON: u64 = u64::MAX;
 
     pub(crate) const fn no() -> Self {
         Self { cr4: Cell::new(Self::NO) }
@@ -78,7 +78,7 @@ impl RebindCheck {
     /// The vCPU is kept loaded.
     fn begin(&self, host: &PerThreadHostState, looks_at_kernel_gs_base: bool) {
         let cr4 = host.cr4_with_fsgsbase().filter(|_| looks_at_kernel_gs_base);
-        self.cr4.set(cr4.unwrap_or(Self::BY_ANOTHER_LOOK));
+        self.cr4.set(cr4.unwrap_or(Self::BY_FULL_COMPARISON));
     }
 
     #[inline(always)]
@@ -97,7 +97,7 @@ fn new_guest() -> u64 {
 pub(super) struct Binding {
     policy: UnbindPolicy,
     rebind_check: RebindCheck,
-    /// Where it ran last, and which generation of that processor's constant state the VMCS holds.
+    /// Where it ran last, and which generation of that processor's per-CPU state the VMCS holds.
     last_session: VmxSession,
     generation: u64,
     /// What the VMCS has of the host's state that may change between two binds.
@@ -164,7 +164,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     /// /// A millisecond of a time-stamp counter of 2 GHz.
     /// const SLICE: u64 = 2_000_000;
     ///
-    /// /// Lets two guests take turns on this processor, a slice each.
+    /// /// Alternates two guests on this processor, a slice each.
     /// fn take_turns(guests: &mut [VmxVcpu<PhysFrameHal>; 2]) -> AxResult {
     ///     for vcpu in guests.iter_mut() {
     ///         vcpu.set_time_slice(Some(SLICE))?;
@@ -353,7 +353,7 @@ impl<H: AxVCpuHal> Vmx<H> {
         // mutant survives: Bochs has no IA32_DEBUGCTL
         parts.debug.load_per_cpu_state(cpu.host.debugctl(), &self.vmcs.requests);
         self.vmcs.requests.set_to(Request::HOST_SEGMENTS, self.context.reload_segments());
-        // mutant survives: the host's constants are loaded at every bind then: slower, not wrong
+        // mutant survives: the host's per-CPU state is loaded at every bind then: slower, not wrong
         self.binding.generation = cpu.host.generation();
         Ok(())
     }

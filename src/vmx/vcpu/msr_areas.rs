@@ -105,7 +105,7 @@ impl<H: AxVCpuHal> GuestMsrs<H> {
         };
         for (i, msr) in LISTED.into_iter().enumerate() {
             for list in [0, HOST_LIST] {
-                // SAFETY: the frame is ours, and the entry inside it.
+                // SAFETY: the frame is this area's, and the entry inside it.
                 unsafe { this.entry(list, i).write_volatile(Entry { index: msr as u32, reserved: 0, data: 0 }) };
             }
         }
@@ -291,7 +291,7 @@ impl<H: AxVCpuHal> GuestMsrs<H> {
     }
 
     fn data(&self, list: usize, i: usize) -> u64 {
-        // SAFETY: the entry is inside our frame; the processor writes it only while the guest runs.
+        // SAFETY: the entry is inside this area's frame; the processor writes it only while the guest runs.
         unsafe { (&raw const (*self.entry(list, i)).data).read_volatile() }
     }
 

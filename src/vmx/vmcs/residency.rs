@@ -62,7 +62,7 @@ impl<H: AxVCpuHal> Vmcs<H> {
                 own if own.load(Acquire) == self.address => return self.make_current_on(cpu),
                 _ => cpu.free_slot()?,
             };
-            // SAFETY: `cpu` executes this, with VMX on. The region is ours, holds the revision identifier, is active nowhere,
+            // SAFETY: `cpu` executes this, with VMX on. The region is this VMCS's, holds the revision identifier, is active nowhere,
             // and is not freed while bound. The slot is one of this processor's.
             unsafe { cpu.load(self.address, slot) }?;
             self.slot.set(slot);
@@ -93,7 +93,7 @@ impl<H: AxVCpuHal> Vmcs<H> {
         }
         self.region.set_revision_id(cpu.capabilities.basic.revision_id);
         // mutant survives: Bochs keeps the launch state in the region, and a new one is zeroed, which is clear
-        // SAFETY: the region is ours and was never active.
+        // SAFETY: the region is this VMCS's and was never active.
         unsafe { cpu.clear(self.address, None) }
     }
 
@@ -107,7 +107,7 @@ impl<H: AxVCpuHal> Vmcs<H> {
             };
             cpu.check_current()?;
             release(cpu);
-            // SAFETY: checked above; the region is ours, and so is the slot.
+            // SAFETY: checked above; the region is this VMCS's, and so is the slot.
             unsafe { cpu.clear(self.address, Some(self.slot.get())) }
         })
     }

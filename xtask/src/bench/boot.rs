@@ -20,7 +20,7 @@ use crate::{
 
 const LIMIT: Duration = Duration::from_secs(600);
 const TRACE_FILE: &str = "trace.txt";
-/// The host's line behind the last measurement.
+/// The host's line after the last measurement.
 const END: &str = "bench ended";
 
 /// The host's lines; Bochs adds its trace. All stays in `folder`, or goes away if there is none.

@@ -79,7 +79,7 @@ fn document(reports: &[HostReport]) -> String {
 fn summary(report: &HostReport) -> String {
     format!(
         "\n## Summary: a host compiled {}, on {}\n\n\
-         | instructions (VMREAD, VMWRITE) | this crate | 0.2.2 | floor |\n|---|--:|--:|--:|\n{}{}{}",
+         | instructions (VMREAD, VMWRITE) | this crate | 0.2.2 | lower bound |\n|---|--:|--:|--:|\n{}{}{}",
         report.host,
         report.model,
         lines(report, BOUND, ""),

@@ -29,7 +29,7 @@ use crate::{
 const LIMIT: Duration = Duration::from_secs(900);
 const ENTRY: &str = "entry at time stamp ";
 const INIT: &str = "init: started as process 1 at time stamp ";
-/// Behind the line of the first process, which is whole then.
+/// After the line of the first process, which is whole then.
 const GOAL: &str = "init: kernel:";
 
 pub fn run(options: &BenchOptions) -> Result<bool> {

@@ -32,7 +32,7 @@ pub struct Measurement {
     pub counts: Counts,
     /// The round trip by the guest's time stamps in Bochs: the instructions of host and guest.
     pub ticks: Ticks,
-    /// The same on a machine whose time stamp counter is real.
+    /// These ticks on a machine whose time stamp counter is real.
     pub cycles: Option<Ticks>,
 }
 

@@ -1,4 +1,4 @@
-//! `cargo xtask test`: everything that can turn red.
+//! `cargo xtask test`: all tests and checks.
 //!
 //! Checks, builds of the host and boots are jobs of one [`queue`]. libtest-mimic lists the tests and prints what came of each,
 //! which it gets from the [`report`].

@@ -16,7 +16,20 @@ use crate::{
 const CODESPELL: &[Need] = &[Need::of("codespell", &["codespell"])];
 const LIMIT: Duration = Duration::from_secs(60);
 /// What is read, below the top of the repository.
-const TEXTS: &[&str] = &[".github", "Cargo.toml", "README.md", "docs", "guests", "host", "src", "tests", "xtask"];
+const TEXTS: &[&str] = &[
+    ".github",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "Cargo.toml",
+    "README.md",
+    "docs",
+    "example",
+    "guests",
+    "host",
+    "src",
+    "tests",
+    "xtask",
+];
 const NOT_READ: &str = "*/target,*.lock,*.svg,*/spelling";
 /// The words of an identifier: `MsrBitmap` and `msr_bitmap` are two.
 const WORDS: &str = "[A-Z]?[a-z]+";

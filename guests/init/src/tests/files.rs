@@ -48,7 +48,7 @@ fn links() -> Outcome {
     Ok(String::new())
 }
 
-/// A byte far behind the others: zeros lie in between.
+/// A byte far after the others: zeros lie in between.
 fn holes() -> Outcome {
     const DISTANCE: u64 = 1 << 20;
     let mut file = fs::File::options().read(true).write(true).create(true).truncate(true).open(path(0, FILES))?;

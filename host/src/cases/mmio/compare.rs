@@ -1,4 +1,4 @@
-//! The same instruction bytes run twice: where there is memory, and where there is a device that is like memory. All
+//! Runs the same instruction bytes twice: where there is memory, and where there is a device that is like memory. All
 //! registers, flags and both pages must come out the same.
 
 use alloc::{format, string::String, vec::Vec};
