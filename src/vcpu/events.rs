@@ -196,7 +196,7 @@ impl<B: Backend> Vcpu<B> {
     /// exit.
     #[inline(always)]
     pub(crate) fn inject_interrupt_by_skip(&mut self, current: B::Current) -> bool {
-        let Some(vector) = self.events.first_interrupt() else { return false };
+        let Some(vector) = self.events.only_interrupt() else { return false };
         let flags = self.backend.read_now(current, GuestField::RFLAGS);
         if self.start.may_be_inactive() || flags & (rflags::IF | rflags::TF) != rflags::IF {
             return false;
@@ -213,7 +213,7 @@ impl<B: Backend> Vcpu<B> {
             !blocked || self.backend.write_now(current, GuestField::INTERRUPTIBILITY, state & !blocking::BY_SHADOW);
         let injected = unblocked && self.backend.inject_interrupt_now(current, vector);
         if injected {
-            self.events.inject_first_interrupt(self.backend.requests());
+            self.events.inject_only_interrupt(self.backend.requests(), vector);
         }
         injected
     }
@@ -259,7 +259,7 @@ impl<B: Backend> Vcpu<B> {
         self.update_window_request();
     }
 
-    fn update_window_request(&self) {
+    pub(crate) fn update_window_request(&self) {
         self.requests().set_to(Request::WINDOW, self.backend.has_open_window());
     }
 

@@ -99,7 +99,10 @@ impl<B: Backend> Vcpu<B> {
             ExitKind::Rdpmc => self.handled(current, Outcome::PROTECTION),
             // The guest's caches are the host's, which no guest may invalidate. To the guest they look as if never written.
             ExitKind::Invd => self.handled(current, Outcome::Done),
-            ExitKind::TripleFault => self.report::<REPORT>(|_| AxVCpuExitReason::SystemDown),
+            ExitKind::TripleFault => {
+                self.requests().set(Request::SHUTDOWN);
+                self.report::<REPORT>(|_| AxVCpuExitReason::SystemDown)
+            }
             _ if REPORT => self.report_rare_exit(current, kind),
             _ => Ok(NOT_REPORTED),
         }

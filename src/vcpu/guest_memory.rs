@@ -183,7 +183,8 @@ impl<B: Backend> Vcpu<B> {
 pub struct EptMemory<'a, H: AxVCpuHal> {
     root: HostPhysAddr,
     rules: EptRules,
-    vcpu: PhantomData<&'a H>,
+    /// Not to be sent to another processor, as no borrow of a vCPU is: see [`EptInvalidator`](crate::EptInvalidator).
+    vcpu: PhantomData<(&'a H, *const ())>,
 }
 
 impl<H: AxVCpuHal> EptMemory<'_, H> {

@@ -152,7 +152,7 @@ impl<B: Backend> Vcpu<B> {
     fn serve_processor_requests(&mut self, current: B::Current) -> AxResult {
         let requests = self.requests().take(Request::PROCESSOR | Request::TIME_SLICE);
         if requests.intersects(Request::PROCESSOR) {
-            self.load_processor(current, requests & Request::PROCESSOR)?;
+            self.load_processor(current, requests)?;
         }
         if requests.contains(Request::TIME_SLICE) {
             self.backend.write_time_slice(current, &self.time);
@@ -178,8 +178,9 @@ impl<B: Backend> Vcpu<B> {
     #[inline(always)]
     fn load_processor(&mut self, current: B::Current, requests: Request) -> AxResult {
         let parts = ProcessorParts { xstate: &self.xstate, debug: &mut self.debug, speculation: &self.speculation };
-        let result = self.backend.load_processor(current, requests, parts);
+        let result = self.backend.load_processor(current, requests & Request::PROCESSOR, parts);
         if result.is_err() {
+            // All of what was taken waits for the next entry, also what is not the processor's.
             self.requests().set(requests);
         }
         result

@@ -203,6 +203,7 @@ impl<B: Backend> Vcpu<B> {
         self.cpuid.set_table(&policy);
         self.start.may_be_inactive = false;
         self.start.note_halting(&self.intercepts);
+        self.update_window_request();
         self.write_start_state(start);
         self.pass_speculation_control()?;
         self.start.is_set_up = true;

@@ -2,10 +2,13 @@
 
 use axvcpu::AxArchVCpu;
 use spin::Mutex;
-use x86_vcpu::{VmxArchVCpu, vmx::VmcsGuestNW};
+use x86_vcpu::{
+    VmxArchVCpu,
+    vmx::{VmcsGuestNW, VmxExitReason},
+};
 
 use super::{
-    check::{CaseResult, equal, is_error, is_true},
+    check::{CaseResult, equal, fail, is_error, is_true, same},
     code::guest_code,
     guest::{Guest, Mode},
     layout::ORIGIN,
@@ -18,6 +21,7 @@ cases! { "lifecycle":
     run_before_bind,
     run_before_setup,
     setup_twice,
+    setup_while_bound,
     two_vcpus_alternate,
     two_vcpus_without_unbinding,
     drop_while_bound,
@@ -70,6 +74,24 @@ fn setup_twice() -> CaseResult {
     equal("RBX after the second setup", guest.vcpu.regs().rbx, 0)?;
     guest.halt()?;
     equal("RBX", guest.vcpu.regs().rbx, 5)
+}
+
+/// A guest starts anew on the processor that it is bound to, and its exits tell what they are as before.
+fn setup_while_bound() -> CaseResult {
+    let mut guest = Guest::real(&[0xB3, 5, 0xF4])?;
+    guest.halt()?;
+    let root = guest.memory.ept.root() as usize;
+    guest.vcpu.setup(root.into(), (ORIGIN as usize).into())?;
+    is_error("the exit of a guest that has not run", guest.vcpu.exit_info())?;
+    guest.halt()?;
+    same("reason", guest.vcpu.exit_info()?.exit_reason, VmxExitReason::HLT)?;
+    guest.vcpu.setup(root.into(), (ORIGIN as usize).into())?;
+    match guest.vcpu.inner_run() {
+        Some(info) => {
+            same("HLT, and no failed entry", (info.exit_reason, info.entry_failure), (VmxExitReason::HLT, false))
+        }
+        None => fail("HLT for the caller", "an exit that the crate has handled"),
+    }
 }
 
 fn two_vcpus_alternate() -> CaseResult {

@@ -154,6 +154,12 @@ impl InterruptSet {
         self.first
     }
 
+    /// The first, if no other waits.
+    #[inline(always)]
+    fn only(&self) -> Option<u8> {
+        if self.others.len == 0 { self.first } else { None }
+    }
+
     #[inline(always)]
     fn insert(&mut self, vector: u8) {
         match self.first {
@@ -227,6 +233,8 @@ pub(crate) struct EventSlots {
     reinjected: Option<Event>,
     /// What the next entry injects, until that entry is known to have reached the guest.
     injected: Injected,
+    /// The exit that interrupted it is the last one.
+    is_reinjected_since_exit: bool,
     /// The exception of the last exit was given to the guest.
     reflected: bool,
 }
@@ -238,6 +246,7 @@ impl Default for EventSlots {
             nmis: 0,
             interrupts: InterruptSet::new(),
             reinjected: None,
+            is_reinjected_since_exit: false,
             injected: Injected::Nothing,
             reflected: false,
         }
@@ -289,12 +298,13 @@ impl EventSlots {
             // It had to wait when this one was injected.
             self.put_back(earlier);
         }
+        self.is_reinjected_since_exit = true;
         self.update(requests);
     }
 
     /// Takes out the event whose delivery this exit interrupted.
     pub(crate) fn take_requeued(&mut self, requests: &Requests) -> Option<Event> {
-        let event = self.reinjected.take();
+        let event = if self.is_reinjected_since_exit { self.reinjected.take() } else { None };
         self.update(requests);
         event
     }
@@ -304,12 +314,13 @@ impl EventSlots {
         if core::mem::replace(&mut self.reflected, true) {
             return None;
         }
-        let combined = match self.reinjected {
+        let interrupted = self.reinjected.filter(|_| self.is_reinjected_since_exit);
+        let combined = match interrupted {
             // It belongs to where the guest is, before whatever else the caller has queued.
             None => Combined::Second,
             Some(first) => combine(&first.info, exception.info.vector),
         };
-        let first_is_exception = self.reinjected.is_some_and(|first| first.class() == Class::Exception);
+        let first_is_exception = interrupted.is_some_and(|first| first.class() == Class::Exception);
         match combined {
             Combined::Second => {
                 // An instruction raises its exception again when it is executed again. An interrupt is lost unless it is
@@ -329,22 +340,18 @@ impl EventSlots {
         Some(combined)
     }
 
-    /// The external interrupt that goes first, where no other event waits.
+    /// The external interrupt that waits, if it is the only one. A second one needs a window after the first.
     #[inline(always)]
-    pub(crate) fn first_interrupt(&self) -> Option<u8> {
-        self.interrupts.first()
+    pub(crate) fn only_interrupt(&self) -> Option<u8> {
+        self.interrupts.only()
     }
 
-    /// The first interrupt was put where the next entry injects it.
+    /// The only interrupt was put where the next entry injects it.
     #[inline(always)]
-    pub(crate) fn inject_first_interrupt(&mut self, requests: &Requests) {
-        if let Some(vector) = self.interrupts.first() {
-            self.injected = Injected::Interrupt(vector);
-            self.interrupts.remove_first();
-        }
-        if self.interrupts.first().is_none() {
-            requests.clear(Request::INTERRUPT);
-        }
+    pub(crate) fn inject_only_interrupt(&mut self, requests: &Requests, vector: u8) {
+        self.injected = Injected::Interrupt(vector);
+        self.interrupts.first = None;
+        requests.clear(Request::INTERRUPT);
     }
 
     /// A new entry is prepared: nothing is injected yet. `nmis_blocked` limits the NMIs to the one that a processor latches
@@ -352,6 +359,12 @@ impl EventSlots {
     pub(crate) fn begin_entry(&mut self, nmis_blocked: bool) {
         self.injected = Injected::Nothing;
         self.reflected = false;
+        self.is_reinjected_since_exit = false;
+        if let Some(event) = self.reinjected.filter(|event| event.class() == Class::Exception) {
+            // A later exception, of an exit before this one is injected, goes before it.
+            self.reinjected = None;
+            self.put_back(event);
+        }
         let delivers_nmi = self.reinjected.is_some_and(|event| event.class() == Class::Nmi);
         if nmis_blocked || delivers_nmi {
             self.nmis = self.nmis.min(1);
@@ -584,6 +597,34 @@ mod tests {
             }
             if first.class() != Class::Exception {
                 prop_assert_eq!(combined, Combined::Second);
+            }
+        }
+
+        /// An event of an earlier exit that no entry has injected yet is not lost by an exception that is raised before that.
+        #[test]
+        fn reflecting_loses_nothing_of_an_earlier_exit(first in any_event(), raised in 0u8..32) {
+            let mut guest = Guest::with(&[]);
+            guest.slots.requeue(&guest.requests, first);
+            guest.slots.begin_entry(false);
+            let exception = event(raised, VmxInterruptionType::HardException);
+            prop_assert_eq!(guest.slots.reflect(&guest.requests, exception), Some(Combined::Second));
+            prop_assert_eq!(guest.slots.take_requeued(&guest.requests), None);
+            prop_assert_eq!(guest.drain(), [exception, first]);
+        }
+
+        /// Interrupts that wait beside another one take the slow path, which asks for a window.
+        #[test]
+        fn one_interrupt_is_injected_on_the_fast_path(vectors in proptest::collection::vec(any::<u8>(), 0..8)) {
+            let interrupts: Vec<Event> = vectors.iter().copied().map(Event::interrupt).collect();
+            let mut guest = Guest::with(&interrupts);
+            let different = expected(&interrupts);
+            let only = if different.len() == 1 { Some(vectors[0]) } else { None };
+            prop_assert_eq!(guest.slots.only_interrupt(), only);
+            if let Some(vector) = only {
+                guest.slots.inject_only_interrupt(&guest.requests, vector);
+                prop_assert!(guest.slots.is_empty() && guest.requests.is_empty());
+                guest.slots.cancel_injection(&guest.requests);
+                prop_assert_eq!(guest.drain(), interrupts[..1].to_vec());
             }
         }
 

@@ -6,7 +6,7 @@
 //! | request | set by | cleared by |
 //! |---|---|---|
 //! | `SETUP` | the vCPU is made | `setup` |
-//! | `SHUTDOWN` | a shutdown by an exception that the crate reflects | INIT, `setup`, another RIP by the caller |
+//! | `SHUTDOWN` | a triple fault, of the guest or of an exception that is reflected | INIT, `setup`, another RIP by the caller |
 //! | `STARTUP` | `setup` and INIT of a vCPU that waits for a start-up IPI | the start-up IPI; `setup` and INIT of a vCPU that does not wait for one |
 //! | `HOST_STATE` | bind; a change of the speculation policy; a guest that begins to use switched MSRs | `prepare_entry` |
 //! | `SWITCHED` | another vCPU's control structure was current here | `prepare_entry` |

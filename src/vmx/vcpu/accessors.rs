@@ -52,7 +52,11 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
     pub fn inner_run(&mut self) -> Option<VmxExitInfo> {
         match self.run_once() {
             Ok(None) => None,
-            Ok(Some(_)) => Some(self.exit_info().unwrap_or(self.failed_entry())),
+            // A shutdown or a missing page has a reason, and there was no exit for it.
+            Ok(Some(exit_reason)) => {
+                let info = self.exit_info().unwrap_or(self.failed_entry());
+                Some(VmxExitInfo { exit_reason, ..info })
+            }
             Err(_) => Some(self.failed_entry()),
         }
     }

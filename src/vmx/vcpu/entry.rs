@@ -58,15 +58,22 @@ impl<H: AxVCpuHal> Vmx<H> {
     /// One entry and one exit of a VMCS that may be clear; the exit-reason field, or [`REFUSED`](super::switch::REFUSED).
     #[inline(always)]
     pub(super) fn enter_any(&mut self, current: Current) -> u32 {
-        if self.vmcs.launched() {
-            return self.enter_launched(current);
+        let reason = if self.vmcs.launched() { self.enter_launched(current) } else { self.enter_clear(current) };
+        if !is_entry_failure(reason) {
+            // Also after a `setup` in between, which leaves the VMCS launched.
+            self.entry.has_exited = true;
         }
-        // SAFETY: as there, but the VMCS is clear.
+        reason
+    }
+
+    #[inline(always)]
+    fn enter_clear(&mut self, current: Current) -> u32 {
+        debug_assert!(!self.vmcs.launched(), "a VMCS that is launched takes VMRESUME");
+        // SAFETY: as in `enter_launched`, but the VMCS is clear.
         let reason = unsafe { vmx_launch(&raw mut self.context) };
         self.vmcs.invalidate_exit_state(current);
         if !is_entry_failure(reason) {
             self.vmcs.mark_launched(current);
-            self.entry.has_exited = true;
         }
         reason
     }

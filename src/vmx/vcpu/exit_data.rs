@@ -60,6 +60,10 @@ const fn rare_kind_of(bits: u32) -> ExitKind {
     if is_entry_failure(bits) {
         return ExitKind::EntryFailed;
     }
+    const BASIC: u32 = 0xFFFF;
+    if bits & !BASIC != 0 {
+        return kind_of(bits & BASIC);
+    }
     match VmxExitReason::from_exit_reason_field(bits) {
         // Guests see a processor without VMX, SMX, and the others, whose instructions are undefined there.
         VmxExitReason::GETSEC

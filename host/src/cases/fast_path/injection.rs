@@ -5,7 +5,7 @@ use x86_vcpu::vmx::VmxExitReason;
 
 use super::{next_exit, start};
 use crate::cases::{
-    check::{CaseResult, equal, fail, is_true},
+    check::{CaseResult, equal, fail, is_true, same},
     code::guest_code,
     guest::Guest,
     layout::{RAM_END, REPORT_PORT, THIRD_PORT, VECTOR_PORT, vector::DB},
@@ -25,6 +25,7 @@ cases! { "fast_path":
     interrupt_at_4_gib,
     interrupt_kept_across_a_bind,
     interrupts_of_two_vectors,
+    second_interrupt_has_a_window,
     interrupt_comes_once,
 }
 
@@ -231,6 +232,35 @@ fn interrupts_of_two_vectors() -> CaseResult {
         other => return fail("the first one's handler", guest.describe(&other)),
     }
     expect_handler(&mut guest, 2)?;
+    expect_own_out(&mut guest)
+}
+
+guest_code!(
+    waits_for_r9,
+    "code64",
+    "sti",
+    "xor r8d, r8d",
+    "xor r9d, r9d",
+    "out REPORT_PORT, al",
+    "out REPORT_PORT, al",
+    "out REPORT_PORT, al",
+    "2: test r9d, r9d",
+    "jz 2b",
+    "out REPORT_PORT, al",
+);
+
+/// Neither the guest nor the handler of the first interrupt exits, so the second one needs an exit of its own.
+fn second_interrupt_has_a_window() -> CaseResult {
+    const ANOTHER: usize = 0x1D;
+    guest_code!(counts, "code64", "inc r8", "iretq");
+    guest_code!(sets_r9, "code64", "mov r9d, r8d", "iretq");
+    let mut guest = at_third_out(waits_for_r9())?;
+    guest.set_handler(ANOTHER as u8, counts())?;
+    guest.set_handler(VECTOR as u8, sets_r9())?;
+    guest.vcpu.queue_interrupt(ANOTHER)?;
+    guest.vcpu.queue_interrupt(VECTOR)?;
+    is_true("the crate's exit", matches!(guest.vcpu.run()?, Exit::Nothing))?;
+    same("reason", guest.vcpu.exit_info()?.exit_reason, VmxExitReason::INTERRUPT_WINDOW)?;
     expect_own_out(&mut guest)
 }
 
