@@ -11,7 +11,7 @@ use memory_addr::PAGE_SIZE_4K;
 use x86_64::instructions::interrupts::without_interrupts;
 
 use super::Vcpu;
-use super::backend::{Anywhere, Backend, GuestField, rights};
+use super::backend::{Anywhere, Backend, GuestField, Proof, rights};
 use super::mode::ModeRegisters;
 use crate::ept::{EptRules, translate};
 use crate::guest_memory::{
@@ -24,10 +24,6 @@ use crate::rules::control_registers::{CR0_PE, CR4_LA57, CR4_PKE, EFER_LMA};
 /// The EPT memory type of ordinary memory.
 const WRITE_BACK: u8 = 6;
 
-/// The fields that a view takes, beside CR0 and CR4.
-const FIELDS_OF_VIEW: [GuestField; 5] =
-    [GuestField::CR3, GuestField::RFLAGS, GuestField::EFER, GuestField::CS_RIGHTS, GuestField::SS_RIGHTS];
-
 /// # Guest memory
 impl<B: Backend> Vcpu<B> {
     /// How the guest's code sees memory now: its mode, paging and privilege. It is a snapshot, and does not follow later changes.
@@ -36,42 +32,41 @@ impl<B: Backend> Vcpu<B> {
     /// `BadState` where VMX is not enabled.
     #[doc(alias = "snapshot")]
     pub fn guest_view(&self) -> AxResult<GuestView> {
-        let registers = self.mode_registers()?;
-        let info = self.walk_info(registers)?;
-        let rflags = self.backend.read(Anywhere, GuestField::RFLAGS)?;
+        self.view(Anywhere)
+    }
+
+    /// [`guest_view`](Self::guest_view). The proof that the control structure is current saves the search for it.
+    pub(crate) fn view(&self, proof: impl Proof<B::Current>) -> AxResult<GuestView> {
+        let registers = self.mode_registers(proof)?;
+        let info = self.walk_info(proof, registers)?;
+        let rflags = self.backend.read(proof, GuestField::RFLAGS)?;
         let mut paging = Paging::new(&info, self.paging_support.physical_bits)?;
         paging.gib_pages = self.paging_support.gib_pages;
         paging.pse36 = self.paging_support.pse36;
         paging.ac = rflags & rflags::AC != 0;
         if paging.mode == PagingMode::Pae {
             paging.pdptes = [
-                self.backend.read(Anywhere, GuestField::PDPTE0)?,
-                self.backend.read(Anywhere, GuestField::PDPTE1)?,
-                self.backend.read(Anywhere, GuestField::PDPTE2)?,
-                self.backend.read(Anywhere, GuestField::PDPTE3)?,
+                self.backend.read(proof, GuestField::PDPTE0)?,
+                self.backend.read(proof, GuestField::PDPTE1)?,
+                self.backend.read(proof, GuestField::PDPTE2)?,
+                self.backend.read(proof, GuestField::PDPTE3)?,
             ];
         }
         if registers.cr4 & CR4_PKE != 0 {
             paging.pkru = Some(self.xstate.pkru());
         }
-        Ok(GuestView { mode: self.linear_mode(registers, rflags)?, paging, user: info.is_user_mode_access })
+        Ok(GuestView { mode: self.linear_mode(proof, registers, rflags)?, paging, user: info.is_user_mode_access })
     }
 
-    /// [`guest_view`](Self::guest_view) at an exit. It reads all fields with the proof that the VMCS is current, so that the
-    /// reads do not search for it one by one.
-    pub(crate) fn view_here(&self, current: B::Current) -> AxResult<GuestView> {
-        self.backend.cr0(current)?;
-        self.backend.cr4(current)?;
-        for field in FIELDS_OF_VIEW {
-            self.backend.read(current, field)?;
-        }
-        self.guest_view()
-    }
-
-    fn linear_mode(&self, registers: ModeRegisters, rflags: u64) -> AxResult<LinearMode> {
+    fn linear_mode(
+        &self,
+        proof: impl Proof<B::Current>,
+        registers: ModeRegisters,
+        rflags: u64,
+    ) -> AxResult<LinearMode> {
         let ModeRegisters { cr0, cr4, efer } = registers;
         let long = efer & EFER_LMA != 0;
-        if long && self.backend.read(Anywhere, GuestField::CS_RIGHTS)? & rights::LONG != 0 {
+        if long && self.backend.read(proof, GuestField::CS_RIGHTS)? & rights::LONG != 0 {
             return Ok(LinearMode::Long { bits: if cr4 & CR4_LA57 != 0 { 57 } else { 48 } });
         }
         let protected = cr0 & CR0_PE != 0 && (long || rflags & rflags::VM == 0);

@@ -331,7 +331,7 @@ impl<B: Backend> Vcpu<B> {
         registers: &Registers,
     ) -> AxResult<Result<(), (Refusal, Code)>> {
         let page = address.as_usize() & PAGE_MASK;
-        let view = self.view_here(current)?;
+        let view = self.view(current)?;
         let memory = self.guest_memory()?;
         let context = EmulatorContext {
             view: &view,

@@ -4,7 +4,7 @@ use axaddrspace::{GuestPhysAddr, GuestVirtAddr};
 use axerrno::{AxResult, ax_err_type};
 
 use super::Vcpu;
-use super::backend::{Anywhere, Backend, GuestField};
+use super::backend::{Anywhere, Backend, GuestField, Proof, rights};
 use crate::ept::GuestPageWalkInfo;
 use crate::guest_memory::GuestMemory;
 use crate::rules::control_registers::{
@@ -68,20 +68,24 @@ impl<B: Backend> Vcpu<B> {
     }
 
     pub(crate) fn ptw_info(&self) -> AxResult<GuestPageWalkInfo> {
-        self.walk_info(self.mode_registers()?)
+        self.walk_info(Anywhere, self.mode_registers(Anywhere)?)
     }
 
-    pub(crate) fn mode_registers(&self) -> AxResult<ModeRegisters> {
+    pub(crate) fn mode_registers(&self, proof: impl Proof<B::Current>) -> AxResult<ModeRegisters> {
         Ok(ModeRegisters {
-            cr0: self.backend.cr0(Anywhere)?,
-            cr4: self.backend.cr4(Anywhere)?,
-            efer: self.backend.read(Anywhere, GuestField::EFER)?,
+            cr0: self.backend.cr0(proof)?,
+            cr4: self.backend.cr4(proof)?,
+            efer: self.backend.read(proof, GuestField::EFER)?,
         })
     }
 
-    pub(crate) fn walk_info(&self, registers: ModeRegisters) -> AxResult<GuestPageWalkInfo> {
+    pub(crate) fn walk_info(
+        &self,
+        proof: impl Proof<B::Current>,
+        registers: ModeRegisters,
+    ) -> AxResult<GuestPageWalkInfo> {
         let ModeRegisters { cr0, cr4, efer } = registers;
-        let cr3 = self.backend.read(Anywhere, GuestField::CR3)?;
+        let cr3 = self.backend.read(proof, GuestField::CR3)?;
         let set = |register: u64, bit: u64| register & bit != 0;
         let paging = set(cr0, CR0_PG);
         let (level, width, table) = match () {
@@ -94,7 +98,7 @@ impl<B: Backend> Vcpu<B> {
             top_entry: table as usize,
             level,
             width,
-            is_user_mode_access: self.privilege_level()? == 3,
+            is_user_mode_access: self.backend.read(proof, GuestField::SS_RIGHTS)? & rights::DPL == rights::DPL,
             is_write_access: false,
             is_inst_fetch: false,
             pse: level != 2 || set(cr4, CR4_PSE),

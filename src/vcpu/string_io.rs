@@ -223,7 +223,7 @@ impl<B: Backend> Vcpu<B> {
 
     /// Reads the first element of OUTS; of INS makes sure that it can be written.
     fn first_element(&mut self, current: B::Current, pending: &mut Element) -> AxResult<Result<(), AccessError>> {
-        let view = self.view_here(current)?;
+        let view = self.view(current)?;
         let memory = self.guest_memory()?;
         let size = pending.io.width.size();
         let linear = match self.element_address(&view, pending, 0, 1)? {

@@ -60,6 +60,7 @@ impl<H: AxVCpuHal> Vmx<H> {
     pub(super) fn enter_any(&mut self, current: Current) -> u32 {
         let reason = if self.vmcs.launched() { self.enter_launched(current) } else { self.enter_clear(current) };
         if !is_entry_failure(reason) {
+            self.vmcs.mark_launched(current);
             // Also after a `setup` in between, which leaves the VMCS launched.
             self.entry.has_exited = true;
         }
@@ -68,13 +69,9 @@ impl<H: AxVCpuHal> Vmx<H> {
 
     #[inline(always)]
     fn enter_clear(&mut self, current: Current) -> u32 {
-        debug_assert!(!self.vmcs.launched(), "a VMCS that is launched takes VMRESUME");
         // SAFETY: as in `enter_launched`, but the VMCS is clear.
         let reason = unsafe { vmx_launch(&raw mut self.context) };
         self.vmcs.invalidate_exit_state(current);
-        if !is_entry_failure(reason) {
-            self.vmcs.mark_launched(current);
-        }
         reason
     }
 
