@@ -93,7 +93,8 @@ impl GeneralRegisters {
         match width {
             AccessWidth::Byte => old & !0xFF | value & 0xFF,
             AccessWidth::Word => old & !0xFFFF | value & 0xFFFF,
-            AccessWidth::Dword | AccessWidth::Qword => value & mask(width),
+            AccessWidth::Dword => value & 0xFFFF_FFFF,
+            AccessWidth::Qword => value,
         }
     }
 
