@@ -250,7 +250,7 @@ impl<H: AxVCpuHal> VmxVcpu<H> {
         self.backend.vmcs.unbind(|cpu| self.xstate.switch_to_host(&cpu.fpu))
     }
 
-    #[inline(never)]
+    #[inline(always)]
     fn unbind_by_policy(&self) -> AxResult {
         match self.backend.binding.policy {
             UnbindPolicy::KeepLoaded if self.backend.vmcs.bound_cpu().is_some() => Ok(()),
