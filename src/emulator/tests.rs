@@ -12,7 +12,9 @@ use proptest::prelude::*;
 
 use super::alu::{self, Computed, flag};
 use super::*;
-use crate::guest_memory::{Access, LinearMode, Paging, PagingMode, Privilege, Segment};
+use crate::guest_memory::{
+    Access, AccessKind, AddressSize, GuestView, LinearMode, Paging, PagingMode, Privilege, Segment, SegmentRegister,
+};
 
 /// Executes an instruction on two registers, with CF as given; gives the first register and the flags.
 macro_rules! execute {

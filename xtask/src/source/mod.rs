@@ -139,9 +139,8 @@ fn without_tests(items: Vec<Item>) -> Vec<Item> {
 }
 
 /// The line of the first module of tests.
+/// The tests that end a file. A module of tests that stands before other items, in a file of its own, ends nothing.
 fn first_test(items: &[Item]) -> Option<usize> {
-    items
-        .iter()
-        .find(|item| matches!(item, Item::Mod(_)) && is_test(attributes(item)))
-        .map(|item| item.span().start().line)
+    let tests = items.iter().rev().take_while(|item| matches!(item, Item::Mod(_)) && is_test(attributes(item)));
+    tests.last().map(|item| item.span().start().line)
 }

@@ -108,6 +108,8 @@ mod tests {
         let tests = format!("#[cfg(test)]\nmod tests {{\n{lines}}}\n");
         assert_eq!(found(&format!("{lines}{tests}")), [""; 0]);
         assert_eq!(found(&format!("{lines}// one more\n{tests}")).len(), 1);
+        let inner = "#[cfg(test)]\nmod tests {}\n";
+        assert_eq!(found(&format!("{inner}{lines}struct Last;\n")).len(), 1);
     }
 
     #[test]
